@@ -1,0 +1,36 @@
+# make reproduce    environment, then the default study of params.yaml
+# make test         environment, then the tests
+
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: help env reproduce test check
+
+help: ## show these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+reproduce: $(READY) ## set up the environment, then run every experiment, table and figure of the default study
+	$(VENV)/bin/snakemake --cores all
+
+test: $(READY) ## set up the environment, then run the tests
+	$(VENV)/bin/python -m pytest -n 2 tests
+
+check: $(READY) ## lint, format and types, as CI runs them
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/snakefmt --check Snakefile rules
+	$(VENV)/bin/snakemake --lint
+
+env: $(READY) ## set up the environment in .venv
+
+# uv installs in seconds what takes pip minutes; both resolve to the versions of envs/constraints.txt.
+$(READY): pyproject.toml envs/constraints.txt
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python 3 $(VENV) && uv pip install --python $(VENV) --constraint envs/constraints.txt --editable '.[dev]'; \
+	elif python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' && python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+	  python3 -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --constraint envs/constraints.txt --editable '.[dev]'; \
+	else \
+	  echo "ofq: error: Python 3.11 or newer with venv is needed; on Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 2; \
+	fi
+	@touch $@
