@@ -1,0 +1,1 @@
+"""Oscillation-free quantization for low-bit vision transformers (OFQ, ICML 2023), reproduced."""

@@ -1,0 +1,59 @@
+"""Losses of a student that learns from labels and from a teacher."""
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+Logits = Tensor | tuple[Tensor, Tensor] | list[Tensor]
+
+
+def soft_cross_entropy(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+) -> Tensor:
+    """Cross-entropy against the teacher's probabilities: -sum_k softmax(t/T)_k * log softmax(o/T)_k.
+
+    No teacher entropy is subtracted (it is not the KL divergence) and there is no factor T^2. The teacher's side is
+    not detached here.
+
+    Args:
+        logits: of the student, (B, classes).
+        teacher_logits: of the teacher, (B, classes).
+        temperature: T, above 0.
+        reduction: mean or sum over the batch, or none: a vector (B,).
+
+    Raises:
+        ValueError: an unknown reduction, or a temperature that is not positive.
+
+    Source: tests/golden/README.md section 8.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    if temperature != 1:
+        logits, teacher_logits = logits / temperature, teacher_logits / temperature
+    # F.cross_entropy takes probabilities as targets: one fused call.
+    return F.cross_entropy(logits, teacher_logits.softmax(-1), reduction=reduction)
+
+
+def distillation_loss(student: Logits, teacher_logits: Logits, labels: Tensor) -> Tensor:
+    """CE(class logits, labels) + soft cross-entropy(distillation logits, teacher), both with weight 1.
+
+    Args:
+        student: logits (B, classes), which then serve for both terms, or the pair (class, distillation) of logits.
+        teacher_logits: (B, classes), or a pair of which only the first entry is used.
+        labels: class numbers (B,), or probabilities (B, classes).
+
+    Returns:
+        Scalar, mean over the batch.
+
+    Source: tests/golden/README.md section 8.
+    """
+    class_logits, distillation_logits = (student, student) if isinstance(student, Tensor) else student
+    teacher = teacher_logits if isinstance(teacher_logits, Tensor) else teacher_logits[0]
+    return F.cross_entropy(class_logits, labels) + soft_cross_entropy(distillation_logits, teacher)

@@ -1,0 +1,157 @@
+"""The oscillation meter: counts how often integer codes change back and forth."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class OscillationMeter:
+    """Passive meter of the rule of Nagel et al.: an oscillation is a change against the direction of the last one.
+
+    For each weight, with D = sign(previous code - code) and dir the direction of its last change:
+
+        osc = 1[D*dir = -1],   frequency <- m*osc + (1-m)*frequency,   reversals += osc,   dir <- D where D != 0
+
+    The first update only takes the codes down. All names lie in one flat tensor per quantity, so that an update is a
+    dozen kernels whatever the number of layers. Nothing is read back to the host.
+
+    Args:
+        momentum: m of the frequency's exponential mean.
+
+    Raises:
+        ValueError: ``momentum`` is not in (0, 1].
+
+    Source: tests/golden/README.md section 7 with threshold 0; Nagel et al. 2022.
+    """
+
+    def __init__(self, momentum: float = 0.01) -> None:
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum must be above 0 and at most 1, not {momentum}")
+        self.momentum = momentum
+        self._shapes: dict[str, torch.Size] = {}
+        self._codes = self._direction = torch.empty(0, dtype=torch.int16)
+        self._frequency = torch.empty(0)
+        self._reversals = torch.empty(0, dtype=torch.int32)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the first update, in its order; none before it."""
+        return list(self._shapes)
+
+    @torch.no_grad()
+    def update(self, codes: Mapping[str, Tensor]) -> None:
+        """Take the codes of one training step.
+
+        Args:
+            codes: integer codes by name; the same names and shapes at every call.
+
+        Raises:
+            ValueError: there are none, or names or shapes differ from those of the first update.
+        """
+        shapes = {name: value.shape for name, value in codes.items()}
+        flat = torch.cat([codes[name].flatten() for name in (self._shapes or shapes) if name in codes] or [self._codes])
+        if not self._shapes:
+            if not shapes:
+                raise ValueError("the meter got no codes")
+            self._shapes = shapes
+            self._codes = flat.to(torch.int16)
+            self._direction = torch.zeros_like(self._codes)
+            self._frequency = torch.zeros_like(flat, dtype=torch.float32)
+            self._reversals = torch.zeros_like(flat, dtype=torch.int32)
+            return
+        if shapes != self._shapes:
+            wrong = next(name for name in [*shapes, *self._shapes] if shapes.get(name) != self._shapes.get(name))
+            raise ValueError(f"the meter's names and shapes are those of its first update; '{wrong}' differs")
+        flat = flat.to(torch.int16)  # 8-bit codes may differ by 255
+        change = self._codes.sub_(flat).sign_()
+        # -1 where a weight turned round, else 0 or 1, and then clamped: boolean kernels are slow on the CPU.
+        turned = (change * self._direction).clamp_(max=0).neg_()
+        self._frequency.mul_(1 - self.momentum).add_(turned, alpha=self.momentum)
+        self._reversals.add_(turned)
+        # Where nothing changed the last direction stands: |D| picks between the two.
+        self._direction.addcmul_(self._direction, change.abs(), value=-1).add_(change)
+        self._codes = flat
+
+    def frequency(self, name: str) -> Tensor:
+        """Exponential mean of the oscillations per step, in the codes' shape."""
+        return self._of(self._frequency, name)
+
+    def reversals(self, name: str) -> Tensor:
+        """Number of oscillations since the first update or :meth:`reset_reversals` (int32), in the codes' shape."""
+        return self._of(self._reversals, name)
+
+    def direction(self, name: str) -> Tensor:
+        """Sign of the last change, old code minus new (int16, 0 before any), in the codes' shape."""
+        return self._of(self._direction, name)
+
+    def share(self, threshold: float = 0.005) -> dict[str, float]:
+        """Percent of the weights of each name whose frequency is above the threshold. Waits for the device once."""
+        if not self._shapes:
+            return {}
+        sizes = [shape.numel() for shape in self._shapes.values()]
+        above = torch.stack([part.sum() for part in (self._frequency > threshold).split(sizes)]).tolist()
+        return {name: 100.0 * n / size for name, n, size in zip(self._shapes, above, sizes, strict=True)}
+
+    def reset_reversals(self) -> None:
+        """Count reversals from here; directions, frequencies and last codes are kept."""
+        self._reversals.zero_()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state as tensors only, ``<quantity>/<name>`` in the codes' shape, so that ``torch.load`` is safe."""
+        state = {"momentum": torch.tensor(self.momentum, dtype=torch.float64)}
+        for quantity, flat in self._quantities().items():
+            for name in self._shapes:
+                state[f"{quantity}/{name}"] = self._of(flat, name).clone()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where :meth:`state_dict` was taken; a fresh meter takes its names from it.
+
+        Raises:
+            ValueError: the momentum, the names or the shapes differ, or something is missing.
+        """
+        if "momentum" not in state or state["momentum"].item() != self.momentum:
+            raise ValueError(f"the state is not that of a meter with momentum {self.momentum}")
+        quantities = self._quantities()
+        parts: dict[str, dict[str, Tensor]] = {quantity: {} for quantity in quantities}
+        for key, value in state.items():
+            quantity, _, name = key.partition("/")
+            if quantity in parts:
+                parts[quantity][name] = value
+            elif key != "momentum":
+                raise ValueError(f"unknown entry '{key}' in the meter's state")
+        shapes = {name: value.shape for name, value in parts["codes"].items()}
+        if self._shapes and shapes != self._shapes:
+            raise ValueError("the state's names and shapes are not those of this meter's first update")
+        for quantity, values in parts.items():
+            if {name: value.shape for name, value in values.items()} != shapes:
+                raise ValueError(f"the meter's state is incomplete: {quantity}")
+        self._shapes = shapes
+        if not shapes:
+            return
+        flat = {
+            quantity: torch.cat([values[name].flatten() for name in shapes]).to(quantities[quantity].dtype)
+            for quantity, values in parts.items()
+        }
+        self._codes, self._direction = flat["codes"], flat["direction"]
+        self._frequency, self._reversals = flat["frequency"], flat["reversals"]
+
+    def _quantities(self) -> dict[str, Tensor]:
+        return {
+            "codes": self._codes,
+            "direction": self._direction,
+            "frequency": self._frequency,
+            "reversals": self._reversals,
+        }
+
+    def _of(self, flat: Tensor, name: str) -> Tensor:
+        """The part of a flat tensor that belongs to a name, as a view."""
+        if name not in self._shapes:
+            raise KeyError(f"the meter has no '{name}'; it has {', '.join(self._shapes) or 'seen nothing yet'}")
+        start = 0
+        for other, shape in self._shapes.items():
+            if other == name:
+                break
+            start += shape.numel()
+        return flat[start : start + self._shapes[name].numel()].view(self._shapes[name])

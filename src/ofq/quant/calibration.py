@@ -1,0 +1,53 @@
+"""Give a quantized model its learned steps."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ofq.quant.quantizers import LSQQuantizer
+
+
+def calibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> None:
+    """Set every learned step from some batches: scale = kappa*mean|x|/sqrt(largest code), once and on purpose.
+
+    One forward pass a batch, in evaluation mode and without gradients. Every quantizer sets its step from the mean
+    over the batches that it has seen so far before it quantizes, so with one batch this is the rule of the semantics
+    exactly. The modules' training and evaluation modes are restored. If anything fails, no step is set.
+
+    Args:
+        model: a quantized model, or one quantizer.
+        batches: image batches, or (images, label) pairs of which the images are used.
+
+    Raises:
+        ValueError: there are no batches, or the model has no learned step.
+        RuntimeError: the model is calibrated already, or the forward pass does not reach a quantizer.
+
+    Source: tests/golden/README.md section 3, initialisation.
+    """
+    quantizers = {name: module for name, module in model.named_modules() if isinstance(module, LSQQuantizer)}
+    if not quantizers:
+        raise ValueError("calibrate() found no learned step; call quantize_model first")
+    if any(quantizer.calibrated for quantizer in quantizers.values()):
+        raise RuntimeError("the model is calibrated already: its learned steps would be lost")
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    done = False
+    try:
+        for quantizer in quantizers.values():
+            quantizer.begin_calibration()
+        with torch.no_grad():
+            for batch in batches:
+                model(batch if isinstance(batch, Tensor) else batch[0])
+        done = True
+    finally:
+        seen = {name: quantizer.end_calibration(keep=done) for name, quantizer in quantizers.items()}
+        for module, mode in modes:
+            module.training = mode
+    if not any(seen.values()):
+        raise ValueError("calibrate() got no batches")
+    if not all(seen.values()):
+        for quantizer in quantizers.values():
+            quantizer.end_calibration(keep=False)
+        missed = next(name for name, reached in seen.items() if not reached)
+        raise RuntimeError(f"calibrate(): the forward pass does not reach the quantizer {missed}")

@@ -1,0 +1,43 @@
+"""What is quantized, how, and to how many bits."""
+
+import warnings
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Bits = Annotated[int, Field(ge=2, le=8)]
+
+
+class QuantConfig(BaseModel):
+    """How :func:`ofq.quant.quantize_model` quantizes a vision transformer.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown or its value is not allowed; names the field.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    weight: Literal["statsq", "lsq", "lsq-midrise"] = Field(
+        "statsq",
+        description="weights of the blocks: StatsQ (step = a statistic of the row), LSQ (learned step, levels at whole "
+        "steps), or LSQ on StatsQ's grid (levels at half steps)",
+    )
+    weight_bits: Bits = Field(2, description="bits of the weights of the blocks")
+    input_bits: Bits = Field(2, description="bits of the activations of the blocks")
+    qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
+    edge_bits: Bits = Field(8, description="bits of weights and inputs of the first and the last layer, always LSQ")
+    dead_biases: bool = Field(
+        False,
+        description="add the biases behind the key quantizer and behind the query-key product's, which softmax "
+        "cancels; only the released code has them",
+    )
+
+    @model_validator(mode="after")
+    def _warn(self) -> Self:
+        if self.weight == "statsq" and self.weight_bits > 4:
+            warnings.warn(
+                f"weight_bits={self.weight_bits}: StatsQ clips at 2*mean|w| whatever the bits, so clipping dominates "
+                "its error above 4 bits; consider weight='lsq'",
+                stacklevel=3,
+            )
+        return self

@@ -1,0 +1,194 @@
+"""The two straight-through roundings that every quantizer is made of.
+
+Each is one :class:`torch.autograd.Function` with few kernels, because a small model spends its time in starting
+kernels and a large one in moving memory. Both round to nearest, ties to even.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+STEP_FLOOR = 1e-5
+"""Learned steps act as at least this; the floor is straight-through, so a step below it still learns."""
+
+
+def round_learned(
+    x: Tensor,
+    scale: Tensor,
+    low: float | Tensor,
+    high: float | Tensor,
+    *,
+    step_shape: tuple[int, ...],
+    offset: float = 0.0,
+    before: Tensor | None = None,
+    after: Tensor | None = None,
+    move_shape: tuple[int, ...] = (),
+) -> tuple[Tensor, Tensor]:
+    """Fake-quantize with a learned step (LSQ), with the move biases of an activation quantizer fused in.
+
+    With s = max(scale, 1e-5), u = (x + before)/s - offset and code = round(clamp(u, low, high)):
+
+        out = (code + offset)*s + after
+        dL/dx      = g * 1[low <= u <= high]                    both ends included
+        dL/dscale  = gamma * sum(g*((code + offset) - (u + offset)*1[low <= u <= high])),   gamma = 1/sqrt(high*M)
+        dL/dbefore = sum of dL/dx,   dL/dafter = sum of g       over the axes that they are broadcast along
+
+    M is the number of elements that share one step. One tensor of x's size is kept for the backward pass.
+
+    Args:
+        x: what is rounded.
+        scale: learned steps, a vector.
+        low: smallest code: 0, a negative power of two, or a tensor without axes.
+        high: largest code: one less than a power of two, or a tensor without axes.
+        step_shape: how the steps stand beside ``x``; broadcasts against it.
+        offset: 0 for levels at whole steps, 1/2 for levels halfway between them (not with ``after``).
+        before: added to ``x`` first; a vector.
+        after: added to the result; a vector, which may be shorter than ``before``: zeros follow.
+        move_shape: how ``before`` and ``after`` stand beside ``x``: the sizes of its last axes.
+
+    Returns:
+        The fake-quantized tensor and its codes (same dtype, no gradient).
+
+    Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
+    """
+    out, codes = _RoundLearned.apply(x, scale, before, after, low, high, step_shape, move_shape, offset)
+    return out, codes
+
+
+def round_statistical(w: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Fake-quantize a weight with a step that is a statistic of its row (StatsQ).
+
+    With n = 2^(bits-1) and sigma = 2*mean|w| of the row:
+
+        code = round(n*clamp(w/sigma, -1, 1-1e-6) - 1/2),   out = sigma*(code + 1/2)/n,   dL/dw = g for every element
+
+    Nothing flows through sigma and nothing is kept for the backward pass. A row of zeros stays zero.
+
+    Args:
+        w: weight; the last axis but one keeps its own sigma (the output row of a matrix).
+        bits: at least 2.
+
+    Returns:
+        The fake-quantized weight and its codes (same dtype, no gradient).
+
+    Source: tests/golden/README.md section 2; OFQ paper equation 7.
+    """
+    out, codes = _RoundStatistical.apply(w, bits)
+    return out, codes
+
+
+def statistical_step(w: Tensor, bits: int) -> Tensor:
+    """StatsQ's step sigma/n = 2*mean|w|/2^(bits-1), with the axes that share it kept at size one."""
+    shared = [axis for axis in range(w.ndim) if axis != w.ndim - 2]
+    return w.abs().mean(shared, keepdim=True).mul_(2.0 ** (2 - bits))
+
+
+def statistical_position(w: Tensor, step: Tensor, bits: int) -> Tensor:
+    """StatsQ's unrounded code coordinate, u = clamp(w/step - 1/2, -n, n-1) with n = 2^(bits-1).
+
+    Clamping here gives the same codes as clamping w/sigma to [-1, 1-1e-6]: beyond the outermost codes both round to
+    them. A row of zeros has u = -1/2 instead of 0/0.
+    """
+    n = 2.0 ** (bits - 1)
+    return (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(0.5).clamp_(-n, n - 1)
+
+
+class _RoundStatistical(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        step = statistical_step(w, bits)
+        codes = statistical_position(w, step, bits).round_()
+        ctx.mark_non_differentiable(codes)
+        ctx.set_materialize_grads(False)
+        return torch.addcmul(step * 0.5, codes, step), codes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        return grads[0], None
+
+
+class _RoundLearned(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        before: Tensor | None,
+        after: Tensor | None,
+        low: float | Tensor,
+        high: float | Tensor,
+        step_shape: tuple[int, ...],
+        move_shape: tuple[int, ...],
+        offset: float,
+    ) -> tuple[Tensor, Tensor]:
+        step = scale.clamp_min(STEP_FLOOR).view(step_shape)
+        # (x + before)/step as before/step + x/step: the small tensor is divided, the large one is passed over once.
+        u = x / step if before is None else torch.addcdiv(before.view(move_shape) / step, x, step)
+        if offset:
+            u.sub_(offset)
+        codes = _clamp(u, low, high).round_()
+        shift = None
+        if offset:
+            shift = step * offset
+        elif after is not None:
+            missing = math.prod(move_shape) - after.numel()
+            shift = (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(move_shape)
+        out = codes * step if shift is None else torch.addcmul(shift, codes, step)
+
+        ctx.save_for_backward(u)
+        ctx.low, ctx.high, ctx.offset = low, high, offset
+        ctx.gamma = (high * (x.numel() / scale.numel())) ** -0.5
+        ctx.step_shape, ctx.move_shape = step_shape, move_shape
+        ctx.after_size = 0 if after is None else after.numel()
+        ctx.mark_non_differentiable(codes)
+        ctx.set_materialize_grads(False)
+        return out, codes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        g = grads[0]
+        if g is None:
+            return (None,) * 9
+        needs_x, needs_scale, needs_before, needs_after = ctx.needs_input_grad[:4]
+        (u,) = ctx.saved_tensors
+        grad_x = _masked(g, u, ctx.low, ctx.high)
+        grad_scale = grad_before = grad_after = None
+        if needs_scale:
+            # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
+            pull = _clamp(u, ctx.low, ctx.high).round_().mul_(g).addcmul_(grad_x, u, value=-1)
+            if ctx.offset:
+                pull.add_(g - grad_x, alpha=ctx.offset)
+            grad_scale = pull.sum_to_size(ctx.step_shape).mul_(ctx.gamma).flatten()
+        if needs_before:
+            grad_before = grad_x.sum_to_size(ctx.move_shape).flatten()
+        if needs_after:
+            grad_after = g.sum_to_size(ctx.move_shape).flatten()
+            if grad_after.numel() != ctx.after_size:
+                grad_after = grad_after[: ctx.after_size]
+        return grad_x if needs_x else None, grad_scale, grad_before, grad_after, None, None, None, None, None
+
+
+def _clamp(u: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    return torch.clamp(u, low, high)  # type: ignore[arg-type]  # two numbers or two tensors
+
+
+def _masked(g: Tensor, u: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """g where low <= u <= high, both ends included, else 0.
+
+    The mask of torch.clamp is not used: whether it is closed depends on torch's version.
+    """
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return g.masked_fill((u < low) | (u > high), 0.0)
+    # hardtanh's gradient is the mask and the product in one vectorised kernel, an order of magnitude faster than a
+    # boolean mask on the CPU. Its interval is open, so each bound is moved to the neighbouring number outside: exact
+    # for -2^k and for 2^k - 1. Below zero that neighbour is subnormal, which a processor may flush to zero: there it
+    # is the largest normal number.
+    info = torch.finfo(u.dtype)
+    below = low * (1 + info.eps) if low else -info.tiny
+    above = high + info.eps * (high + 1) / 2
+    masked: Tensor = torch.ops.aten.hardtanh_backward(g, u, below, above)
+    return masked

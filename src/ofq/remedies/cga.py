@@ -1,0 +1,112 @@
+"""Confidence-guided annealing (CGA): hold still every weight that is far from a rounding threshold."""
+
+import torch
+from torch import Tensor, nn
+
+from ofq.quant.attention import QKRAttention
+from ofq.quant.blocks import block_weights
+from ofq.quant.layers import QuantLinear
+from ofq.quant.rounding import statistical_position, statistical_step
+from ofq.remedies.base import Remedy
+
+
+@torch.no_grad()
+def confidence_mask(w: Tensor, bits: int, boundary_range: float) -> Tensor:
+    """Which weights of a StatsQ matrix are frozen (True) because no rounding threshold is near.
+
+    With u the unrounded code of a weight and i + 1/2 a threshold between two codes c_min <= i < c_max, where c_min
+    and c_max are the smallest and the largest code that occur in the matrix:
+
+        free  <=>  1/2 - r <= u - i <= 1/2 + r  for some i
+
+    So a threshold next to a code that nothing is rounded to does not count, and clamped weights are frozen.
+
+    Args:
+        w: weight (rows, columns).
+        bits: code width.
+        boundary_range: r, in code steps.
+
+    Returns:
+        Boolean tensor of w's shape.
+
+    Raises:
+        ValueError: not 0 <= boundary_range < 0.5.
+
+    Source: tests/golden/README.md section 6; OFQ paper section 3 (CGA).
+    """
+    _check_range(boundary_range)
+    return _far_from_thresholds(statistical_position(w, statistical_step(w, bits), bits), boundary_range)
+
+
+class ConfidenceGuidedAnnealing(Remedy):
+    """Lets only the weights near a rounding threshold train; the others do not move by a bit.
+
+    At each step the mask is taken from the weights before it, the gradients of frozen weights are set to zero, the
+    optimizer steps with its momentum and weight decay, and frozen weights are put back. Steps follow the free
+    weights, so the quantized value of a frozen weight may change; its latent value does not.
+
+    It governs ``qkv``, ``proj``, ``fc1`` and ``fc2`` of the blocks (``v`` in place of ``qkv`` under query-key
+    reparameterization), whatever their weight quantizer.
+
+    Args:
+        model: a quantized and calibrated model.
+        boundary_range: half-width r of the band around each threshold in which weights train, in code steps.
+        freeze_qk: under query-key reparameterization hold ``q.weight`` and ``k.weight`` entirely still. No mask on
+            them could hold the codes of their product; the released code lets them train.
+
+    Raises:
+        ValueError: not 0 <= boundary_range < 0.5, or the model is not quantized.
+
+    Source: tests/golden/README.md section 6; OFQ paper section 3 (CGA).
+    """
+
+    def __init__(self, model: nn.Module, boundary_range: float, *, freeze_qk: bool = True) -> None:
+        _check_range(boundary_range)
+        self.boundary_range = boundary_range
+        layers = dict.fromkeys(weight.layer for weight in block_weights(model))  # the thirds of qkv share one
+        self._layers = [layer for layer in layers if isinstance(layer, QuantLinear)]
+        attentions = [layer for layer in layers if isinstance(layer, QKRAttention)]
+        self._still = [part.weight for layer in attentions for part in (layer.q, layer.k)] if freeze_qk else []
+        self._frozen: list[Tensor] = []
+        self._before: list[Tensor] = []
+
+    @torch.no_grad()
+    def before_update(self) -> None:
+        """Take the masks, zero the gradients of frozen weights, remember where they stand."""
+        self._frozen, self._before = [], []
+        for layer in self._layers:
+            assert layer.weight_quantizer is not None
+            frozen = _far_from_thresholds(layer.weight_quantizer.position(layer.weight), self.boundary_range)
+            if layer.weight.grad is not None:
+                layer.weight.grad.masked_fill_(frozen, 0.0)  # no product: 0*inf would reach Adam's moments as NaN
+            self._frozen.append(frozen)
+            self._before.append(layer.weight.clone())
+        for weight in self._still:
+            weight.grad = None  # an optimizer passes over a parameter without gradient, weight decay included
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Put frozen weights back to where they stood, bit for bit; nothing without :meth:`before_update`."""
+        for layer, frozen, before in zip(self._layers, self._frozen, self._before, strict=False):
+            torch.where(frozen, before, layer.weight, out=layer.weight)
+        self._before = []
+
+    def metrics(self) -> dict[str, float]:
+        """``cga/free_share``: percent of the governed weights that were free at the last step."""
+        if not self._frozen:
+            return {}
+        frozen = torch.stack([mask.sum() for mask in self._frozen]).sum().item()
+        return {"cga/free_share": 100.0 * (1.0 - frozen / sum(mask.numel() for mask in self._frozen))}
+
+
+def _check_range(boundary_range: float) -> None:
+    if not 0 <= boundary_range < 0.5:
+        raise ValueError(f"boundary_range must be at least 0 and below 0.5 code steps, not {boundary_range}")
+
+
+def _far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:
+    """True where no threshold between two occurring codes lies within the range of the unrounded code."""
+    smallest, largest = u.aminmax()
+    # Beyond the extreme codes that occur there is no threshold: there the distance to one is set to its largest.
+    inside = u.clamp(smallest.round(), largest.round())
+    return inside.remainder(1).sub_(0.5).abs_() > boundary_range

@@ -1,0 +1,129 @@
+"""Confidence-guided annealing: frozen means frozen."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small import small_model
+from torch import Tensor, nn
+
+from ofq.quant import QuantConfig, StatsQuantizer, block_weights, calibrate, quantize_model
+from ofq.remedies import ConfidenceGuidedAnnealing, Remedy, confidence_mask
+
+
+@given(st.integers(2, 4), st.integers(0, 2**31), st.floats(0, 0.49))
+def test_mask_agrees_with_a_loop_over_all_thresholds(bits: int, seed: int, r: float) -> None:
+    w = torch.randn(6, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    w = w.abs() if seed % 2 else w
+    u = StatsQuantizer(bits).position(w)
+    codes = u.round()
+    free = torch.zeros_like(w, dtype=torch.bool)
+    for i in range(int(codes.min()), int(codes.max())):
+        free |= (0.5 - r <= u - i) & (u - i <= 0.5 + r)
+    assert torch.equal(confidence_mask(w, bits, r), ~free)
+
+
+def test_ends_of_the_band_are_free_and_clamped_weights_are_not() -> None:
+    # mean|w| = 1, so at two bits the thresholds are w = -1, 0, 1 and the step is 1: the band is w -+ 1/4.
+    w = torch.tensor([[0.25, 0.75, 1.25, -0.25, -0.75, -1.25, 0.375, 1.375, 2.75]])
+    assert w.abs().mean() == 1
+    assert confidence_mask(w, 2, 0.25).tolist() == [[False] * 6 + [True] * 3]
+    assert confidence_mask(w, 2, 0.0).all()
+
+
+def test_a_threshold_next_to_an_unused_code_does_not_count() -> None:
+    w = torch.tensor([[1e-4, 1.0, 2.0, 1.5]])  # no code below 0, so the threshold at 0 does not exist
+    assert confidence_mask(w, 2, 0.1)[0, 0]
+    assert not confidence_mask(torch.cat([w, -w]), 2, 0.1)[0, 0]
+
+
+@pytest.mark.parametrize("r", [-0.1, 0.5, 0.7, float("nan")])
+def test_bad_range_is_named(r: float) -> None:
+    with pytest.raises(ValueError, match="boundary_range"):
+        confidence_mask(torch.randn(2, 3), 2, r)
+    with pytest.raises(ValueError, match="boundary_range"):
+        ConfidenceGuidedAnnealing(quantize_model(small_model(), QuantConfig()), r)
+
+
+def test_a_float_model_cannot_be_annealed() -> None:
+    with pytest.raises(ValueError, match="quantize_model"):
+        ConfidenceGuidedAnnealing(small_model(), 0.1)
+
+
+def _governed(model: nn.Module) -> dict[str, nn.Parameter]:
+    layers = {id(w.layer): w for w in block_weights(model) if w.group != "qk"}
+    return {w.name: w.layer.weight for w in layers.values()}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_frozen_weights_do_not_move(
+    make: Callable[[], nn.Module], images: Tensor, labels: Tensor, optimizer: Any
+) -> None:
+    model = make()
+    momentum = {} if optimizer is torch.optim.AdamW else {"momentum": 0.9}
+    steps = optimizer(model.parameters(), lr=1e-2, weight_decay=0.5, **momentum)
+
+    def backward() -> None:
+        steps.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+
+    backward()
+    steps.step()  # momentum that would move every weight
+    remedy = ConfidenceGuidedAnnealing(model, 0.1)
+    moved = 0
+    for _ in range(3):
+        backward()
+        before = {name: w.detach().clone() for name, w in _governed(model).items()}
+        remedy.before_update()
+        frozen = dict(zip(before, remedy._frozen, strict=True))
+        assert all(bool((w.grad[frozen[name]] == 0).all()) for name, w in _governed(model).items())  # type: ignore[index]
+        steps.step()
+        remedy.after_update()
+        for name, weight in _governed(model).items():
+            assert torch.equal(weight[frozen[name]], before[name][frozen[name]])
+            moved += int((weight != before[name]).sum())
+    assert moved > 0
+    assert 0 < remedy.metrics()["cga/free_share"] < 100
+
+
+def test_an_infinite_gradient_of_a_frozen_weight_does_not_survive(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    remedy = ConfidenceGuidedAnnealing(model, 0.01)
+    for weight in _governed(model).values():
+        weight.grad = torch.full_like(weight, torch.inf)
+        weight.grad[0] = torch.nan
+    remedy.before_update()
+    for weight, frozen in zip(_governed(model).values(), remedy._frozen, strict=True):
+        assert weight.grad is not None and (weight.grad[frozen] == 0).all() and frozen.any()
+
+
+@pytest.mark.parametrize("freeze_qk", [True, False])
+def test_query_and_key_weights_stand_still_unless_told_otherwise(
+    images: Tensor, labels: Tensor, freeze_qk: bool
+) -> None:
+    model: Any = quantize_model(small_model(), QuantConfig(qkr=True))
+    calibrate(model, [images])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    remedy: Remedy = ConfidenceGuidedAnnealing(model, 0.1, freeze_qk=freeze_qk)
+    before = [block.attn.q.weight.detach().clone() for block in model.blocks]
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        remedy.before_update()
+        optimizer.step()
+        remedy.after_update()
+    same = [torch.equal(block.attn.q.weight, old) for block, old in zip(model.blocks, before, strict=True)]
+    assert all(same) if freeze_qk else not any(same)
+
+
+def test_a_remedy_does_nothing_by_default_and_keeps_no_state() -> None:
+    remedy = Remedy()
+    remedy.before_update()
+    remedy.after_update()
+    assert remedy.metrics() == {} and remedy.state_dict() == {}
+    remedy.load_state_dict({})
+    with pytest.raises(ValueError, match="keeps no state"):
+        remedy.load_state_dict({"mask": 1})

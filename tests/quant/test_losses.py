@@ -1,0 +1,30 @@
+"""The losses' arguments, and that they agree with their formula."""
+
+import pytest
+import torch
+
+from ofq.distill import distillation_loss, soft_cross_entropy
+
+
+def test_soft_cross_entropy_is_the_formula() -> None:
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
+    for temperature in (1.0, 2.5):
+        expected = -((teacher / temperature).softmax(1) * (student / temperature).log_softmax(1)).sum(1)
+        for reduction, value in (("none", expected), ("sum", expected.sum()), ("mean", expected.mean())):
+            loss = soft_cross_entropy(student, teacher, temperature=temperature, reduction=reduction)  # type: ignore[arg-type]
+            torch.testing.assert_close(loss, value)
+
+
+def test_bad_arguments_are_named() -> None:
+    logits = torch.randn(2, 3)
+    with pytest.raises(ValueError, match="temperature"):
+        soft_cross_entropy(logits, logits, temperature=0.0)
+    with pytest.raises(ValueError, match="reduction"):
+        soft_cross_entropy(logits, logits, reduction="avg")  # type: ignore[arg-type]
+
+
+def test_one_head_serves_for_both_terms() -> None:
+    logits, teacher, labels = torch.randn(3, 4), torch.randn(3, 4), torch.tensor([0, 3, 1])
+    torch.testing.assert_close(
+        distillation_loss(logits, teacher, labels), distillation_loss((logits, logits), (teacher, -teacher), labels)
+    )

@@ -1,0 +1,179 @@
+"""The quantizers' interface: integers and values agree, steps are set once and travel in the state dict."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from ofq.quant import LSQQuantizer, StatsQuantizer, calibrate
+from ofq.quant.quantizers import MovedLSQQuantizer, Quantizer
+
+KINDS = st.sampled_from(["statsq", "lsq", "lsq-midrise"])
+
+
+def _quantizer(kind: str, bits: int, w: Tensor) -> Quantizer:
+    if kind == "statsq":
+        return StatsQuantizer(bits)
+    quantizer = LSQQuantizer(bits, axis=0, grid="midrise" if kind == "lsq-midrise" else "integer")
+    calibrate(quantizer, [w])
+    return quantizer
+
+
+@given(KINDS, st.integers(2, 8), st.integers(0, 2**31))
+def test_values_are_steps_times_codes(kind: str, bits: int, seed: int) -> None:
+    w = torch.randn(5, 9, generator=torch.Generator().manual_seed(seed))
+    quantizer = _quantizer(kind, bits, w)
+    codes = quantizer.codes(w)
+    n = 2 ** (bits - 1)
+    assert codes.dtype == torch.int8 and -n <= codes.min() and codes.max() <= n - 1
+    shift = 0 if kind == "lsq" else 0.5
+    torch.testing.assert_close(quantizer(w), quantizer.step(w).view(5, 1) * (codes + shift))
+    assert torch.equal(quantizer.position(w).round().to(torch.int8), codes)
+
+
+@given(KINDS, st.integers(2, 8))
+def test_recorded_codes_are_those_of_the_forward_pass(kind: str, bits: int) -> None:
+    w = torch.randn(4, 8, generator=torch.Generator().manual_seed(bits)).requires_grad_()
+    quantizer = _quantizer(kind, bits, w)
+    quantizer(w)
+    assert quantizer.last_codes is None
+    quantizer.record = True
+    quantizer(w)
+    assert quantizer.last_codes is not None and not quantizer.last_codes.requires_grad
+    assert torch.equal(quantizer.last_codes, quantizer.codes(w))
+
+
+def test_midrise_grid_starts_with_the_step_of_statsq() -> None:
+    w = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    for bits in (2, 3, 4):
+        learned, statistical = _quantizer("lsq-midrise", bits, w), StatsQuantizer(bits)
+        torch.testing.assert_close(learned.step(w), statistical.step(w))
+        assert torch.equal(learned.codes(w), statistical.codes(w))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kappa"),
+    [
+        ({"axis": 0}, 2),
+        ({"axis": -2, "signed": False}, 4),
+        ({"axis": -1, "signed": False}, 4),
+        ({"axis": None, "signed": False}, 2),
+        ({"axis": 1, "signed": "detect"}, 2),
+    ],
+)
+def test_initial_step(arguments: dict[str, Any], kappa: int) -> None:
+    x = torch.rand(3, 4, 5)
+    quantizer = LSQQuantizer(3, **arguments)
+    calibrate(quantizer, [x])
+    largest = 3 if arguments.get("signed") is None else 7
+    axis = arguments["axis"]
+    mean = x.mean() if axis is None else x.movedim(axis, 0).flatten(1).mean(1)
+    torch.testing.assert_close(quantizer.scale.detach(), (kappa * mean / largest**0.5).reshape(-1))
+
+
+def test_several_batches_average_their_means() -> None:
+    quantizer = LSQQuantizer(2, axis=-1)
+    calibrate(quantizer, [torch.full((2, 3), 1.0), torch.full((7, 3), 2.0)])
+    torch.testing.assert_close(quantizer.scale.detach(), torch.full((3,), 3.0))
+
+
+def test_detected_sign_is_sticky_and_saved() -> None:
+    quantizer = LSQQuantizer(4, signed="detect", axis=1)
+    positive = torch.rand(2, 3, 4, 4)
+    calibrate(quantizer, [positive])
+    assert [float(level) for level in quantizer.levels()] == [0, 15]
+    quantizer(positive - 5e-6)  # above the threshold of -1e-5
+    assert quantizer.negative_seen == 0
+    quantizer.eval()(positive - 0.5)
+    quantizer(positive)
+    assert [float(level) for level in quantizer.levels()] == [-8, 7]
+    fresh = LSQQuantizer(4, signed="detect", axis=1)
+    fresh.load_state_dict(quantizer.state_dict())
+    assert torch.equal(fresh(positive), quantizer(positive))
+
+
+def test_moved_quantizer_adds_before_and_after() -> None:
+    x = torch.randn(2, 3, 4)
+    moved, plain = MovedLSQQuantizer(3, (4,)), LSQQuantizer(3, axis=-2)
+    with torch.no_grad():
+        moved.before.copy_(torch.randn(4))
+        assert moved.after is not None
+        moved.after.copy_(torch.randn(4))
+    calibrate(moved, [x])
+    calibrate(plain, [x + moved.before.detach()])
+    torch.testing.assert_close(moved(x), plain(x + moved.before) + moved.after)
+
+
+def test_learned_parameters_are_vectors() -> None:
+    quantizer = MovedLSQQuantizer(2, (2, 4), axis=(-3, -2), after_rows=1)
+    calibrate(quantizer, [torch.randn(3, 5, 2, 4)])
+    assert {name: tuple(p.shape) for name, p in quantizer.named_parameters()} == {
+        "scale": (10,),
+        "before": (8,),
+        "after": (4,),
+    }
+
+
+def test_another_size_along_the_axis_is_an_error() -> None:
+    quantizer = LSQQuantizer(2, axis=-2)
+    calibrate(quantizer, [torch.randn(2, 5, 4)])
+    with pytest.raises(ValueError, match="calibrated for 5 steps along axis -2"):
+        quantizer(torch.randn(2, 1, 4))
+
+
+@pytest.mark.parametrize("call", ["forward", "step", "position", "codes"])
+def test_use_before_calibration_says_what_to_do(call: str) -> None:
+    with pytest.raises(RuntimeError, match=r"calibrate\(model, batches\)"):
+        getattr(LSQQuantizer(2), call)(torch.randn(3, 4))
+
+
+def test_state_dict_round_trip() -> None:
+    x = torch.randn(3, 4)
+    calibrated, fresh = LSQQuantizer(2), LSQQuantizer(2)
+    assert "scale" not in calibrated.state_dict()
+    fresh.load_state_dict(calibrated.state_dict())  # neither is calibrated
+    calibrate(calibrated, [x])
+    fresh.load_state_dict(calibrated.state_dict())
+    assert torch.equal(fresh(x), calibrated(x))
+    with pytest.raises(RuntimeError, match="scale"):
+        fresh.load_state_dict(LSQQuantizer(2).state_dict())  # a calibrated model does not accept a missing step
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        fresh.load_state_dict({"scale": torch.ones(4)})
+
+
+def test_copies_are_independent() -> None:
+    x = torch.randn(3, 4)
+    original = LSQQuantizer(2)
+    twin = copy.deepcopy(original)
+    calibrate(twin, [x])
+    assert twin.calibrated and not original.calibrated
+    third = copy.deepcopy(twin)
+    with torch.no_grad():
+        third.scale.mul_(2)
+    assert not torch.equal(third.scale, twin.scale)
+
+
+def test_quantizers_move_and_convert_before_calibration() -> None:
+    quantizer = LSQQuantizer(2).to(torch.float64)
+    calibrate(quantizer, [torch.randn(3, 4, dtype=torch.float64)])
+    assert quantizer.scale.dtype == torch.float64 and isinstance(quantizer.scale, nn.Parameter)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 1}, "bits must be 2 to 8"),
+        ({"bits": 9}, "bits must be 2 to 8"),
+        ({"bits": 2, "signed": "maybe"}, "signed must be"),
+        ({"bits": 2, "grid": "other"}, "grid must be"),
+        ({"bits": 2, "grid": "midrise", "signed": False}, "needs signed=True"),
+        ({"bits": 2, "axis": (-3, -1)}, "neighbouring axes"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LSQQuantizer(**arguments)
