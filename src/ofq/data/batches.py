@@ -1,0 +1,100 @@
+"""Serve a study's prepared images as batches that depend on (seed, epoch, index) alone."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ofq.errors import UserError
+from ofq.files import read_json
+from ofq.paths import data_dir
+from ofq.provenance import file_digest
+
+EVAL_BATCH = 256  # fixed: no setting may change a measured number
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The images of a study in memory, normalised by the mean and standard deviation of its training pixels."""
+
+    train_images: Tensor  # (n, channels, height, width) float32
+    train_labels: Tensor  # (n,) int64
+    eval_images: Tensor
+    eval_labels: Tensor
+    classes: int
+
+    @property
+    def channels(self) -> int:
+        """Colour channels of the images."""
+        return self.train_images.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return self.train_images.shape[2], self.train_images.shape[3]
+
+    def train_batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """The batch of an optimizer step: a slice of the epoch's permutation, the remainder of an epoch dropped.
+
+        It is a function of its arguments alone, so resuming at any step continues the same sequence.
+        """
+        count = len(self.train_labels)
+        if batch_size > count:
+            raise UserError(
+                f"batch_size {batch_size} is larger than the {count} training images; lower it in params.yaml"
+            )
+        epoch, position = divmod(step, count // batch_size)
+        chosen = _permutation(count, seed, epoch)[position * batch_size : (position + 1) * batch_size]
+        return self.train_images[chosen], self.train_labels[chosen]
+
+    def eval_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All evaluation images in order, in batches of a fixed size."""
+        return zip(self.eval_images.split(EVAL_BATCH), self.eval_labels.split(EVAL_BATCH), strict=True)
+
+
+def load(study: str) -> StudyData:
+    """Load the prepared data of a study and check it against its manifest.
+
+    Raises:
+        UserError: missing or changed files; names them and how to make them again.
+    """
+    directory = data_dir(study)
+    manifest = read_json(directory / "manifest.json")
+    mean, std = (torch.tensor(manifest[key], dtype=torch.float32).view(1, -1, 1, 1) for key in ("mean", "std"))
+    train_images, train_labels = _split(directory, manifest, "train")
+    eval_images, eval_labels = _split(directory, manifest, "eval")
+    return StudyData(
+        (train_images.float() / 255 - mean) / std,
+        train_labels,
+        (eval_images.float() / 255 - mean) / std,
+        eval_labels,
+        manifest["classes"],
+    )
+
+
+def _split(directory: Path, manifest: dict[str, Any], split: str) -> tuple[Tensor, Tensor]:
+    entry = manifest["files"][split]
+    path = directory / entry["name"]
+    again = f"delete {directory} and make it again with: snakemake {directory}/manifest.json"
+    try:
+        if file_digest(path) != entry["sha256"]:
+            raise UserError(f"{path} differs from its manifest (sha256); {again}")
+        content = load_file(path)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}); {again}") from None
+    return content["images"], content["labels"]
+
+
+@lru_cache(maxsize=1)
+def _permutation(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch; the latest one is kept, as a step needs only a slice of it."""
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.randperm(count, generator=generator)

@@ -1,0 +1,55 @@
+"""Build a study's backbone through timm, and carry weights into it."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ofq.errors import UserError, missing, unknown
+from ofq.params import Model
+
+
+def build(model: Model, *, image_size: tuple[int, int], channels: int, classes: int, seed: int) -> nn.Module:
+    """A full-precision timm model, randomly initialised from the seed.
+
+    Args:
+        model: timm's name and the constructor's arguments that differ from its defaults.
+        image_size: height and width of the images in pixels.
+        channels: colour channels of the images.
+        classes: number of classes.
+        seed: of the initial weights.
+
+    Raises:
+        UserError: timm does not know the name, or the constructor refuses an argument.
+    """
+    if not timm.is_model(model.timm):
+        raise unknown("timm model", model.timm, timm.list_models())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            arguments: dict[str, Any] = {"img_size": image_size, "in_chans": channels, "num_classes": classes}
+            return timm.create_model(model.timm, **(arguments | model.arguments))
+        except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+            raise UserError(f"timm cannot build {model.timm} with {model.arguments}: {error}") from None
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a model's safetensors file strictly.
+
+    Raises:
+        UserError: the file is missing, damaged, or belongs to another model.
+    """
+    try:
+        absent, unexpected = model.load_state_dict(load_file(path), strict=False)
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run snakemake again") from None
+    except RuntimeError as error:
+        raise UserError(f"{path} belongs to another model: {' '.join(str(error).split())[:200]}") from None
+    if absent or unexpected:
+        raise UserError(f"{path} belongs to another model: {[*absent, *unexpected][0]} does not match")

@@ -1,0 +1,323 @@
+"""Typed parameters: load ``params.yaml``, validate it, resolve one run to a :class:`RunConfig`.
+
+The Snakefile and the command line both come through here, so a mistake in ``params.yaml`` is one
+line with the nearest right name wherever it is met. ``params.schema.json``, which editors use, is
+generated from these types (``python -m ofq schema``).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from ofq.errors import unknown
+from ofq.paths import FULL_PRECISION, PARAMS, TEACHER, Run
+from ofq.yaml_model import read_model
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Bits = Annotated[str, Field(pattern=r"^w[2-8]a[2-8]$")]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Strict):
+    """Where a study's images come from and what it is evaluated on."""
+
+    name: Literal["digits", "fashion-mnist"] = Field(description="data set")
+    root: str | None = Field(None, description="directory of the downloaded files; digits needs none")
+    evaluate: Literal["test", "validation"] = Field(
+        "test",
+        description="'validation' holds out a sixth of the training images and never touches the test set: "
+        "the split on which hyper-parameters are chosen",
+    )
+
+
+class Model(_Strict):
+    """A timm model: its registered name and what to override when it is built."""
+
+    timm: str = Field(description="name in timm's registry, such as deit_tiny_distilled_patch16_224")
+    arguments: dict[str, int | float | bool | str] = Field(
+        default_factory=dict, description="keyword arguments of the constructor, such as embed_dim"
+    )
+    paper_model: str | None = Field(None, description="the paper's model whose published numbers stand beside this one")
+
+
+class Phase(_Strict):
+    """How one phase (teacher or quantization-aware training) is trained."""
+
+    lr: LearningRate = Field(description="peak learning rate of AdamW")
+    min_lr: LearningRate = Field(description="learning rate at the end of the cosine")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="of AdamW; none on vectors and biases")
+    batch_size: PositiveInt = Field(description="images a step")
+    steps: PositiveInt = Field(description="optimizer steps, warm-up and constant tail included")
+    warmup: Fraction = Field(0.0, description="share of the steps over which the learning rate rises linearly from 0")
+    constant_steps: Annotated[int, Field(ge=0)] = Field(0, description="last steps at the constant lowest rate")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Phase":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if self.constant_steps + self.warmup * self.steps >= self.steps:
+            raise ValueError("constant_steps and warmup leave no step for the cosine")
+        return self
+
+
+class Annealing(_Strict):
+    """How annealing continues a finished quantization-aware run: constant rate, optimizer state kept."""
+
+    steps: PositiveInt = Field(description="further optimizer steps")
+    lr: LearningRate | None = Field(None, description="constant learning rate; null: the lowest rate of qat")
+
+
+class Recipe(_Strict):
+    """Hyper-parameters of the three phases."""
+
+    teacher: Phase
+    qat: Phase
+    cga: Annealing
+    calibration_batches: PositiveInt = Field(1, description="training batches that set the learned steps")
+
+
+class Cga(_Strict):
+    """Confidence-guided annealing."""
+
+    boundary_range: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        description="half-width of the band around each rounding threshold in which weights train, in code steps"
+    )
+    freeze_qk: bool = Field(True, description="under QKR, hold q.weight and k.weight still; the released code does not")
+
+
+class Variant(_Strict):
+    """A named set of switches. One with a ``parent`` continues the parent's finished run."""
+
+    weight: Literal["lsq", "lsq-midrise", "statsq"] | None = Field(None, description="weight quantizer")
+    qkr: bool = Field(False, description="query-key reparameterization")
+    parent: Name | None = Field(None, description="variant whose finished run this one anneals")
+    cga: Cga | None = Field(None, description="confidence-guided annealing, for a variant with a parent")
+    fidelity: Literal["as_described", "as_released"] = Field(
+        "as_described", description="'as_released' adds the biases that softmax cancels, as the released code does"
+    )
+    lr: LearningRate | None = Field(None, description="peak learning rate in place of the recipe's")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Variant":
+        if self.parent is None:
+            if self.weight is None:
+                raise ValueError("weight is missing: name a weight quantizer, or a parent to continue")
+            if self.cga is not None:
+                raise ValueError("cga needs a parent: annealing continues a finished run")
+        else:
+            if self.cga is None:
+                raise ValueError("parent without cga: say how the parent's run is continued")
+            if self.weight is not None or self.qkr or self.fidelity != "as_described":
+                raise ValueError("weight, qkr and fidelity come from the parent: leave them out")
+        return self
+
+
+class LearningRates(_Strict):
+    """Peak learning rates to try: every variant of the study becomes one variant for each rate."""
+
+    teacher: list[LearningRate] = []
+    qat: list[LearningRate] = []
+
+
+class Study(_Strict):
+    """A grid of runs over one data set."""
+
+    data: Data
+    models: Annotated[list[Name], Field(min_length=1)]
+    bits: list[Bits] = Field(min_length=1)
+    variants: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+    recipe: Name
+    sweep_lr: LearningRates | None = Field(None, description="peak learning rates to compare in this study")
+    threads: PositiveInt = Field(1, description="CPU threads of one run; part of what a number depends on")
+
+    @field_validator("models", "bits", "variants", "seeds")
+    @classmethod
+    def _no_repeats(cls, values: list[Any]) -> list[Any]:
+        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        if repeated:
+            raise ValueError(f"named twice: {', '.join(repeated)}")
+        return values
+
+
+class Quantization(_Strict):
+    """The switches of :class:`ofq.quant.QuantConfig` that a run uses."""
+
+    weight: Literal["lsq", "lsq-midrise", "statsq"]
+    weight_bits: int
+    input_bits: int
+    qkr: bool
+    dead_biases: bool
+
+
+class RunConfig(_Strict):
+    """Everything that one run depends on, and nothing else."""
+
+    phase: Literal["teacher", "qat", "cga"]
+    data: Data
+    model: Model
+    seed: int
+    train: Phase
+    calibration_batches: int | None = None
+    quantization: Quantization | None = None
+    cga: Cga | None = None
+    parent: str | None = None
+    threads: int
+
+    def canonical(self) -> str:
+        """Stable JSON, what Snakemake compares to decide whether settings changed."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
+
+    def key(self, code: str) -> str:
+        """Name of the resumable state: configuration and code digest in 12 hexadecimal digits."""
+        return hashlib.sha256(f"{self.canonical()}\n{code}".encode()).hexdigest()[:12]
+
+
+class Params(_Strict):
+    """The whole of ``params.yaml``."""
+
+    study: Name = Field(description="the study that a bare `snakemake` builds")
+    studies: dict[Name, Study]
+    recipes: dict[Name, Recipe]
+    models: dict[Name, Model]
+    variants: dict[Name, Variant]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Params":
+        if self.study not in self.studies:
+            raise ValueError(f"study: {unknown('study', self.study, self.studies)}")
+        reserved = {"reference"} & set(self.studies) or {TEACHER} & set(self.variants)
+        if reserved:
+            raise ValueError(f"'{reserved.pop()}' is a reserved name")
+        for name, variant in self.variants.items():
+            if variant.parent is not None:
+                where = f"variants.{name}.parent"
+                if variant.parent not in self.variants:
+                    raise ValueError(f"{where}: {unknown('variant', variant.parent, self.variants)}")
+                if self.variants[variant.parent].parent is not None:
+                    raise ValueError(f"{where}: '{variant.parent}' is itself annealed; name the run that it continues")
+        for name, study in self.studies.items():
+            where = f"studies.{name}"
+            if study.recipe not in self.recipes:
+                raise ValueError(f"{where}.recipe: {unknown('recipe', study.recipe, self.recipes)}")
+            for model in study.models:
+                if model not in self.models:
+                    raise ValueError(f"{where}.models: {unknown('model', model, self.models)}")
+            for listed in study.variants:
+                if listed not in {TEACHER, *self.variants}:
+                    raise ValueError(f"{where}.variants: {unknown('variant', listed, self.variants)}")
+        return self
+
+    def study_named(self, name: str) -> Study:
+        """The study of that name, or :class:`UserError` with the nearest one."""
+        if name not in self.studies:
+            raise unknown("study", name, self.studies)
+        return self.studies[name]
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name, those made by a learning-rate sweep included."""
+        if name in self.variants:
+            return self.variants[name]
+        base, rate = name.rsplit("-lr", 1)
+        return self.variants[base].model_copy(update={"lr": float(rate)})
+
+    def variant_names(self, study: str) -> list[str]:
+        """Names that may stand in a run of the study (without the teachers), in the order of ``params.yaml``."""
+        spec = self.study_named(study)
+        names = [name for name in spec.variants if name != TEACHER]
+        if spec.sweep_lr is None:
+            parents = [self.variants[name].parent for name in names]
+            return [*names, *(parent for parent in dict.fromkeys(parents) if parent and parent not in names)]
+        return [f"{name}-lr{rate:g}" for name in names for rate in spec.sweep_lr.qat]
+
+    def teacher_names(self, study: str) -> list[str]:
+        """Names of the study's full-precision runs: the teacher, and those of a learning-rate sweep."""
+        spec = self.study_named(study)
+        rates = spec.sweep_lr.teacher if spec.sweep_lr and TEACHER in spec.variants else []
+        return [TEACHER, *(f"{TEACHER}-lr{rate:g}" for rate in rates)]
+
+    def runs(self, study: str) -> list[Run]:
+        """The runs that the study's tables are made of, in order: model, bits, variant, seed."""
+        spec = self.study_named(study)
+        swept = [name for name in self.teacher_names(study) if name != TEACHER]
+        listed = self.variant_names(study) if spec.sweep_lr else [v for v in spec.variants if v != TEACHER]
+        grid = [(FULL_PRECISION, name) for name in swept] + [(bits, name) for bits in spec.bits for name in listed]
+        return [Run(study, m, bits, name, seed) for m in spec.models for bits, name in grid for seed in spec.seeds]
+
+    def check(self, run: Run) -> None:
+        """Raise :class:`UserError` with the nearest right name where a coordinate of the run does not exist."""
+        spec = self.study_named(run.study)
+        if run.model not in spec.models:
+            raise unknown(f"model of study '{run.study}':", run.model, spec.models)
+        if run.bits != FULL_PRECISION and run.bits not in spec.bits:
+            raise unknown(f"bits of study '{run.study}':", run.bits, [*spec.bits, FULL_PRECISION])
+        names = self.teacher_names(run.study) if run.bits == FULL_PRECISION else self.variant_names(run.study)
+        if run.variant not in names:
+            raise unknown(f"variant of study '{run.study}' at {run.bits}:", run.variant, names)
+
+    def resolve(self, run: Run) -> RunConfig:
+        """Everything that the run depends on."""
+        self.check(run)
+        study = self.studies[run.study]
+        recipe = self.recipes[study.recipe]
+        # Where the files lie and what the tables show beside a model change no number: they are no part of a run.
+        common: dict[str, Any] = {
+            "data": study.data.model_copy(update={"root": None}),
+            "model": self.models[run.model].model_copy(update={"paper_model": None}),
+            "seed": run.seed,
+            "threads": study.threads,
+        }
+        if run.bits == FULL_PRECISION:
+            rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None
+            return RunConfig(phase="teacher", train=_with_lr(recipe.teacher, rate), **common)
+        variant = self.variant(run.variant)
+        source = self.variants[variant.parent] if variant.parent else variant
+        quantization = Quantization(
+            weight=source.weight or "statsq",
+            weight_bits=int(run.bits[1]),
+            input_bits=int(run.bits[3]),
+            qkr=source.qkr,
+            dead_biases=source.fidelity == "as_released",
+        )
+        if variant.parent is None:
+            return RunConfig(
+                phase="qat",
+                train=_with_lr(recipe.qat, variant.lr),
+                calibration_batches=recipe.calibration_batches,
+                quantization=quantization,
+                **common,
+            )
+        rate = variant.lr or recipe.cga.lr or recipe.qat.min_lr
+        train = recipe.qat.model_copy(
+            update={"lr": rate, "min_lr": rate, "steps": recipe.cga.steps, "warmup": 0.0, "constant_steps": 0}
+        )
+        return RunConfig(
+            phase="cga", train=train, quantization=quantization, cga=variant.cga, parent=variant.parent, **common
+        )
+
+
+def _with_lr(phase: Phase, lr: float | None) -> Phase:
+    """The phase at another peak rate; the lowest rate keeps its ratio to it."""
+    return phase if lr is None else phase.model_copy(update={"lr": lr, "min_lr": phase.min_lr * lr / phase.lr})
+
+
+def load(path: Path = PARAMS) -> Params:
+    """Read and validate ``params.yaml``.
+
+    Raises:
+        UserError: the file is missing, is no YAML, or holds an unknown key or a bad value; names the place.
+    """
+    return read_model(path, Params)
+
+
+def json_schema() -> str:
+    """JSON schema of ``params.yaml`` for editors, generated from the types above."""
+    return json.dumps(Params.model_json_schema(), indent=2) + "\n"

@@ -1,0 +1,128 @@
+"""Every file that the pipeline reads or writes, from a run's coordinates.
+
+All paths are relative to the project's root, the directory that holds ``params.yaml``.
+``results/`` holds finished artefacts, ``runs/`` the resumable state of training.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+RESULTS = Path("results")
+STATE = Path("runs")
+REFERENCE = RESULTS / "reference"
+
+TEACHER = "teacher"
+FULL_PRECISION = "fp"
+
+_RUN = re.compile(
+    r"(?:results/)?(?P<study>[^/]+)/(?P<model>[^/]+)/(?P<bits>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>\d+)(?:/.*)?"
+)
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """The coordinates of one training run: ``study/model/bits/variant/seedN``.
+
+    ``bits`` is ``w2a2`` and the like, or ``fp`` for a full-precision teacher.
+    """
+
+    study: str
+    model: str
+    bits: str
+    variant: str
+    seed: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Run | None":
+        """The run that a path names (with or without ``results/`` and a file's name), or None."""
+        match = _RUN.fullmatch(text)
+        return (
+            cls(match["study"], match["model"], match["bits"], match["variant"], int(match["seed"])) if match else None
+        )
+
+    def __str__(self) -> str:
+        return f"{self.study}/{self.model}/{self.bits}/{self.variant}/seed{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """Short name for progress lines and run lists: ``w2a2 statsq-qkr s0``."""
+        return f"{self.bits} {self.variant} s{self.seed}"
+
+    @property
+    def teacher(self) -> "Run":
+        """The full-precision run of the same study, model and seed."""
+        return Run(self.study, self.model, FULL_PRECISION, TEACHER, self.seed)
+
+    def sibling(self, variant: str) -> "Run":
+        """The run of another variant at otherwise equal coordinates."""
+        return Run(self.study, self.model, self.bits, variant, self.seed)
+
+    @property
+    def files(self) -> "RunFiles":
+        """The published files of the run."""
+        return RunFiles(RESULTS / str(self), self.bits == FULL_PRECISION)
+
+    def state(self, key: str) -> Path:
+        """Directory of the resumable state under the given configuration key."""
+        return STATE / str(self) / key
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The published files of one run."""
+
+    root: Path
+    full_precision: bool
+
+    @property
+    def metrics(self) -> Path:
+        """Deterministic results."""
+        return self.root / "metrics.json"
+
+    @property
+    def info(self) -> Path:
+        """Everything that is not deterministic: times, versions, device, digests."""
+        return self.root / "run.json"
+
+    @property
+    def model(self) -> Path:
+        """Weights and quantizer steps."""
+        return self.root / "model.safetensors"
+
+    @property
+    def trainer(self) -> Path:
+        """Optimizer and oscillation state, from which annealing continues."""
+        return self.root / "trainer.pt"
+
+    @property
+    def events(self) -> Path:
+        """The event log, JSON lines."""
+        return self.root / "events.jsonl"
+
+    @property
+    def oscillation(self) -> Path:
+        """Oscillation by layer at intervals."""
+        return self.root / "oscillation.parquet"
+
+    @property
+    def weights(self) -> Path:
+        """Histogram of the final latent weights in step units, by layer."""
+        return self.root / "weights.parquet"
+
+    @property
+    def published(self) -> list[Path]:
+        """All files of the run; a teacher has no trainer state and no oscillation record."""
+        common = [self.metrics, self.info, self.model, self.events]
+        return common if self.full_precision else [*common, self.trainer, self.oscillation, self.weights]
+
+
+def data_dir(study: str) -> Path:
+    """Verified data of a study, with its manifest."""
+    return RESULTS / study / "data"
+
+
+def report_dir(study: str) -> Path:
+    """Tables and figures of a study."""
+    return RESULTS / study / "report"

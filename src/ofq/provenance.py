@@ -1,0 +1,110 @@
+"""What a number came from: digests of the code that ran, versions of the libraries, the device."""
+
+import ast
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "ofq"
+_ROOT = Path(__file__).parent
+
+
+def code_digest(*modules: str) -> str:
+    """Digest of the package's code that the named modules run, their imports followed.
+
+    It is taken from the syntax tree without docstrings, so that a comment, a docstring or formatting
+    changes nothing, and any other edit to a module in the closure of imports does.
+
+    Args:
+        modules: entry modules, such as ``"ofq.training.qat"``.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(_closure(modules)):
+        digest.update(f"{name}\0{_fingerprint(name)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that numbers depend on."""
+    names = ["torch", "timm", "numpy", "scikit-learn", "snakemake", PACKAGE]
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def machine() -> dict[str, Any]:
+    """The processor that ran and how many of its cores this process may use."""
+    return {"cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0)), "platform": platform.platform()}
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _closure(modules: Iterable[str]) -> set[str]:
+    seen: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += _imports(name)
+    return seen
+
+
+def _source(module: str) -> Path | None:
+    """File of one of the package's modules, or None where the name is no module of it."""
+    parts = module.split(".")
+    if parts[0] != PACKAGE:
+        return None
+    base = _ROOT.joinpath(*parts[1:])
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = _source(module)
+    if path is None:
+        raise ValueError(f"no module {module} in {_ROOT}")
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            is_docstring = [isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) for n in node.body[:1]]
+            if is_docstring == [True]:
+                node.body = node.body[1:]
+    return tree
+
+
+@cache
+def _fingerprint(module: str) -> str:
+    return hashlib.sha256(ast.dump(_tree(module)).encode()).hexdigest()
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    """Modules of the package that a module imports, anywhere in it, with the packages that contain them."""
+    found: set[str] = set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    parents = {".".join(name.split(".")[:n]) for name in found for n in range(1, name.count(".") + 1)}
+    return tuple(sorted(name for name in found | parents if _source(name)))
