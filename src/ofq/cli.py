@@ -1,0 +1,166 @@
+"""``python -m ofq <step> ...``: one subcommand for each rule, and a few for people.
+
+Nothing heavy is imported before a subcommand is known: a job that is handed to the warm process
+(:mod:`ofq.warm`) must start in an instant.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+from ofq.errors import UserError
+
+INTERRUPTED = 128  # plus the signal's number, as shells count
+
+Step = Callable[[argparse.Namespace], None]
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.data.prepare import prepare
+
+    study = params.load().study_named(arguments.study)
+    prepare(arguments.study, study.data)
+
+
+def _training(phase: str) -> Step:
+    def step(arguments: argparse.Namespace) -> None:
+        from ofq import params
+        from ofq.paths import Run
+
+        run = Run.parse(arguments.run)
+        if run is None:
+            raise UserError(f"'{arguments.run}' names no run; write study/model/bits/variant/seedN")
+        config = params.load().resolve(run)
+        if config.phase != phase:
+            raise UserError(f"{run} is a {config.phase} run; use: python -m ofq {config.phase} {run}")
+        if phase == "teacher":
+            from ofq.training.teacher import run_teacher as train
+        elif phase == "qat":
+            from ofq.training.qat import run_qat as train
+        else:
+            from ofq.training.anneal import run_cga as train
+        train(run, config)
+
+    return step
+
+
+def _tables(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.report.tables import write_tables
+
+    write_tables(params.load(), arguments.study)
+
+
+def _figures(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.report.figures import write_figures
+
+    write_figures(params.load(), arguments.study)
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.report.sweep import write_sweep
+
+    write_sweep(params.load(), arguments.study)
+
+
+def _reference(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.report.reference import record
+
+    record(params.load(), arguments.study)
+
+
+def _cost(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.report.cost import table
+
+    print(table(params.load(), arguments.study))
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from ofq.params import json_schema
+
+    print(json_schema(), end="")
+
+
+def _warm(arguments: argparse.Namespace) -> None:
+    from ofq.warm import serve
+
+    serve(arguments.socket)
+
+
+# name: (function, its argument, help)
+_COMMANDS: dict[str, tuple[Step, str | None, str]] = {
+    "data": (_data, "study", "prepare and verify a study's images"),
+    "teacher": (_training("teacher"), "run", "train a full-precision teacher"),
+    "qat": (_training("qat"), "run", "train a quantized student with its teacher's guidance, and measure it"),
+    "cga": (_training("cga"), "run", "anneal the finished run of a variant's parent, and measure it"),
+    "tables": (_tables, "study", "write a study's tables from the metrics of its runs"),
+    "figures": (_figures, "study", "draw a study's figures from the records of its runs"),
+    "sweep": (_sweep, "study", "write table and figure of a study that compares learning rates"),
+    "cost": (_cost, "study", "print what each step of a study cost"),
+    "reference": (_reference, "study", "copy a study's report to results/reference, with versions and machine"),
+    "schema": (_schema, None, "print the JSON schema of params.yaml"),
+    "warm": (_warm, "socket", "serve training jobs from one warm process (the Snakefile starts it)"),
+}
+_TRAINING = {"teacher", "qat", "cga"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ofq",
+        description="The steps of the pipeline. Snakemake calls them; each can be called alone in the project's root.",
+        epilog="A RUN is study/model/bits/variant/seedN, such as digits/vit_micro/w2a2/statsq/seed0; "
+        "full-precision teachers stand under bits 'fp', variant 'teacher'.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="STEP")
+    for name, (function, argument, text) in _COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if argument:
+            command.add_argument(argument, metavar=argument.upper())
+        command.set_defaults(function=function)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run one subcommand and return the exit code: 0 done, 2 a user's mistake, 128 + n stopped by signal n."""
+    arguments = _parser().parse_args(argv)
+    socket = os.environ.get("OFQ_WARM_SOCKET")
+    if socket and arguments.command in _TRAINING:
+        from ofq import warm
+
+        code = warm.delegate(socket, argv)
+        if code is not None:
+            return code
+    return execute(argv)
+
+
+def execute(argv: list[str]) -> int:
+    """Run one subcommand in this process."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.function(arguments)
+    except UserError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader of our output went away
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED + 2
+    except Exception as error:
+        if type(error).__name__ == "Stopped":  # by name: importing the training loop to ask would cost seconds
+            print(f"ofq: {error}", file=sys.stderr)
+            return INTERRUPTED + error.signum  # type: ignore[attr-defined]
+        raise
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"ofq: error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,189 @@
+"""The training loop, the same for teachers, quantization-aware training and annealing."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from ofq.data.batches import StudyData
+from ofq.errors import UserError
+from ofq.params import Phase
+from ofq.training import checkpoint
+from ofq.training.events import EventLog
+from ofq.training.optim import make_schedule
+
+INTERVALS = 12  # progress lines, curve points and oscillation records of a run
+_CHECKPOINT_SECONDS = 30.0
+
+
+class Hook(Protocol):
+    """What takes part in every step: an oscillation recorder, a remedy."""
+
+    def before_update(self) -> None:
+        """After the backward pass, before the optimizer's step."""
+
+    def after_update(self) -> None:
+        """After the optimizer's step."""
+
+    def metrics(self) -> dict[str, float]:
+        """Curve points at the end of an interval, named ``group/name``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up saved state."""
+
+
+class Stopped(Exception):
+    """The run was told to stop; its state is saved and the same command goes on with it."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} after step {step}; the same command goes on from there"
+        )
+        self.signum = signum
+
+
+def train(
+    model: nn.Module,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    optimizer: AdamW,
+    data: StudyData,
+    phase: Phase,
+    *,
+    seed: int,
+    label: str,
+    directory: Path,
+    events: EventLog,
+    hooks: Sequence[Hook] = (),
+) -> None:
+    """Train the model in place for ``phase.steps`` steps, resuming from the newest checkpoint in ``directory``.
+
+    Args:
+        model: what is trained and evaluated.
+        loss_of: scalar loss of a batch (images, labels).
+        optimizer: over the model's parameters.
+        data: training and evaluation images.
+        phase: schedule, batch size and number of steps.
+        seed: of the order of the images.
+        label: names the run in progress lines.
+        directory: of the checkpoints.
+        events: receives one ``step`` event an interval.
+        hooks: called around every optimizer step, in order.
+
+    Raises:
+        UserError: the loss is not finite.
+        Stopped: SIGINT or SIGTERM came; the state after the last finished step is saved.
+    """
+    schedule = make_schedule(optimizer, phase)
+    interval = max(1, phase.steps // INTERVALS)
+    started = time.monotonic()
+    saved = started
+    loss_sum = torch.zeros(())
+    first = step = 0
+    if state := checkpoint.load_latest(directory):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        for hook, hook_state in zip(hooks, state["hooks"], strict=True):
+            hook.load_state_dict(hook_state)
+        events.cut(state["events"])
+        loss_sum, first = state["loss_sum"], state["step"]
+        print(f"{label}  resumed after step {first}", flush=True)
+
+    def save(step: int) -> None:
+        checkpoint.save(
+            directory,
+            step,
+            {
+                "step": step,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "hooks": [hook.state_dict() for hook in hooks],
+                "loss_sum": loss_sum,
+                "events": len(events),
+            },
+        )
+
+    with _deferred_signals() as received:
+        for step in range(first + 1, phase.steps + 1):
+            model.train()
+            schedule.step_update(step - 1)
+            images, labels = data.train_batch(seed, step - 1, phase.batch_size)
+            loss = loss_of(images, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            for hook in hooks:
+                hook.before_update()
+            optimizer.step()
+            for hook in hooks:
+                hook.after_update()
+            loss_sum += loss.detach()
+
+            if step % interval == 0 or step == phase.steps:
+                count = step - (step - 1) // interval * interval
+                values = {"train/loss": loss_sum.item() / count, "train/lr": optimizer.param_groups[0]["lr"]}
+                if not math.isfinite(values["train/loss"]):
+                    raise UserError(
+                        f"{label}: the loss is {values['train/loss']} before step {step}; lower lr in params.yaml"
+                    )
+                top1, val_loss = evaluate(model, data)
+                values |= {"val/top1": top1, "val/loss": val_loss}
+                for hook in hooks:
+                    values |= hook.metrics()
+                events.append("step", step=step, **values)
+                left = (time.monotonic() - started) / (step - first) * (phase.steps - step)
+                print(_progress(label, step, phase.steps, values, left), flush=True)
+                loss_sum.zero_()
+
+            if received:
+                save(step)
+                raise Stopped(received[0], step)
+            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                save(step)
+                saved = time.monotonic()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: StudyData) -> tuple[float, float]:
+    """Top-1 accuracy in percent and mean cross-entropy over all evaluation images, in evaluation mode."""
+    model.eval()
+    correct, loss = 0, 0.0
+    for images, labels in data.eval_batches():
+        logits = model(images)
+        correct += int((logits.argmax(dim=1) == labels).sum())
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    count = len(data.eval_labels)
+    return 100 * correct / count, loss / count
+
+
+def _progress(label: str, step: int, steps: int, values: dict[str, float], seconds_left: float) -> str:
+    oscillating = f"  osc {values['osc/share']:5.2f} %" if "osc/share" in values else ""
+    minutes, seconds = divmod(round(seconds_left), 60)
+    return (
+        f"{label:<28}  step {step:>{len(str(steps))}}/{steps}  loss {values['train/loss']:6.3f}"
+        f"  top1 {values['val/top1']:6.2f} %{oscillating}  left {minutes}:{seconds:02d}"
+    )
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, so that a step is finished and saved before the run ends."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda signum, frame: received.append(signum))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,36 @@
+"""Quantization-aware training of one student, from its teacher's weights and with its teacher's guidance."""
+
+from ofq.data import batches
+from ofq.params import RunConfig
+from ofq.paths import Run, data_dir
+from ofq.quant import calibrate
+from ofq.training.loop import train
+from ofq.training.optim import make_optimizer
+from ofq.training.recorder import OscillationRecorder
+from ofq.training.session import session
+from ofq.training.student import load_teacher, loss_from, make_student, publish
+
+
+def run_qat(run: Run, config: RunConfig) -> None:
+    """Train, measure and publish one quantized student."""
+    inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model]
+    with session(run, config, __name__, inputs) as current:
+        data = batches.load(run.study)
+        student = make_student(run, config, data)
+        count = config.calibration_batches or 1
+        calibrate(student, [data.train_batch(config.seed, i, config.train.batch_size)[0] for i in range(count)])
+        optimizer = make_optimizer(student, config.train)
+        recorder = OscillationRecorder(student)
+        train(
+            student,
+            loss_from(load_teacher(run, config, data), student),
+            optimizer,
+            data,
+            config.train,
+            seed=config.seed,
+            label=run.label,
+            directory=current.directory,
+            events=current.events,
+            hooks=[recorder],
+        )
+        publish(current, student, optimizer, recorder, data)

@@ -1,0 +1,161 @@
+"""Start training jobs from a warm process.
+
+Importing torch and timm and building the first optimizer costs some nine CPU seconds, about as much as
+training one run of the digits study, and Snakemake starts one process for each of its 57 runs. So the
+Snakefile starts one server beside local jobs: it imports the libraries (none of this package's modules)
+at the first request and forks a child for each job. The child gets the caller's arguments, directory,
+environment, standard streams and signals, and its exit code; killing the caller kills the child.
+Without a server, or where it does not answer, a job runs in its own process, with the same numbers.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+
+LIBRARIES = ("pydantic", "yaml", "pandas", "pyarrow.parquet", "safetensors.torch", "timm", "torch._dynamo")
+_POLL_SECONDS = 1.0
+_NUMBER = struct.Struct("<i")
+_PR_SET_PDEATHSIG = 1
+
+
+def delegate(address: str, argv: list[str]) -> int | None:
+    """Run ``python -m ofq argv`` in a child of the warm process; its exit code, or None where no server answers."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with connection:
+        try:
+            connection.connect(address)
+            request = json.dumps({"argv": argv, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
+            socket.send_fds(connection, [_NUMBER.pack(len(request))], [0, 1, 2])
+            connection.sendall(request)
+            child = _read_number(connection)
+        except OSError:
+            return None
+        if child is None:
+            return None
+
+        def forward(signum: int, frame: object) -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signum)
+
+        signal.signal(signal.SIGINT, forward)
+        signal.signal(signal.SIGTERM, forward)
+        code = _read_number(connection)
+        if code is None:
+            print("ofq: error: the warm process ended; run snakemake again", file=sys.stderr)
+            return 1
+        return code
+
+
+def serve(address: str) -> None:
+    """Answer requests until the process that started this one is gone and the last child has ended."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a fork must find no running threads
+    owner = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children; they save and end
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda signum, frame: stopping.append(signum))
+    signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+    wakeup, wake = socket.socketpair()
+    wakeup.setblocking(False)
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(address)
+    listener.listen(64)
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    selector.register(wakeup, selectors.EVENT_READ)
+    children: dict[int, socket.socket] = {}
+    try:
+        while children or not (stopping or os.getppid() != owner):
+            for key, _ in selector.select(_POLL_SECONDS):
+                if key.fileobj is listener:
+                    connection, _ = listener.accept()
+                    if (pid := _start(connection)) is not None:
+                        children[pid] = connection
+                        selector.register(connection, selectors.EVENT_READ, pid)
+                elif key.fileobj is wakeup:
+                    with contextlib.suppress(BlockingIOError):
+                        wakeup.recv(4096)
+                else:  # the caller is gone: the child goes as it would have gone
+                    selector.unregister(key.fileobj)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(key.data, signal.SIGKILL)
+            _report_ended(children, selector)
+    finally:
+        Path(address).unlink(missing_ok=True)
+
+
+def _start(connection: socket.socket) -> int | None:
+    """Read one request and fork a child for it; its process id."""
+    try:
+        head, streams, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
+        request = json.loads(_read(connection, _NUMBER.unpack(head)[0]))
+    except (OSError, ValueError, struct.error):
+        connection.close()
+        return None
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+            os.closerange(3, 256)
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.environ.clear()
+            os.environ.update(request["env"])
+            os.chdir(request["cwd"])
+            from ofq.cli import execute
+
+            code = execute(request["argv"])
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            with contextlib.suppress(BaseException):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+    for stream in streams:
+        os.close(stream)
+    with contextlib.suppress(OSError):
+        connection.sendall(_NUMBER.pack(pid))
+    return pid
+
+
+def _report_ended(children: dict[int, socket.socket], selector: selectors.BaseSelector) -> None:
+    """Send the exit codes of ended children to their callers."""
+    for pid, connection in list(children.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            with contextlib.suppress(OSError):
+                connection.sendall(_NUMBER.pack(code if code >= 0 else 128 - code))
+            with contextlib.suppress(KeyError):
+                selector.unregister(connection)
+            connection.close()
+            del children[pid]
+
+
+def _read(connection: socket.socket, count: int) -> bytes:
+    content = b""
+    while len(content) < count and (part := connection.recv(count - len(content))):
+        content += part
+    return content
+
+
+def _read_number(connection: socket.socket) -> int | None:
+    content = _read(connection, _NUMBER.size)
+    return int(_NUMBER.unpack(content)[0]) if len(content) == _NUMBER.size else None
