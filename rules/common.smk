@@ -1,0 +1,207 @@
+# Parameters, names, and the helpers that rules take their settings from.
+
+import atexit
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from snakemake.cli import parse_args
+
+# Jobs run `python` of this very environment, whether or not it was activated.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+try:
+    from ofq import params
+except ImportError:
+    print("ofq: error: the package is not installed here; run: make env, then .venv/bin/snakemake", file=sys.stderr)
+    sys.exit(2)
+
+from ofq.errors import UserError, unknown
+from ofq.paths import FULL_PRECISION, Run, data_dir, report_dir
+from ofq.provenance import code_digest
+
+TABLES = ["main", "ablation", "oscillation"]
+FIGURES = ["accuracy", "oscillation", "latent_weights", "layer_groups"]
+
+
+def requested_targets():
+    """Targets of the command line (none in the processes that Snakemake starts itself)."""
+    if Path(sys.argv[0]).name != "snakemake" or workflow.exec_mode != workflow.exec_mode.DEFAULT:
+        return []
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        return sorted(parse_args(sys.argv[1:])[1].targets)
+
+
+def check_target(target):
+    """Raise an error with the nearest right name where a target names something that does not exist."""
+    parts = target.split("/")
+    if parts[0] == "results" and len(parts) > 2:
+        if parts[1] == "reference":
+            raise UserError(f"{target} is a committed record; write it with: python -m ofq reference {parts[2]}")
+        run = Run.parse(target)
+        if run is not None:
+            PARAMS.check(run)
+            known = [path.name for path in run.files.published]
+            if len(parts) == 7 and parts[6] not in known:
+                raise unknown("file of a run:", parts[6], known)
+        else:
+            PARAMS.study_named(parts[1])
+    elif "/" not in target and not Path(target).exists():
+        known = {*PARAMS.studies, "all", "data", "teacher", "qat", "cga", "tables", "figures", "sweep"}
+        if target not in known:
+            raise unknown("target", target, known)
+
+
+try:
+    PARAMS = params.load(Path(workflow.basedir) / "params.yaml")
+    for _target in requested_targets():
+        check_target(_target)
+except UserError as error:
+    print(f"ofq: error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def one_of(names):
+    """Wildcard constraint: one of the given names."""
+    return "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
+
+
+STUDY_NAMES = list(PARAMS.studies)
+VARIANT_NAMES = {name for study in STUDY_NAMES for name in PARAMS.variant_names(study)}
+QAT_VARIANTS = {name for name in VARIANT_NAMES if PARAMS.variant(name).parent is None}
+
+
+wildcard_constraints:
+    study=one_of(STUDY_NAMES),
+    model=one_of(PARAMS.models),
+    bits=one_of({bits for study in PARAMS.studies.values() for bits in study.bits}),
+    teacher=one_of({name for study in STUDY_NAMES for name in PARAMS.teacher_names(study)}),
+    variant=one_of(VARIANT_NAMES),
+    seed=r"\d+",
+
+
+def study_targets(study):
+    """What a study's target asks for: tables, figures, and by name every file of every run.
+
+    Snakemake does not make a missing intermediate file again while what follows from it is there; a deleted run
+    would go unnoticed.
+    """
+    folder = report_dir(study)
+    runs = PARAMS.runs(study)
+    targets = [path for run in {*runs, *(run.teacher for run in runs)} for path in run.files.published]
+    if PARAMS.studies[study].sweep_lr:
+        return [*targets, folder / "tables" / "learning_rate.csv", folder / "figures" / "learning_rate.png"]
+    targets += [folder / "tables" / f"{name}.{suffix}" for name in TABLES for suffix in ("csv", "md", "tex")]
+    targets += [folder / "figures" / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")]
+    return sorted(targets)
+
+
+def run_of(wildcards):
+    """The run that a training job's wildcards name."""
+    if hasattr(wildcards, "teacher"):
+        return Run(wildcards.study, wildcards.model, FULL_PRECISION, wildcards.teacher, int(wildcards.seed))
+    return Run(wildcards.study, wildcards.model, wildcards.bits, wildcards.variant, int(wildcards.seed))
+
+
+def settings(wildcards):
+    """The settings that a run uses and no others: a change of them, and of nothing else, reruns it."""
+    return PARAMS.resolve(run_of(wildcards)).canonical()
+
+
+def threads_of(wildcards):
+    return PARAMS.studies[wildcards.study].threads
+
+
+def manifest_of(wildcards):
+    return data_dir(wildcards.study) / "manifest.json"
+
+
+def teacher_of(wildcards):
+    return run_of(wildcards).teacher.files.model
+
+
+def parent_files(wildcards):
+    parent = run_of(wildcards).sibling(PARAMS.variant(wildcards.variant).parent).files
+    return {"parent_model": parent.model, "parent_trainer": parent.trainer}
+
+
+def data_settings(wildcards):
+    return json.dumps(PARAMS.studies[wildcards.study].data.model_dump(mode="json"), sort_keys=True)
+
+
+def metrics_of(wildcards):
+    return [run.files.metrics for run in PARAMS.runs(wildcards.study)]
+
+
+def teacher_metrics_of(wildcards):
+    runs = PARAMS.runs(wildcards.study)
+    return sorted({run.teacher.files.metrics for run in runs if run.bits != FULL_PRECISION})
+
+
+def oscillation_of(wildcards):
+    return [run.files.oscillation for run in PARAMS.runs(wildcards.study) if run.bits != FULL_PRECISION]
+
+
+def weights_of(wildcards):
+    return [run.files.weights for run in PARAMS.runs(wildcards.study) if run.bits != FULL_PRECISION]
+
+
+def report_settings(wildcards):
+    """What the tables and figures use beside the runs themselves: their order, and published numbers to show."""
+    study = PARAMS.studies[wildcards.study]
+    return json.dumps(
+        {
+            "runs": [str(run) for run in PARAMS.runs(wildcards.study)],
+            "paper_models": {model: PARAMS.models[model].paper_model for model in study.models},
+            "data": study.data.model_dump(mode="json", exclude={"root"}),
+        }
+    )
+
+
+# Local training jobs fork from one warm process (see src/ofq/warm.py); it ends with this one.
+_warm = {}
+
+
+def start_warm_process():
+    _warm["folder"] = tempfile.mkdtemp(prefix="ofq-")
+    address = os.path.join(_warm["folder"], "socket")
+    _warm["process"] = subprocess.Popen([sys.executable, "-m", "ofq", "warm", address])
+    while not os.path.exists(address) and _warm["process"].poll() is None:
+        time.sleep(0.01)
+    os.environ["OFQ_WARM_SOCKET"] = address
+
+
+def stop_warm_process():
+    if _warm:
+        _warm["process"].terminate()
+        _warm["process"].wait()
+        shutil.rmtree(_warm["folder"], ignore_errors=True)
+        _warm.clear()
+
+
+onstart:
+    if workflow.local_exec and workflow.exec_mode == workflow.exec_mode.DEFAULT and sys.platform == "linux":
+        atexit.register(stop_warm_process)
+        _warm["began"] = time.time()
+        start_warm_process()
+
+
+onsuccess:
+    if _warm:
+        began = _warm["began"]
+        stop_warm_process()
+        from ofq.report.cost import summary
+
+        print(summary(PARAMS, since=began))
+
+
+onerror:
+    stop_warm_process()

@@ -1,0 +1,18 @@
+rule data:
+    output:
+        manifest="results/{study}/data/manifest.json",
+        train="results/{study}/data/train.safetensors",
+        eval="results/{study}/data/eval.safetensors",
+    log:
+        "logs/{study}/data.log",
+    benchmark:
+        "logs/{study}/data.tsv"
+    params:
+        settings=data_settings,
+        code=code_digest("ofq.data.prepare"),
+    resources:
+        mem_mb=1000,
+    message:
+        "Prepare and verify the images of study {wildcards.study}"
+    shell:
+        "python -m ofq {rule} {wildcards.study} > {log} 2>&1"

@@ -1,0 +1,70 @@
+rule teacher:
+    input:
+        manifest=manifest_of,
+    output:
+        metrics="results/{study}/{model}/fp/{teacher}/seed{seed}/metrics.json",
+        info="results/{study}/{model}/fp/{teacher}/seed{seed}/run.json",
+        model="results/{study}/{model}/fp/{teacher}/seed{seed}/model.safetensors",
+        events="results/{study}/{model}/fp/{teacher}/seed{seed}/events.jsonl",
+    log:
+        "logs/{study}/{model}/fp/{teacher}/seed{seed}.log",
+    benchmark:
+        "logs/{study}/{model}/fp/{teacher}/seed{seed}.tsv"
+    threads: threads_of
+    resources:
+        mem_mb=1500,
+    params:
+        settings=settings,
+        code=code_digest("ofq.training.teacher"),
+    message:
+        "Train the full-precision {wildcards.model} of seed {wildcards.seed} on {wildcards.study} ({wildcards.teacher})"
+    shell:
+        "python -m ofq {rule} {wildcards.study}/{wildcards.model}/fp/{wildcards.teacher}/seed{wildcards.seed}"
+        " > {log} 2>&1"
+
+
+rule qat:
+    input:
+        manifest=manifest_of,
+        teacher=teacher_of,
+    output:
+        metrics="results/{study}/{model}/{bits}/{variant}/seed{seed}/metrics.json",
+        info="results/{study}/{model}/{bits}/{variant}/seed{seed}/run.json",
+        model="results/{study}/{model}/{bits}/{variant}/seed{seed}/model.safetensors",
+        trainer="results/{study}/{model}/{bits}/{variant}/seed{seed}/trainer.pt",
+        events="results/{study}/{model}/{bits}/{variant}/seed{seed}/events.jsonl",
+        oscillation="results/{study}/{model}/{bits}/{variant}/seed{seed}/oscillation.parquet",
+        weights="results/{study}/{model}/{bits}/{variant}/seed{seed}/weights.parquet",
+    wildcard_constraints:
+        variant=one_of(QAT_VARIANTS),
+    log:
+        "logs/{study}/{model}/{bits}/{variant}/seed{seed}.log",
+    benchmark:
+        "logs/{study}/{model}/{bits}/{variant}/seed{seed}.tsv"
+    threads: threads_of
+    resources:
+        mem_mb=1500,
+    params:
+        settings=settings,
+        code=code_digest("ofq.training.qat"),
+    message:
+        "Quantize {wildcards.model} to {wildcards.bits} with {wildcards.variant}, seed {wildcards.seed}, taught by its"
+        " full-precision model"
+    shell:
+        "python -m ofq {rule} {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
+        " > {log} 2>&1"
+
+
+use rule qat as cga with:
+    input:
+        unpack(parent_files),
+        manifest=manifest_of,
+        teacher=teacher_of,
+    wildcard_constraints:
+        variant=one_of(VARIANT_NAMES - QAT_VARIANTS),
+    params:
+        settings=settings,
+        code=code_digest("ofq.training.anneal"),
+    message:
+        "Anneal the {wildcards.bits} {wildcards.model} of seed {wildcards.seed} on {wildcards.study}:"
+        " {wildcards.variant}"

@@ -1,0 +1,56 @@
+"""Gather what a study's runs published into data frames."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ofq.files import read_json
+from ofq.params import Params
+from ofq.paths import FULL_PRECISION, Run
+
+KEYS = ["model", "bits", "variant"]
+
+
+def metrics(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run: model, bits, variant, seed, and everything in its ``metrics.json``."""
+    rows = []
+    for run in runs:
+        coordinates = {"model": run.model, "bits": run.bits, "variant": run.variant}
+        rows.append(coordinates | read_json(run.files.metrics))
+    return pd.DataFrame(rows)
+
+
+def student_runs(params: Params, study: str) -> list[Run]:
+    """The quantized runs of a study, in order."""
+    return [run for run in params.runs(study) if run.bits != FULL_PRECISION]
+
+
+def teachers(params: Params, study: str) -> pd.DataFrame:
+    """Metrics of the teachers of the study's quantized runs."""
+    return metrics(sorted({run.teacher for run in student_runs(params, study)}))
+
+
+def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
+    """The Parquet record ``oscillation`` or ``weights`` of every run, below each other, with the coordinates."""
+    frames = []
+    for run in runs:
+        frame = pd.read_parquet(getattr(run.files, file))
+        frames.append(frame.assign(model=run.model, bits=run.bits, variant=run.variant, seed=run.seed))
+    return pd.concat(frames, ignore_index=True)
+
+
+def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Mean over weights: layers count by their number of weights."""
+    weighted = record[[*columns]].mul(record["weights"], axis=0).assign(weights=record["weights"])
+    sums = weighted.groupby([record[name] for name in by], sort=False).sum()
+    return sums[[*columns]].div(sums["weights"], axis=0).assign(weights=sums["weights"]).reset_index()
+
+
+def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = KEYS) -> pd.DataFrame:
+    """Number, mean and sample standard deviation over seeds; the deviation of a single seed is missing."""
+    grouped = frame.groupby(list(by), sort=False)
+    parts: dict[str, pd.Series] = {"n": grouped.size()}
+    for column in columns:
+        parts[f"{column}_mean"] = grouped[column].mean()
+        parts[f"{column}_sd"] = grouped[column].std(ddof=1)
+    return pd.DataFrame(parts).reset_index()

@@ -1,0 +1,48 @@
+"""The committed record of our own run of a study."""
+
+import shutil
+
+from ofq.errors import UserError
+from ofq.files import read_json, write_json
+from ofq.params import Params
+from ofq.paths import REFERENCE, report_dir
+
+
+def record(params: Params, study: str) -> None:
+    """Copy a finished study's tables and figures to ``results/reference/<study>`` and note how they were made.
+
+    ``record.json`` names seeds, versions, machine, threads and code digests.
+
+    Raises:
+        UserError: a run or the report is missing, or the runs were made by different code or versions.
+    """
+    spec = params.study_named(study)
+    report = report_dir(study)
+    if not (report / "tables").is_dir() or not (report / "figures").is_dir():
+        raise UserError(f"{report} is not complete; run: snakemake {study}")
+    infos = [read_json(run.files.info) for run in params.runs(study)]
+    steps: dict[str, set[str]] = {}
+    for info in infos:
+        steps.setdefault(info["config"]["phase"], set()).add(info["digests"]["code"])
+    mixed = [phase for phase, digests in steps.items() if len(digests) > 1]
+    if mixed or len({str(info["versions"]) for info in infos}) > 1:
+        raise UserError(f"the runs of {study} were made by different code or versions; run snakemake {study} again")
+    target = REFERENCE / study
+    shutil.rmtree(target, ignore_errors=True)
+    for part in ("tables", "figures"):
+        shutil.copytree(report / part, target / part)
+    write_json(
+        target / "record.json",
+        {
+            "study": study,
+            "seeds": spec.seeds,
+            "runs": len(infos),
+            "finished": max(info["finished"] for info in infos),
+            "machine": infos[0]["machine"],
+            "device": infos[0]["device"],
+            "threads": infos[0]["threads"],
+            "versions": infos[0]["versions"],
+            "code": {phase: digests.pop() for phase, digests in steps.items()},
+            "cpu_seconds": round(sum(info["cpu_seconds"] for info in infos)),
+        },
+    )

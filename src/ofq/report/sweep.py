@@ -1,0 +1,69 @@
+"""Table and figure of a learning-rate sweep."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ofq.params import Params
+from ofq.paths import FULL_PRECISION, report_dir
+from ofq.report import collect
+from ofq.report.render import number, write_table
+from ofq.report.style import WIDTH, look, save
+
+
+def write_sweep(params: Params, study: str) -> None:
+    """Write ``tables/learning_rate.*`` and ``figures/learning_rate.*`` of a study with ``sweep_lr``.
+
+    The rate to choose is the one with the lowest cross-entropy on the evaluation images, which such a study
+    takes from the training set. It is marked for each variant and bit width, and for all variants together.
+    """
+    frame = collect.metrics(params.runs(study))
+    frame[["base", "lr"]] = frame["variant"].str.rsplit("-lr", n=1, expand=True).to_numpy()
+    frame["lr"] = frame["lr"].astype(float)
+    keys = ["model", "bits", "base", "lr"]
+    data = collect.spread(frame, ["loss", "top1"], by=keys)
+    students = frame[frame["bits"] != FULL_PRECISION].assign(base="all variants", bits="all")
+    together = collect.spread(students, ["loss", "top1"], by=keys)
+    data = pd.concat([data, together], ignore_index=True)
+    data["best"] = data["loss_mean"] == data.groupby(keys[:-1], sort=False)["loss_mean"].transform("min")
+    shown = pd.DataFrame(
+        {
+            "model": data["model"],
+            "bits": data["bits"],
+            "variant": data["base"],
+            "lr": data["lr"].map("{:g}".format),
+            "runs": data["n"],
+            "cross-entropy": [number(*pair, digits=3) for pair in zip(data["loss_mean"], data["loss_sd"], strict=True)],
+            "top-1 %": list(map(number, data["top1_mean"], data["top1_sd"])),
+            "lowest": data["best"].map({True: "✓", False: ""}),
+        }
+    )
+    spec = params.studies[study]
+    seeds = ", ".join(map(str, spec.seeds))
+    caption = (
+        f"Study {study}: peak learning rates compared on the {spec.data.evaluate} images of {spec.data.name}; "
+        f"mean ± standard deviation over seeds {seeds} (the last rows: over all variants, bits and seeds). "
+        "The lowest learning rate of the schedule keeps its ratio to the peak."
+    )
+    write_table(report_dir(study) / "tables", "learning_rate", data.rename(columns={"base": "variant"}), shown, caption)
+    _figure(params, study, data[data["bits"] != "all"], seeds)
+
+
+def _figure(params: Params, study: str, data: pd.DataFrame, seeds: str) -> None:
+    spec = params.studies[study]
+    looks = look(list(params.variants)) | {"teacher": {"color": "black", "marker": "o"}}
+    columns = list(dict.fromkeys(data["bits"]))
+    figure, axes = plt.subplots(len(spec.models), len(columns), figsize=(WIDTH, 3.2 * len(spec.models)), squeeze=False)
+    for row, model in zip(axes, spec.models, strict=True):
+        for ax, bits in zip(row, columns, strict=True):
+            for base, part in data[(data["model"] == model) & (data["bits"] == bits)].groupby("base", sort=False):
+                ax.errorbar(
+                    part["lr"], part["loss_mean"], yerr=part["loss_sd"].fillna(0), label=base, capsize=3, **looks[base]
+                )
+            ax.set_xscale("log")
+            ax.set_xlabel("peak learning rate")
+            ax.set_title(f"{model}, {'full precision' if bits == FULL_PRECISION else bits.upper()}")
+        row[0].set_ylabel(f"cross-entropy, {spec.data.evaluate} images")
+    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
+    figure.suptitle(f"{study}: mean ± sd over seeds {seeds}", fontsize=10)
+    save(figure, report_dir(study) / "figures", "learning_rate")

@@ -1,0 +1,126 @@
+"""The tables of a study: main result, component ablation, oscillation by layer group."""
+
+import pandas as pd
+
+from ofq.params import Params
+from ofq.paths import report_dir
+from ofq.report import collect
+from ofq.report.published import SOURCE, paper_top1
+from ofq.report.render import number, signed, write_table
+
+BASELINE = "lsq"
+METRICS = ["top1", "osc_share", "reversals"]
+
+
+def write_tables(params: Params, study: str) -> None:
+    """Write ``main``, ``ablation`` and ``oscillation`` as CSV, Markdown and LaTeX."""
+    runs = collect.student_runs(params, study)
+    frame = collect.metrics(runs)
+    _write_main(params, study, frame)
+    _write_ablation(params, study, frame)
+    _write_oscillation(params, study, collect.records(runs, "oscillation"))
+
+
+def _write_main(params: Params, study: str, frame: pd.DataFrame) -> None:
+    paper_models = {name: params.models[name].paper_model for name in params.studies[study].models}
+    data = collect.spread(frame, METRICS)
+    data["paper_top1"] = [
+        paper_top1(paper_models[model], bits, variant)
+        for model, bits, variant in data[collect.KEYS].itertuples(index=False)
+    ]
+    beside = ", ".join(f"{paper} beside {model}" for model, paper in paper_models.items() if paper) or "none"
+    shown = pd.DataFrame(
+        {
+            "model": data["model"],
+            "bits": data["bits"],
+            "variant": data["variant"],
+            "seeds": data["n"],
+            "top-1 %": list(map(number, data["top1_mean"], data["top1_sd"])),
+            "oscillating %": list(map(number, data["osc_share_mean"], data["osc_share_sd"])),
+            "reversals a weight": list(map(number, data["reversals_mean"], data["reversals_sd"])),
+            "paper, ImageNet top-1 %": [f"{value:.2f}" if pd.notna(value) else "–" for value in data["paper_top1"]],
+        }
+    )
+    caption = (
+        f"Study {study}: mean ± standard deviation over seeds {_seeds(params, study)}, {_evaluated(params, study)}. "
+        f"Full-precision teachers: {_teacher_accuracy(params, study)} top-1. "
+        "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. "
+        "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
+        f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {SOURCE}."
+    )
+    write_table(report_dir(study) / "tables", "main", data, shown, caption)
+
+
+def _write_ablation(params: Params, study: str, frame: pd.DataFrame) -> None:
+    baseline = frame[frame["variant"] == BASELINE].set_index(["model", "bits", "seed"])["top1"]
+    index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
+    paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
+    data = collect.spread(paired, ["top1", "gain", "loss"])
+    switches = [_switches(params, name) for name in data["variant"]]
+    for i, switch in enumerate(("StatsQ", "QKR", "CGA")):
+        data.insert(3 + i, switch.lower(), [flags[i] for flags in switches])
+    shown = pd.DataFrame(
+        {
+            "model": data["model"],
+            "bits": data["bits"],
+            "variant": data["variant"],
+            **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
+            "seeds": data["n"],
+            "top-1 %": list(map(number, data["top1_mean"], data["top1_sd"])),
+            f"Δ to {BASELINE}": list(map(signed, data["gain_mean"], data["gain_sd"])),
+            "cross-entropy": [number(*pair, digits=3) for pair in zip(data["loss_mean"], data["loss_sd"], strict=True)],
+        }
+    )
+    caption = (
+        f"Study {study}: what each component adds; mean ± standard deviation over seeds {_seeds(params, study)}, "
+        f"{_evaluated(params, study)}. Differences to {BASELINE} are paired by seed."
+    )
+    write_table(report_dir(study) / "tables", "ablation", data, shown, caption)
+
+
+def _write_oscillation(params: Params, study: str, record: pd.DataFrame) -> None:
+    columns = ["share", "share_high", "reversals"]
+    last = record[record["step"] == record.groupby([*collect.KEYS, "seed"])["step"].transform("max")]
+    by_group = collect.group_means(last, [*collect.KEYS, "seed", "group"], columns)
+    overall = collect.group_means(last, [*collect.KEYS, "seed"], columns).assign(group="all")
+    data = collect.spread(pd.concat([by_group, overall]), columns, by=[*collect.KEYS, "group"])
+    groups = ["q", "k", "qk", "v", "proj", "fc1", "fc2", "all"]
+    rows = list(dict.fromkeys(data[collect.KEYS].itertuples(index=False, name=None)))
+    places = [
+        (rows.index(key), groups.index(group))
+        for *key_parts, group in data[[*collect.KEYS, "group"]].itertuples(index=False)
+        for key in [tuple(key_parts)]
+    ]
+    data = data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
+    text = data.assign(cell=list(map(number, data["share_mean"], data["share_sd"])))
+    shown = text.pivot(index=collect.KEYS, columns="group", values="cell").reindex(rows).fillna("–")
+    shown = shown[[group for group in groups if group in shown.columns]].reset_index()
+    caption = (
+        f"Study {study}: percent of weights with reversal frequency > 0.005 at the end, by layer group; "
+        f"mean ± standard deviation over seeds {_seeds(params, study)}. "
+        "qk is the product of the query and key weights, which takes their place under QKR."
+    )
+    write_table(report_dir(study) / "tables", "oscillation", data, shown, caption)
+
+
+def _switches(params: Params, name: str) -> tuple[bool, bool, bool]:
+    variant = params.variant(name)
+    source = params.variant(variant.parent) if variant.parent else variant
+    return source.weight == "statsq", source.qkr, variant.cga is not None
+
+
+def _seeds(params: Params, study: str) -> str:
+    return ", ".join(map(str, params.studies[study].seeds))
+
+
+def _evaluated(params: Params, study: str) -> str:
+    data = params.studies[study].data
+    return f"on the {data.evaluate} images of {data.name}; the model after the last step is evaluated"
+
+
+def _teacher_accuracy(params: Params, study: str) -> str:
+    data = collect.spread(collect.teachers(params, study), ["top1"], by=["model"])
+    return ", ".join(
+        f"{model} {number(mean, sd)} %"
+        for model, mean, sd in data[["model", "top1_mean", "top1_sd"]].itertuples(index=False)
+    )
