@@ -1,0 +1,70 @@
+"""Shared fixtures: a project directory with the real Snakefile, and a study so small that it trains in seconds."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {
+    "teacher": {"lr": 3e-3, "min_lr": 1e-4, "batch_size": 64, "steps": 24, "warmup": 0.1},
+    "qat": {"lr": 2e-3, "min_lr": 1e-4, "batch_size": 64, "steps": 24, "constant_steps": 4},
+    "cga": {"steps": 12},
+}
+
+
+class Project:
+    """A copy of the workflow and the package in its own directory, with small recipes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        shutil.copy(ROOT / "Snakefile", root)
+        for name in ("rules", "profiles", "src/ofq"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        self.params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        self.params["recipes"]["digits"] = copy.deepcopy(SMALL)
+        digits = self.params["studies"]["digits"]
+        self.params["studies"] = {
+            "digits": digits | {"bits": ["w2a2"], "variants": ["statsq", "statsq-cga", "lsq"], "seeds": [0, 1]}
+        }
+        self.write_params()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """This environment's programs, the copied package, and no warm process of another run."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kept = {name: value for name, value in os.environ.items() if name != "OFQ_WARM_SOCKET"}
+        return kept | {"PATH": path, "PYTHONPATH": str(self.root / "src")}
+
+    def write_params(self) -> None:
+        (self.root / "params.yaml").write_text(yaml.safe_dump(self.params, sort_keys=False))
+
+    def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project's directory; ``python`` and ``snakemake`` are those of this environment."""
+        return subprocess.run(command, cwd=self.root, env=self.env | (env or {}), capture_output=True, text=True)
+
+    def plan(self, *targets: str) -> dict[str, int]:
+        """What ``snakemake -n`` would run: jobs by rule."""
+        done = self.run("snakemake", "-n", *targets)
+        assert done.returncode == 0, done.stdout + done.stderr
+        text = done.stdout + done.stderr
+        if "Nothing to be done" in text:
+            return {}
+        table = text.split("Job stats:")[1].split("total")[0].splitlines()[3:]
+        jobs = {line.split()[0]: int(line.split()[1]) for line in table if line.strip()}
+        return {rule: count for rule, count in jobs.items() if rule not in ("all", *self.params["studies"])}
+
+    def ofq(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m ofq``."""
+        return self.run("python", "-m", "ofq", *arguments)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh small project."""
+    return Project(tmp_path)

@@ -1,0 +1,128 @@
+"""params.yaml: what resolves to what, and one line for every mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ofq import params
+from ofq.errors import UserError
+from ofq.paths import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = params.load(ROOT / "params.yaml")
+
+
+def edited(tmp_path: Path, old: str, new: str) -> Path:
+    text = (ROOT / "params.yaml").read_text()
+    assert old in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_digits_is_the_whole_paper() -> None:
+    runs = PARAMS.runs("digits")
+    assert len(runs) == 3 * 6 * 3
+    assert {run.variant for run in runs} == set(PARAMS.variants)
+
+
+def test_a_run_is_named_by_its_path() -> None:
+    run = Run("digits", "vit_micro", "w2a2", "statsq-qkr", 3)
+    assert Run.parse(str(run.files.metrics)) == run
+    assert Run.parse(str(run)) == run
+    assert Run.parse("results/digits/report/tables/main.csv") is None
+
+
+def test_annealing_continues_its_parent_at_the_lowest_rate() -> None:
+    config = PARAMS.resolve(Run("digits", "vit_micro", "w3a3", "statsq-qkr-cga", 0))
+    parent = PARAMS.resolve(Run("digits", "vit_micro", "w3a3", "statsq-qkr", 0))
+    assert config.phase == "cga" and config.parent == "statsq-qkr"
+    assert config.train.lr == config.train.min_lr == parent.train.min_lr
+    assert config.quantization == parent.quantization
+
+
+def test_a_sweep_makes_one_variant_for_each_rate_and_keeps_the_ratio_of_the_schedule() -> None:
+    base = PARAMS.resolve(Run("digits", "vit_micro", "w2a2", "statsq", 0)).train
+    swept = PARAMS.resolve(Run("digits-lr", "vit_micro", "w2a2", "statsq-lr0.001", 0)).train
+    assert swept.lr == 0.001
+    assert swept.lr / swept.min_lr == pytest.approx(base.lr / base.min_lr)
+
+
+def test_only_what_changes_a_number_is_part_of_a_run(tmp_path: Path) -> None:
+    changed = params.load(edited(tmp_path, "paper_model: deit_small", "paper_model: deit_tiny"))
+    run = Run("digits", "vit_micro", "w2a2", "statsq", 0)
+    assert changed.resolve(run) == PARAMS.resolve(run)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch_size: 64, steps: 3000", "batch_sise: 64, steps: 3000", "recipes.digits.teacher: unknown key 'batch_sise'; did you mean 'batch_size'?"),
+        ("studies:", "studis:", "unknown key 'studis'; did you mean 'studies'?"),
+        ("qkr: true}", "qkz: true}", "variants.statsq-qkr: unknown key 'qkz'; did you mean 'qkr'?"),
+        ("study: digits #", "study: digitz #", "unknown study 'digitz'; did you mean 'digits'?"),
+        ("recipe: digits", "recipe: digit", "studies.digits.recipe: unknown recipe 'digit'; did you mean 'digits'?"),
+        ("models: [vit_micro]", "models: [vit_mikro]", "studies.digits.models: unknown model 'vit_mikro'; did you mean 'vit_micro'?"),
+        ("parent: statsq,", "parent: statq,", "variants.statsq-cga.parent: unknown variant 'statq'; did you mean 'statsq'?"),
+        ("steps: 300}", "steps: many}", "recipes.digits.cga.steps: "),
+        ("steps: 300}", "steps: 0}", "recipes.digits.cga.steps: "),
+        ("boundary_range: 0.005", "boundary_range: 0.7", "boundary_range: Input should be less than 0.5"),
+        ("weight: lsq}", "weight: lsqq}", "variants.lsq.weight: Input should be 'lsq'"),
+        ("w2a2", "w9a2", "studies.digits.bits.0"),
+        ("w2a2", "w0a2", "studies.digits.bits.0"),
+        ("seeds: [0, 1, 2]", "seeds: []", "studies.digits.seeds"),
+        ("seeds: [0, 1, 2]", "seeds: [0, 0]", "named twice: 0"),
+        ("seeds: [0, 1, 2]", "seeds: [-1]", "studies.digits.seeds.0"),
+        ("lr: 3.0e-3", "lr: -1", "recipes.digits.teacher.lr"),
+        ("lr: 3.0e-3", "lr: .nan", "recipes.digits.teacher.lr"),
+        ("min_lr: 1.0e-5", "min_lr: 0.5", "min_lr 0.5 is above lr"),
+        ("warmup: 0.1", "warmup: 1.0", "recipes.digits.teacher.warmup"),
+        ("constant_steps: 200", "constant_steps: 1200", "leave no step for the cosine"),
+        ("{weight: statsq}", "{}", "weight is missing"),
+        ("{weight: statsq}", "{weight: statsq, cga: {boundary_range: 0.1}}", "cga needs a parent"),
+        ("{parent: statsq, cga: {boundary_range: 0.005}}", "{parent: statsq}", "parent without cga"),
+        ("parent: statsq-qkr,", "parent: statsq-cga,", "itself annealed"),
+        ("lsq: {weight: lsq}", "lsq: {weight: lsq}\n  lsq: {weight: lsq}", "key 'lsq' given twice"),
+        ("  digits-lr: #", "  reference: #", "reserved"),
+        ("study: digits #", "study: [digits #", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        params.load(edited(tmp_path, old, new))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_float_without_a_point_is_a_number(tmp_path: Path) -> None:
+    loaded = params.load(edited(tmp_path, "lr: 2.0e-3", "lr: 5e-4"))
+    assert loaded.recipes["digits"].qat.lr == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (Run("digit", "vit_micro", "w2a2", "statsq", 0), "unknown study 'digit'; did you mean 'digits'?"),
+        (Run("digits", "vit_micr", "w2a2", "statsq", 0), "did you mean 'vit_micro'?"),
+        (Run("digits", "vit_micro", "w2a3", "statsq", 0), "unknown bits of study 'digits': 'w2a3'; did you mean 'w"),
+        (Run("digits", "vit_micro", "w2a2", "statsq-qrk", 0), "did you mean 'statsq-qkr'?"),
+        (Run("digits", "vit_micro", "fp", "statsq", 0), "unknown variant"),
+    ],
+)
+def test_a_wrong_coordinate_gets_the_nearest_right_one(run: Run, message: str) -> None:
+    with pytest.raises(UserError, match="unknown") as error:
+        PARAMS.check(run)
+    assert message in str(error.value)
+
+
+def test_the_schema_for_editors_is_the_one_of_the_types() -> None:
+    assert (ROOT / "params.schema.json").read_text() == params.json_schema(), (
+        "renew it with: python -m ofq schema > params.schema.json"
+    )
+
+
+def test_the_schema_accepts_the_parameters() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(yaml.safe_load((ROOT / "params.yaml").read_text()), json.loads(params.json_schema()))

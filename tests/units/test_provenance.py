@@ -1,0 +1,78 @@
+"""Code digests: what reruns a rule and what does not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ofq import provenance
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package that the digests read."""
+    copy = tmp_path / "ofq"
+    shutil.copytree(Path(provenance.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "_ROOT", copy)
+    return copy
+
+
+def digests() -> dict[str, str]:
+    for cached in (provenance._tree, provenance._fingerprint, provenance._imports):
+        cached.cache_clear()
+    entries = {
+        "data": "ofq.data.prepare",
+        "teacher": "ofq.training.teacher",
+        "qat": "ofq.training.qat",
+        "cga": "ofq.training.anneal",
+        "tables": "ofq.report.tables",
+        "figures": "ofq.report.figures",
+    }
+    return {rule: provenance.code_digest(module) for rule, module in entries.items()}
+
+
+def changed(before: dict[str, str]) -> set[str]:
+    after = digests()
+    return {rule for rule in before if before[rule] != after[rule]}
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def test_a_comment_or_docstring_reruns_nothing(package: Path) -> None:
+    before = digests()
+    quantizers = package / "quant" / "quantizers.py"
+    text = quantizers.read_text()
+    assert '"""' in text
+    quantizers.write_text("# a comment\n" + text.replace('"""', '"""Reworded: ', 1) + "\n\n# another\n")
+    assert changed(before) == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "rules"),
+    [
+        ("quant/quantizers.py", {"qat", "cga"}),
+        ("oscillation.py", {"qat", "cga"}),
+        ("remedies/cga.py", {"cga"}),
+        ("training/anneal.py", {"cga"}),
+        ("training/teacher.py", {"teacher"}),
+        ("training/loop.py", {"teacher", "qat", "cga"}),
+        ("report/figures.py", {"figures"}),
+        ("report/tables.py", {"tables"}),
+        ("report/collect.py", {"tables", "figures"}),
+        ("data/prepare.py", {"data"}),
+        ("warm.py", set()),
+        ("cli.py", set()),
+    ],
+)
+def test_an_edit_reruns_exactly_the_rules_that_run_it(package: Path, module: str, rules: set[str]) -> None:
+    before = digests()
+    append(package / module, "\nADDED = 1\n")
+    assert changed(before) == rules
+
+
+def test_report_code_imports_nothing_heavy() -> None:
+    for module in ("ofq.report.tables", "ofq.report.figures", "ofq.report.cost", "ofq.report.reference"):
+        closure = provenance._closure([module])
+        assert not {name for name in closure if name.startswith(("ofq.training", "ofq.quant", "ofq.models"))}

@@ -1,0 +1,63 @@
+"""What Snakemake would run, and how it answers wrong names. Nothing is trained here."""
+
+import pytest
+
+from tests.conftest import Project
+
+
+def test_a_bare_snakemake_plans_the_default_study(project: Project) -> None:
+    assert project.plan() == {"data": 1, "teacher": 2, "qat": 4, "cga": 2, "tables": 1, "figures": 1}
+
+
+def test_one_ablation_needs_its_own_teacher_and_nothing_else(project: Project) -> None:
+    run = "results/digits/vit_micro/w2a2"
+    assert project.plan(f"{run}/statsq/seed1/metrics.json") == {"data": 1, "teacher": 1, "qat": 1}
+    assert project.plan(f"{run}/statsq-cga/seed1/metrics.json") == {"data": 1, "teacher": 1, "qat": 1, "cga": 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("results/digits/vit_micro/w2a2/statq/seed0/metrics.json", "unknown variant of study 'digits' at w2a2: 'statq'; did you mean 'statsq'?"),
+        ("results/digit/vit_micro/w2a2/statsq/seed0/metrics.json", "unknown study 'digit'; did you mean 'digits'?"),
+        ("results/digits/vit_mini/w2a2/statsq/seed0/metrics.json", "did you mean 'vit_micro'?"),
+        ("results/digits/vit_micro/w2a3/statsq/seed0/metrics.json", "unknown bits of study 'digits': 'w2a3'; did you mean 'w2a2'?"),
+        ("results/digits/vit_micro/w2a2/statsq/seed0/metric.json", "did you mean 'metrics.json'?"),
+        ("results/digit/report/tables/main.csv", "unknown study 'digit'; did you mean 'digits'?"),
+        ("digit", "unknown target 'digit'; did you mean 'digits'?"),
+    ],
+)  # fmt: skip
+def test_a_typo_in_a_target_is_one_line_and_exit_code_2(project: Project, target: str, message: str) -> None:
+    done = project.run("snakemake", target)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ofq: error: ")]
+    assert len(lines) == 1 and message in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_typo_in_the_parameters_is_one_line_and_exit_code_2(project: Project) -> None:
+    project.params["recipes"]["digits"]["qat"]["leraning_rate"] = 1.0
+    project.write_params()
+    done = project.run("snakemake", "-n")
+    assert done.returncode == 2
+    assert "recipes.digits.qat: unknown key 'leraning_rate'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_steps_answer_wrong_names_in_one_line(project: Project) -> None:
+    for arguments, message in {
+        ("qat", "digits/vit_micro/w2a2/statsk/seed0"): "did you mean 'statsq'?",
+        ("qat", "statsq"): "names no run; write study/model/bits/variant/seedN",
+        ("teacher", "digits/vit_micro/w2a2/statsq/seed0"): "is a qat run; use: python -m ofq qat",
+        ("tables", "digitz"): "unknown study 'digitz'; did you mean 'digits'?",
+        ("qat", "digits/vit_micro/w2a2/statsq/seed0"): "manifest.json does not exist; make it with: snakemake",
+    }.items():
+        done = project.ofq(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_outside_a_project_the_steps_say_where_to_go(project: Project) -> None:
+    (project.root / "params.yaml").unlink()
+    done = project.ofq("tables", "digits")
+    assert done.returncode == 2 and "run from the project's root" in done.stderr

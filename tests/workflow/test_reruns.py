@@ -1,0 +1,167 @@
+"""One small study, run for real: what comes out, what reruns after a change and what does not."""
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Project
+
+RUN = Path("results/digits/vit_micro/w2a2")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The small study, complete."""
+    project = Project(tmp_path_factory.mktemp("study"))
+    done = project.run("snakemake")
+    assert done.returncode == 0, done.stdout + done.stderr
+    project.output = done.stdout + done.stderr  # type: ignore[attr-defined]
+    return project
+
+
+@pytest.fixture
+def restored(finished: Project) -> Project:
+    """The complete study; what a test edits is put back, with its modification time."""
+    kept = {
+        path: (path.read_bytes(), path.stat().st_mtime)
+        for pattern in ("params.yaml", "src/ofq/**/*.py")
+        for path in finished.root.glob(pattern)
+    }
+    params = json.loads(json.dumps(finished.params))
+    yield finished
+    finished.params = params
+    for path, (content, _) in kept.items():
+        path.write_bytes(content)
+
+
+def test_a_second_run_has_nothing_to_do(finished: Project) -> None:
+    assert finished.plan() == {}
+
+
+def test_the_run_ends_with_its_cost(finished: Project) -> None:
+    text = finished.output  # type: ignore[attr-defined]
+    assert "Trained 8 runs in" in text and "outside training" in text and "peak memory of a job" in text
+
+
+def test_no_resumable_state_is_left_of_finished_runs(finished: Project) -> None:
+    assert not [path for path in (finished.root / "runs").rglob("*") if path.is_file()]
+
+
+def test_metrics_hold_what_is_deterministic(finished: Project) -> None:
+    metrics = json.loads((finished.root / RUN / "statsq/seed0/metrics.json").read_text())
+    assert set(metrics) == {"top1", "loss", "osc_share", "reversals", "seed", "steps"}
+    assert metrics["seed"] == 0 and metrics["steps"] == 24
+    info = json.loads((finished.root / RUN / "statsq/seed0/run.json").read_text())
+    assert {"seconds", "cpu_seconds", "versions", "threads", "device", "digests", "peak_memory_mib"} <= set(info)
+
+
+def test_tables_agree_with_the_runs(finished: Project) -> None:
+    table = pd.read_csv(finished.root / "results/digits/report/tables/main.csv")
+    columns = (
+        "model,bits,variant,n,top1_mean,top1_sd,osc_share_mean,osc_share_sd,reversals_mean,reversals_sd,paper_top1"
+    )
+    assert ",".join(table.columns) == columns
+    assert list(table["variant"]) == ["statsq", "statsq-cga", "lsq"]
+    for row in table.itertuples():
+        runs = [
+            json.loads((finished.root / RUN / row.variant / f"seed{seed}/metrics.json").read_text()) for seed in (0, 1)
+        ]
+        top1 = [run["top1"] for run in runs]
+        assert row.n == 2
+        assert row.top1_mean == pytest.approx(sum(top1) / 2)
+        assert row.top1_sd == pytest.approx(abs(top1[0] - top1[1]) / 2**0.5)
+        assert row.reversals_mean == pytest.approx(sum(run["reversals"] for run in runs) / 2)
+
+
+def test_oscillation_is_recorded_by_layer_at_intervals(finished: Project) -> None:
+    record = pd.read_parquet(finished.root / RUN / "statsq/seed0/oscillation.parquet")
+    assert set(record["group"]) == {"q", "k", "v", "proj", "fc1", "fc2"}
+    assert record["layer"].nunique() == 12
+    assert list(record["step"].unique()) == list(range(2, 25, 2))
+    weights = record.groupby("layer")["weights"].first()
+    assert (record["distance_histogram"].map(sum) == record["layer"].map(weights)).all()
+
+
+def test_the_event_log_is_the_run_in_json_lines(finished: Project) -> None:
+    lines = (finished.root / RUN / "statsq/seed0/events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["event"] for event in events] == ["start"] + ["step"] * 12 + ["end"]
+    assert [event["step"] for event in events[1:-1]] == list(range(2, 25, 2))
+    assert {"train/loss", "train/lr", "val/top1", "val/loss", "osc/share"} <= set(events[1])
+
+
+def test_annealing_moves_only_few_weights(finished: Project) -> None:
+    shares = [
+        json.loads(line)["cga/free_share"]
+        for line in (finished.root / RUN / "statsq-cga/seed0/events.jsonl").read_text().splitlines()[1:-1]
+    ]
+    assert all(0 < share < 5 for share in shares)
+
+
+def test_a_comment_or_docstring_reruns_nothing(restored: Project) -> None:
+    path = restored.root / "src/ofq/quant/quantizers.py"
+    path.write_text("# a comment\n" + path.read_text() + "\n# and another\n")
+    assert restored.plan() == {}
+
+
+def test_code_of_the_figures_reruns_the_figures(restored: Project) -> None:
+    path = restored.root / "src/ofq/report/figures.py"
+    path.write_text(path.read_text() + "\nADDED = 1\n")
+    assert restored.plan() == {"figures": 1}
+
+
+def test_code_of_the_quantizers_reruns_every_student_and_no_teacher(restored: Project) -> None:
+    path = restored.root / "src/ofq/quant/quantizers.py"
+    path.write_text(path.read_text() + "\nADDED = 1\n")
+    assert restored.plan() == {"qat": 4, "cga": 2, "tables": 1, "figures": 1}
+
+
+def test_code_of_annealing_reruns_annealing(restored: Project) -> None:
+    path = restored.root / "src/ofq/remedies/cga.py"
+    path.write_text(path.read_text() + "\nADDED = 1\n")
+    assert restored.plan() == {"cga": 2, "tables": 1, "figures": 1}
+
+
+def test_one_learning_rate_reruns_the_runs_that_use_it(restored: Project) -> None:
+    restored.params["variants"]["lsq"]["lr"] = 1e-3
+    restored.write_params()
+    assert restored.plan() == {"qat": 2, "tables": 1, "figures": 1}
+
+
+def test_the_boundary_range_reruns_annealing(restored: Project) -> None:
+    restored.params["variants"]["statsq-cga"]["cga"]["boundary_range"] = 0.01
+    restored.write_params()
+    assert restored.plan() == {"cga": 2, "tables": 1, "figures": 1}
+
+
+def test_a_teachers_learning_rate_reruns_everything_that_learns_from_it(restored: Project) -> None:
+    restored.params["recipes"]["digits"]["teacher"]["lr"] = 2e-3
+    restored.write_params()
+    assert restored.plan() == {"teacher": 2, "qat": 4, "cga": 2, "tables": 1, "figures": 1}
+
+
+def test_another_study_or_an_unused_variant_reruns_nothing(restored: Project) -> None:
+    restored.params["studies"]["other"] = restored.params["studies"]["digits"] | {"seeds": [7]}
+    restored.params["variants"]["statsq-cga-wide"] = {"parent": "statsq", "cga": {"boundary_range": 0.1}}
+    restored.write_params()
+    assert restored.plan() == {}
+
+
+def test_a_deleted_run_reruns_alone_and_comes_out_the_same(restored: Project) -> None:
+    directory = restored.root / RUN / "statsq/seed1"
+    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "run.json"}
+    untouched = restored.root / RUN / "lsq/seed0/metrics.json"
+    modified = untouched.stat().st_mtime
+    time.sleep(0.01)
+    for path in directory.iterdir():
+        path.unlink()
+    assert restored.plan() == {"qat": 1, "cga": 1, "tables": 1, "figures": 1}
+    done = restored.run("snakemake")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "run.json"}
+    assert {name: after[name] == before[name] for name in before} == dict.fromkeys(before, True)
+    assert untouched.stat().st_mtime == modified
+    assert restored.plan() == {}
