@@ -60,6 +60,9 @@ def _figure(params: Params, study: str, data: pd.DataFrame, seeds: str) -> None:
                     part["lr"], part["loss_mean"], yerr=part["loss_sd"].fillna(0), label=base, capsize=3, **looks[base]
                 )
             ax.set_xscale("log")
+            rates = sorted(set(data[data["bits"] == bits]["lr"]))
+            ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+            ax.minorticks_off()
             ax.set_xlabel("peak learning rate")
             ax.set_title(f"{model}, {'full precision' if bits == FULL_PRECISION else bits.upper()}")
         row[0].set_ylabel(f"cross-entropy, {spec.data.evaluate} images")

@@ -1,0 +1,234 @@
+"""The training loop: same seed same numbers, exact resume, a passive meter, clear ends."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ofq import params
+from ofq.data.prepare import prepare
+from ofq.errors import UserError
+from ofq.files import read_json
+from ofq.paths import Run
+from ofq.training import checkpoint, loop
+from ofq.training.anneal import run_cga
+from ofq.training.optim import make_optimizer, make_schedule
+from ofq.training.qat import run_qat
+from ofq.training.recorder import OscillationRecorder
+from ofq.training.teacher import run_teacher
+from tests.conftest import ROOT, SMALL
+
+TEACHER = Run("digits", "vit_micro", "fp", "teacher", 0)
+STATSQ = Run("digits", "vit_micro", "w2a2", "statsq", 0)
+DETERMINISTIC = ("metrics.json", "model.safetensors", "events.jsonl", "oscillation.parquet", "weights.parquet")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with parameters, data, a teacher and finished runs of both kinds of attention."""
+    root = tmp_path_factory.mktemp("trained")
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["recipes"]["digits"] = SMALL
+    (root / "params.yaml").write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        loaded = params.load()
+        prepare("digits", loaded.studies["digits"].data)
+        run_teacher(TEACHER, loaded.resolve(TEACHER))
+        for variant in ("statsq", "statsq-qkr", "lsq"):
+            run_qat(STATSQ.sibling(variant), loaded.resolve(STATSQ.sibling(variant)))
+    return root
+
+
+@pytest.fixture
+def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> params.Params:
+    monkeypatch.chdir(trained)
+    return params.load()
+
+
+def contents(run: Run) -> dict[str, object]:
+    """What the run's files hold, tensors as their bytes (equal state may be pickled differently)."""
+    found: dict[str, object] = {name: (run.files.root / name).read_bytes() for name in DETERMINISTIC}
+    state = torch.load(run.files.trainer, weights_only=True)
+    return found | {"trainer.pt": plain(state)}
+
+
+def plain(state: object) -> object:
+    if isinstance(state, torch.Tensor):
+        return str(state.dtype), tuple(state.shape), state.numpy().tobytes()
+    if isinstance(state, dict):
+        return {key: plain(value) for key, value in state.items()}
+    return [plain(value) for value in state] if isinstance(state, list | tuple) else state
+
+
+@pytest.mark.parametrize("variant", ["statsq", "statsq-qkr", "lsq"])
+def test_two_runs_of_the_same_seed_agree_to_the_last_bit(here: params.Params, variant: str) -> None:
+    run = STATSQ.sibling(variant)
+    before = contents(run)
+    run_qat(run, here.resolve(run))
+    after = contents(run)
+    assert [name for name in before if before[name] != after[name]] == []
+
+
+@pytest.mark.parametrize("variant", ["statsq", "statsq-qkr-cga"])
+def test_a_run_stopped_in_the_middle_ends_as_one_that_was_not(
+    here: params.Params, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = STATSQ.sibling(variant)
+    config = here.resolve(run)
+    train = run_cga if config.phase == "cga" else run_qat
+    train(run, config)
+    before = contents(run)
+
+    evaluate, calls = loop.evaluate, []
+
+    def evaluate_then_stop(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "evaluate", evaluate_then_stop)
+    with pytest.raises(loop.Stopped, match="stopped by SIGTERM after step"):
+        train(run, config)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    assert contents(run) == before, "a stopped run publishes nothing"
+    train(run, config)
+    after = contents(run)
+    assert [name for name in before if before[name] != after[name]] == []
+
+
+def test_the_meter_does_not_alter_training(here: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = STATSQ.files.model.read_bytes()
+    monkeypatch.setattr(OscillationRecorder, "before_update", lambda self: None)
+    monkeypatch.setattr(OscillationRecorder, "metrics", lambda self: {})
+    monkeypatch.setattr(OscillationRecorder, "finish", lambda self: {})
+    monkeypatch.setattr("ofq.training.recorder.record_codes", lambda model: None)
+    run_qat(STATSQ, here.resolve(STATSQ))
+    unmeasured = STATSQ.files.model.read_bytes()
+    monkeypatch.undo()
+    assert unmeasured == measured
+
+
+def test_annealing_holds_q_and_k_still_and_goes_on_from_its_parent(here: params.Params) -> None:
+    run = STATSQ.sibling("statsq-qkr-cga")
+    run_cga(run, here.resolve(run))
+    from safetensors.torch import load_file
+
+    parent, annealed = load_file(STATSQ.sibling("statsq-qkr").files.model), load_file(run.files.model)
+    frozen = [name for name in parent if name.endswith(("attn.q.weight", "attn.k.weight"))]
+    assert len(frozen) == 4
+    assert all(torch.equal(parent[name], annealed[name]) for name in frozen)
+    assert not torch.equal(parent["head.weight"], annealed["head.weight"])
+    moved = (parent["blocks.0.mlp.fc1.weight"] != annealed["blocks.0.mlp.fc1.weight"]).float().mean()
+    assert 0 < moved < 0.1
+
+
+def test_the_student_starts_from_every_weight_and_bias_of_the_teacher(here: params.Params) -> None:
+    from safetensors.torch import load_file
+
+    from ofq.data import batches
+    from ofq.training.student import make_student
+
+    teacher = load_file(TEACHER.files.model)
+    student = make_student(STATSQ, here.resolve(STATSQ), batches.load("digits")).state_dict()
+    assert all(torch.equal(student[name], value) for name, value in teacher.items())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: params.Params) -> None:
+    config = here.resolve(TEACHER)
+    hot = config.model_copy(update={"train": config.train.model_copy(update={"lr": 1.0, "min_lr": 1.0, "warmup": 0.0})})
+    data = torch.full((64, 1, 8, 8), float("nan"))
+    from ofq.data import batches
+
+    real = batches.load("digits")
+    broken = batches.StudyData(data, real.train_labels[:64], real.eval_images, real.eval_labels, 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "load", lambda study: broken)
+        with pytest.raises(UserError, match=r"fp teacher s0: the loss is nan before step 2; lower lr"):
+            run_teacher(TEACHER, hot)
+
+
+def test_a_second_trainer_of_a_run_says_who_holds_it(tmp_path: Path) -> None:
+    expected = pytest.raises(UserError, match=r"is being trained by process \d+ on .* since")
+    with checkpoint.lock(tmp_path), expected, checkpoint.lock(tmp_path):
+        pass
+    with checkpoint.lock(tmp_path):
+        pass  # the lock went with its holder
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (10, 20, 30):
+        checkpoint.save(tmp_path, step, {"step": step})
+    kept = sorted(path.name for path in tmp_path.glob("*.pt"))
+    assert kept == ["checkpoint-000000020.pt", "checkpoint-000000030.pt"]
+    newest = tmp_path / kept[-1]
+    newest.write_bytes(newest.read_bytes()[:-20])
+    assert checkpoint.load_latest(tmp_path) == {"step": 20}
+    assert "checkpoint-000000030.pt is damaged" in capsys.readouterr().out
+
+
+def test_trainer_state_cannot_run_code(tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "owned",))
+
+    torch.save({"optimizer": Malicious()}, tmp_path / "trainer.pt")
+    with pytest.raises(UserError, match="damaged or no trainer state"):
+        checkpoint.load(tmp_path / "trainer.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_truncated_model_is_named(here: params.Params, tmp_path: Path) -> None:
+    from ofq.models import build, load_weights
+
+    config = here.resolve(TEACHER)
+    model = build(config.model, image_size=(8, 8), channels=1, classes=10, seed=0)
+    damaged = tmp_path / "model.safetensors"
+    damaged.write_bytes(TEACHER.files.model.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        load_weights(model, damaged)
+    with pytest.raises(UserError, match=r"nothing\.safetensors does not exist; make it with: snakemake"):
+        load_weights(model, tmp_path / "nothing.safetensors")
+    with pytest.raises(UserError, match="belongs to another model"):
+        load_weights(build(config.model, image_size=(8, 8), channels=3, classes=10, seed=0), TEACHER.files.model)
+
+
+def test_the_schedule_warms_up_falls_and_stays() -> None:
+    phase = params.Phase(lr=1.0, min_lr=0.1, batch_size=1, steps=100, warmup=0.1, constant_steps=20)
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), phase)
+    schedule = make_schedule(optimizer, phase)
+    rates = []
+    for step in range(100):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] < 1e-5 and max(rates) == pytest.approx(rates[10]) and rates[10] > 0.95
+    assert all(rate == 0.1 for rate in rates[80:])
+    assert rates[79] > 0.1
+
+
+def test_weight_decay_spares_vectors_tokens_and_quantizer_parameters(here: params.Params) -> None:
+    from ofq.data import batches
+    from ofq.quant import calibrate
+    from ofq.training.student import make_student
+
+    config = here.resolve(STATSQ)
+    data = batches.load("digits")
+    student = make_student(STATSQ, config, data)
+    calibrate(student, [data.eval_images[:8]])
+    optimizer = make_optimizer(student, config.train)
+    names = {id(parameter): name for name, parameter in student.named_parameters()}
+    decayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert {"patch_embed.proj.weight", "head.weight", "blocks.0.attn.qkv.weight"} <= decayed
+    assert all(name.endswith(".weight") and "norm" not in name for name in decayed)
+
+
+def test_run_json_says_what_a_number_came_from(here: params.Params) -> None:
+    info = read_json(STATSQ.files.info)
+    assert info["config"]["quantization"]["weight"] == "statsq"
+    assert set(info["digests"]["inputs"]) == {"results/digits/data/manifest.json", str(TEACHER.files.model)}
+    events = [json.loads(line) for line in STATSQ.files.events.read_text().splitlines()]
+    assert events[0]["config"] == info["config"]

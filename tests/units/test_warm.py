@@ -1,0 +1,96 @@
+"""Jobs from the warm process: same numbers, same exit codes, same signals as jobs of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Project
+
+TEACHER = "digits/vit_micro/fp/teacher/seed0"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, dict[str, str]]]:
+    """A project and the environment that leads its jobs to a running warm process."""
+    project = Project(tmp_path_factory.mktemp("warm"))
+    project.params["recipes"]["digits"]["teacher"]["steps"] = 600
+    project.write_params()
+    assert project.ofq("data", "digits").returncode == 0
+    address = str(tmp_path_factory.mktemp("s") / "socket")
+    server = subprocess.Popen([sys.executable, "-m", "ofq", "warm", address], env=project.env)
+    while not Path(address).exists():
+        assert server.poll() is None
+        time.sleep(0.01)
+    yield project, {"OFQ_WARM_SOCKET": address}
+    server.terminate()
+    assert server.wait(timeout=30) == 0
+    assert not Path(address).exists()
+
+
+def test_a_warm_job_gives_the_same_bits_as_a_process_of_its_own(served: tuple[Project, dict[str, str]]) -> None:
+    project, env = served
+    files = [
+        project.root / "results" / TEACHER / name for name in ("model.safetensors", "metrics.json", "events.jsonl")
+    ]
+    found = []
+    for environment in (env, {}):
+        done = project.run("python", "-m", "ofq", "teacher", TEACHER, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert "step 600/600" in done.stdout, "progress comes out where the caller's output goes"
+        found.append([path.read_bytes() for path in files])
+    assert found[0] == found[1]
+
+
+def test_a_mistake_in_a_warm_job_is_the_callers_exit_code_and_line(served: tuple[Project, dict[str, str]]) -> None:
+    project, env = served
+    done = project.run("python", "-m", "ofq", "teacher", "digits/vit_micro/fp/teachr/seed0", env=env)
+    assert done.returncode == 2
+    assert "did you mean 'teacher'?" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_stopping_a_warm_job_saves_it_and_the_same_command_goes_on(served: tuple[Project, dict[str, str]]) -> None:
+    project, env = served
+    job = subprocess.Popen(
+        [sys.executable, "-m", "ofq", "teacher", TEACHER],
+        cwd=project.root, env=project.env | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert job.stdout is not None
+    job.stdout.readline()
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step" in err
+    done = project.run("python", "-m", "ofq", "teacher", TEACHER, env=env)
+    assert done.returncode == 0 and "resumed after step" in done.stdout
+
+
+def test_killing_the_caller_kills_the_warm_job(served: tuple[Project, dict[str, str]]) -> None:
+    project, env = served
+    job = subprocess.Popen(
+        [sys.executable, "-m", "ofq", "teacher", TEACHER],
+        cwd=project.root, env=project.env | env, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert job.stdout is not None
+    job.stdout.readline()
+    lock = next((project.root / "runs").rglob("lock"))
+    child = int(lock.read_text().split()[1])
+    assert child != job.pid
+    job.kill()
+    job.wait()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_without_a_server_a_job_runs_in_its_own_process(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    done = project.run("python", "-m", "ofq", "teacher", TEACHER, env={"OFQ_WARM_SOCKET": str(tmp_path / "nobody")})
+    assert done.returncode == 2 and "manifest.json does not exist" in done.stderr
