@@ -30,8 +30,8 @@ for _study in PARAMS.studies:
     rule:
         name:
             _study
-        localrule: True
         input:
             study_targets(_study),
+        localrule: True
         message:
             f"Study {_study} is complete: see results/{_study}/report"

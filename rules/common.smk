@@ -1,22 +1,17 @@
 # Parameters, names, and the helpers that rules take their settings from.
 
-import atexit
 import contextlib
 import io
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 from snakemake.cli import parse_args
 
 # Jobs run `python` of this very environment, whether or not it was activated.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', os.defpath)}")
 
 try:
     from ofq import params
@@ -27,6 +22,7 @@ except ImportError:
 from ofq.errors import UserError, unknown
 from ofq.paths import FULL_PRECISION, Run, data_dir, report_dir
 from ofq.provenance import code_digest
+from ofq.warm import WarmProcess
 
 TABLES = ["main", "ablation", "oscillation"]
 FIGURES = ["accuracy", "oscillation", "latent_weights", "layer_groups"]
@@ -166,42 +162,22 @@ def report_settings(wildcards):
     )
 
 
-# Local training jobs fork from one warm process (see src/ofq/warm.py); it ends with this one.
-_warm = {}
-
-
-def start_warm_process():
-    _warm["folder"] = tempfile.mkdtemp(prefix="ofq-")
-    address = os.path.join(_warm["folder"], "socket")
-    _warm["process"] = subprocess.Popen([sys.executable, "-m", "ofq", "warm", address])
-    while not os.path.exists(address) and _warm["process"].poll() is None:
-        time.sleep(0.01)
-    os.environ["OFQ_WARM_SOCKET"] = address
-
-
-def stop_warm_process():
-    if _warm:
-        _warm["process"].terminate()
-        _warm["process"].wait()
-        shutil.rmtree(_warm["folder"], ignore_errors=True)
-        _warm.clear()
+# Local training jobs fork from one warm process, which ends with this one.
+warm_process = WarmProcess()
 
 
 onstart:
-    if workflow.local_exec and workflow.exec_mode == workflow.exec_mode.DEFAULT and sys.platform == "linux":
-        atexit.register(stop_warm_process)
-        _warm["began"] = time.time()
-        start_warm_process()
+    if workflow.local_exec and workflow.exec_mode == workflow.exec_mode.DEFAULT:
+        warm_process.start()
 
 
 onsuccess:
-    if _warm:
-        began = _warm["began"]
-        stop_warm_process()
+    warm_process.stop()
+    if warm_process.started:
         from ofq.report.cost import summary
 
-        print(summary(PARAMS, since=began))
+        print(summary(PARAMS, since=warm_process.started))
 
 
 onerror:
-    stop_warm_process()
+    warm_process.stop()

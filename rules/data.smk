@@ -7,12 +7,14 @@ rule data:
         "logs/{study}/data.log",
     benchmark:
         "logs/{study}/data.tsv"
+    conda:
+        "../envs/ofq.yaml"
+    resources:
+        mem_mb=1000,
     params:
         settings=data_settings,
         code=code_digest("ofq.data.prepare"),
-    resources:
-        mem_mb=1000,
     message:
         "Prepare and verify the images of study {wildcards.study}"
     shell:
-        "python -m ofq {rule} {wildcards.study} > {log} 2>&1"
+        "python -m ofq data {wildcards.study} > {log} 2>&1"

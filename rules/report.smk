@@ -9,6 +9,8 @@ rule tables:
         "logs/{study}/tables.log",
     benchmark:
         "logs/{study}/tables.tsv"
+    conda:
+        "../envs/ofq.yaml"
     resources:
         mem_mb=500,
     params:
@@ -17,7 +19,7 @@ rule tables:
     message:
         "Write the tables of study {wildcards.study} from the metrics of its runs"
     shell:
-        "python -m ofq {rule} {wildcards.study} > {log} 2>&1"
+        "python -m ofq tables {wildcards.study} > {log} 2>&1"
 
 
 rule figures:
@@ -32,6 +34,8 @@ rule figures:
         "logs/{study}/figures.log",
     benchmark:
         "logs/{study}/figures.tsv"
+    conda:
+        "../envs/ofq.yaml"
     resources:
         mem_mb=500,
     params:
@@ -40,7 +44,7 @@ rule figures:
     message:
         "Draw the figures of study {wildcards.study}"
     shell:
-        "python -m ofq {rule} {wildcards.study} > {log} 2>&1"
+        "python -m ofq figures {wildcards.study} > {log} 2>&1"
 
 
 rule sweep:
@@ -53,6 +57,8 @@ rule sweep:
         "logs/{study}/sweep.log",
     benchmark:
         "logs/{study}/sweep.tsv"
+    conda:
+        "../envs/ofq.yaml"
     resources:
         mem_mb=500,
     params:
@@ -61,4 +67,4 @@ rule sweep:
     message:
         "Compare the learning rates of study {wildcards.study}"
     shell:
-        "python -m ofq {rule} {wildcards.study} > {log} 2>&1"
+        "python -m ofq sweep {wildcards.study} > {log} 2>&1"

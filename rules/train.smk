@@ -10,6 +10,8 @@ rule teacher:
         "logs/{study}/{model}/fp/{teacher}/seed{seed}.log",
     benchmark:
         "logs/{study}/{model}/fp/{teacher}/seed{seed}.tsv"
+    conda:
+        "../envs/ofq.yaml"
     threads: threads_of
     resources:
         mem_mb=1500,
@@ -19,7 +21,7 @@ rule teacher:
     message:
         "Train the full-precision {wildcards.model} of seed {wildcards.seed} on {wildcards.study} ({wildcards.teacher})"
     shell:
-        "python -m ofq {rule} {wildcards.study}/{wildcards.model}/fp/{wildcards.teacher}/seed{wildcards.seed}"
+        "python -m ofq teacher {wildcards.study}/{wildcards.model}/fp/{wildcards.teacher}/seed{wildcards.seed}"
         " > {log} 2>&1"
 
 
@@ -35,23 +37,26 @@ rule qat:
         events="results/{study}/{model}/{bits}/{variant}/seed{seed}/events.jsonl",
         oscillation="results/{study}/{model}/{bits}/{variant}/seed{seed}/oscillation.parquet",
         weights="results/{study}/{model}/{bits}/{variant}/seed{seed}/weights.parquet",
-    wildcard_constraints:
-        variant=one_of(QAT_VARIANTS),
     log:
         "logs/{study}/{model}/{bits}/{variant}/seed{seed}.log",
     benchmark:
         "logs/{study}/{model}/{bits}/{variant}/seed{seed}.tsv"
+    wildcard_constraints:
+        variant=one_of(QAT_VARIANTS),
+    conda:
+        "../envs/ofq.yaml"
     threads: threads_of
     resources:
         mem_mb=1500,
     params:
+        step="qat",
         settings=settings,
         code=code_digest("ofq.training.qat"),
     message:
         "Quantize {wildcards.model} to {wildcards.bits} with {wildcards.variant}, seed {wildcards.seed}, taught by its"
         " full-precision model"
     shell:
-        "python -m ofq {rule} {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
+        "python -m ofq {params.step} {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
         " > {log} 2>&1"
 
 
@@ -63,6 +68,7 @@ use rule qat as cga with:
     wildcard_constraints:
         variant=one_of(VARIANT_NAMES - QAT_VARIANTS),
     params:
+        step="cga",
         settings=settings,
         code=code_digest("ofq.training.anneal"),
     message:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from ofq import warm
 from ofq.errors import UserError
 
 INTERRUPTED = 128  # plus the signal's number, as shells count
@@ -89,9 +90,7 @@ def _schema(arguments: argparse.Namespace) -> None:
 
 
 def _warm(arguments: argparse.Namespace) -> None:
-    from ofq.warm import serve
-
-    serve(arguments.socket)
+    warm.serve(arguments.socket)
 
 
 # name: (function, its argument, help)
@@ -130,11 +129,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run one subcommand and return the exit code: 0 done, 2 a user's mistake, 128 + n stopped by signal n."""
     arguments = _parser().parse_args(argv)
-    socket = os.environ.get("OFQ_WARM_SOCKET")
-    if socket and arguments.command in _TRAINING:
-        from ofq import warm
-
-        code = warm.delegate(socket, argv)
+    if arguments.command in _TRAINING and (address := os.environ.get(warm.ADDRESS)):
+        code = warm.delegate(address, argv)
         if code is not None:
             return code
     return execute(argv)

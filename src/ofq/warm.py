@@ -8,17 +8,25 @@ environment, standard streams and signals, and its exit code; killing the caller
 Without a server, or where it does not answer, a job runs in its own process, with the same numbers.
 """
 
+import atexit
 import contextlib
 import ctypes
 import importlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+
+ADDRESS = "OFQ_WARM_SOCKET"
+"""Environment variable that leads a job to the server."""
 
 LIBRARIES = ("pydantic", "yaml", "pandas", "pyarrow.parquet", "safetensors.torch", "timm", "torch._dynamo")
 _POLL_SECONDS = 1.0
@@ -52,6 +60,37 @@ def delegate(address: str, argv: list[str]) -> int | None:
             print("ofq: error: the warm process ended; run snakemake again", file=sys.stderr)
             return 1
         return code
+
+
+class WarmProcess:
+    """The server beside a Snakemake process: started for its local jobs, stopped with it."""
+
+    def __init__(self) -> None:
+        self.started: float | None = None  # seconds since the epoch
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = ""
+
+    def start(self) -> None:
+        """Start the server and lead the jobs of this process to it; elsewhere than on Linux do nothing."""
+        if sys.platform != "linux":
+            return
+        self.started = time.time()
+        self._folder = tempfile.mkdtemp(prefix="ofq-")
+        address = Path(self._folder) / "socket"
+        self._process = subprocess.Popen([sys.executable, "-m", "ofq", "warm", str(address)])
+        atexit.register(self.stop)
+        while not address.exists() and self._process.poll() is None:
+            time.sleep(0.01)
+        os.environ[ADDRESS] = str(address)
+
+    def stop(self) -> None:
+        """End the server once its last job has ended."""
+        if self._process is not None:
+            os.environ.pop(ADDRESS, None)
+            self._process.terminate()
+            self._process.wait()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._process = None
 
 
 def serve(address: str) -> None:

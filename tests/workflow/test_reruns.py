@@ -76,6 +76,18 @@ def test_tables_agree_with_the_runs(finished: Project) -> None:
         assert row.reversals_mean == pytest.approx(sum(run["reversals"] for run in runs) / 2)
 
 
+def test_the_record_of_a_run_is_written_by_command_only(finished: Project) -> None:
+    done = finished.ofq("reference", "digits")
+    assert done.returncode == 0, done.stderr
+    record = finished.root / "results/reference/digits"
+    report = finished.root / "results/digits/report"
+    for name in ("tables/main.csv", "figures/accuracy.png"):
+        assert (record / name).read_bytes() == (report / name).read_bytes()
+    note = json.loads((record / "record.json").read_text())
+    assert note["seeds"] == [0, 1] and note["runs"] == 6 and set(note["code"]) == {"qat", "cga"}
+    assert finished.plan() == {}
+
+
 def test_oscillation_is_recorded_by_layer_at_intervals(finished: Project) -> None:
     record = pd.read_parquet(finished.root / RUN / "statsq/seed0/oscillation.parquet")
     assert set(record["group"]) == {"q", "k", "v", "proj", "fc1", "fc2"}

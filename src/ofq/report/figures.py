@@ -128,8 +128,8 @@ def _latent_weights(params: Params, study: str, runs: list[Run]) -> None:
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_visible(False)
     figure.suptitle(
-        f"{study}, {bits.upper()}: latent weights at the end of the run, {_seeds(params, study)} together; "
-        "dotted: rounding thresholds",
+        f"{study}, {bits.upper()}: latent weights at the end of the run, {_seeds(params, study)} together\n"
+        "dotted: rounding thresholds; the outermost bars hold the clamped weights",
         fontsize=10,
     )
     save(figure, report_dir(study) / "figures", "latent_weights")

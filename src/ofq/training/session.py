@@ -87,6 +87,8 @@ def session(run: Run, config: RunConfig, module: str, inputs: Sequence[Path]) ->
     started, started_cpu = time.monotonic(), time.process_time()
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
+    # A debugging aid that would cost a tenth of a small step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(config.seed)
     if absent := [path for path in inputs if not path.exists()]:
         raise missing(absent[0])

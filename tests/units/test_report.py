@@ -1,0 +1,67 @@
+"""Tables: what they make of given metrics."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ofq import params
+from ofq.errors import UserError
+from ofq.files import write_json
+from ofq.report import collect
+from ofq.report.render import number, signed, write_table
+from ofq.report.sweep import write_sweep
+from tests.conftest import ROOT
+
+
+def test_a_number_shows_its_spread_or_says_that_it_has_none() -> None:
+    assert number(93.361, 1.388) == "93.36 ± 1.39"
+    assert number(93.361, float("nan")) == "93.36 (one seed)"
+    assert number(float("nan"), float("nan")) == "–"
+    assert signed(0.5, 0.1) == "+0.50 ± 0.10" and signed(-0.5, 0.1) == "-0.50 ± 0.10"
+
+
+def test_spread_is_the_sample_standard_deviation_over_seeds() -> None:
+    frame = pd.DataFrame({"model": "m", "bits": "w2a2", "variant": ["a", "a", "b"], "top1": [1.0, 3.0, 5.0]})
+    data = collect.spread(frame, ["top1"])
+    assert list(data["n"]) == [2, 1] and list(data["top1_mean"]) == [2.0, 5.0]
+    assert data["top1_sd"][0] == pytest.approx(2**0.5) and pd.isna(data["top1_sd"][1])
+
+
+def test_group_means_count_layers_by_their_weights() -> None:
+    record = pd.DataFrame({"group": ["q", "q", "v"], "share": [1.0, 4.0, 2.0], "weights": [100, 200, 5]})
+    data = collect.group_means(record, ["group"], ["share"])
+    assert dict(zip(data["group"], data["share"], strict=True)) == {"q": 3.0, "v": 2.0}
+
+
+def test_the_three_files_of_a_table_hold_the_same(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"bits": ["w2a2"], "top-1 %": ["93.36 ± 1.39"]})
+    write_table(tmp_path, "t", pd.DataFrame({"top1": [93.361234]}), frame, "100 % of `it`_all.")
+    assert (tmp_path / "t.csv").read_text() == "top1\n93.361234\n"
+    assert "| w2a2 | 93.36 ± 1.39 |" in (tmp_path / "t.md").read_text()
+    latex = (tmp_path / "t.tex").read_text()
+    assert r"93.36 $\pm$ 1.39" in latex and r"100 \% of it\_all." in latex
+
+
+def test_the_sweep_marks_the_rate_with_the_lowest_cross_entropy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = params.load(ROOT / "params.yaml")
+    for run in loaded.runs("digits-lr"):
+        rate = float(run.variant.rsplit("-lr", 1)[1])
+        best = 8e-3 if run.variant.startswith("lsq-lr") else 4e-3
+        write_json(run.files.metrics, {"top1": 90.0, "loss": 1 + abs(rate - best) + 0.001 * run.seed, "seed": run.seed})
+    write_sweep(loaded, "digits-lr")
+    table = pd.read_csv("results/digits-lr/report/tables/learning_rate.csv")
+    chosen = table[table["best"] & (table["bits"] == "w2a2")].set_index("variant")["lr"]
+    assert dict(chosen) == {"lsq": 8e-3, "lsq-midrise": 4e-3, "statsq": 4e-3, "statsq-qkr": 4e-3}
+    assert list(table[table["best"] & (table["bits"] == "all")]["lr"]) == [4e-3]
+    assert Path("results/digits-lr/report/figures/learning_rate.png").stat().st_size > 10_000
+
+
+def test_missing_metrics_say_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = params.load(ROOT / "params.yaml")
+    with pytest.raises(UserError, match=r"metrics\.json does not exist; make it with: snakemake results/"):
+        write_sweep(loaded, "digits-lr")
