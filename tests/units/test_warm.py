@@ -19,7 +19,7 @@ TEACHER = "digits/vit_micro/fp/teacher/seed0"
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, dict[str, str]]]:
     """A project and the environment that leads its jobs to a running warm process."""
     project = Project(tmp_path_factory.mktemp("warm"))
-    project.params["recipes"]["digits"]["teacher"]["steps"] = 600
+    project.params["recipes"]["digits"]["teacher"]["steps"] = 240
     project.write_params()
     assert project.ofq("data", "digits").returncode == 0
     address = str(tmp_path_factory.mktemp("s") / "socket")
@@ -42,7 +42,7 @@ def test_a_warm_job_gives_the_same_bits_as_a_process_of_its_own(served: tuple[Pr
     for environment in (env, {}):
         done = project.run("python", "-m", "ofq", "teacher", TEACHER, env=environment)
         assert done.returncode == 0, done.stderr
-        assert "step 600/600" in done.stdout, "progress comes out where the caller's output goes"
+        assert "step 240/240" in done.stdout, "progress comes out where the caller's output goes"
         found.append([path.read_bytes() for path in files])
     assert found[0] == found[1]
 
