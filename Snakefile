@@ -1,4 +1,4 @@
-# The whole paper: data -> teacher -> qat -> cga -> tables, figures.
+# The whole paper: data -> teacher -> qat -> cga -> tables, figures -> MLflow.
 #
 #   snakemake                     the default study of params.yaml
 #   snakemake digits-lr           another study
@@ -23,6 +23,7 @@ rule all:
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/report.smk"
+include: "rules/track.smk"
 
 
 for _study in PARAMS.studies:

@@ -22,6 +22,7 @@ except ImportError:
 from ofq.errors import UserError, unknown
 from ofq.paths import FULL_PRECISION, Run, data_dir, report_dir
 from ofq.provenance import code_digest
+from ofq.tracking import stamp, warnings
 from ofq.warm import WarmProcess
 
 TABLES = ["main", "ablation", "oscillation"]
@@ -51,7 +52,7 @@ def check_target(target):
         else:
             PARAMS.study_named(parts[1])
     elif "/" not in target and not Path(target).exists():
-        known = {*PARAMS.studies, "all", "data", "teacher", "qat", "cga", "tables", "figures", "sweep"}
+        known = {*PARAMS.studies, "all", "data", "teacher", "qat", "cga", "tables", "figures", "sweep", "track"}
         if target not in known:
             raise unknown("target", target, known)
 
@@ -85,7 +86,12 @@ wildcard_constraints:
 
 
 def study_targets(study):
-    """What a study's target asks for: tables, figures, and by name every file of every run.
+    """What a study's target asks for: its files, and their mirror in MLflow."""
+    return [*study_files(study), stamp(study)]
+
+
+def study_files(study):
+    """Tables, figures, and by name every file of every run.
 
     Snakemake does not make a missing intermediate file again while what follows from it is there; a deleted run
     would go unnoticed.
@@ -142,6 +148,12 @@ def teacher_metrics_of(wildcards):
     return sorted({run.teacher.files.metrics for run in runs if run.bits != FULL_PRECISION})
 
 
+def mirrored_files(wildcards):
+    """What MLflow shows: results and event logs of the runs, tables and figures; not weights and records."""
+    large = {".safetensors", ".pt", ".parquet"}
+    return [path for path in study_files(wildcards.study) if path.suffix not in large]
+
+
 def oscillation_of(wildcards):
     return [run.files.oscillation for run in PARAMS.runs(wildcards.study) if run.bits != FULL_PRECISION]
 
@@ -177,6 +189,8 @@ onsuccess:
         from ofq.report.cost import summary
 
         print(summary(PARAMS, since=warm_process.started))
+    for _warning in warnings(STUDY_NAMES):
+        print(f"ofq: warning: {_warning}", file=sys.stderr)
 
 
 onerror:

@@ -62,6 +62,17 @@ def _figures(arguments: argparse.Namespace) -> None:
     write_figures(params.load(), arguments.study)
 
 
+def _track(arguments: argparse.Namespace) -> None:
+    from ofq import params, tracking
+
+    if arguments.study:
+        params.load().study_named(arguments.study)
+    if arguments.follow:
+        tracking.follow(arguments.study)
+    else:
+        tracking.track(arguments.study, keep_going=arguments.keep_going)
+
+
 def _sweep(arguments: argparse.Namespace) -> None:
     from ofq import params
     from ofq.report.sweep import write_sweep
@@ -102,6 +113,7 @@ _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
     "tables": (_tables, "study", "write a study's tables from the metrics of its runs"),
     "figures": (_figures, "study", "draw a study's figures from the records of its runs"),
     "sweep": (_sweep, "study", "write table and figure of a study that compares learning rates"),
+    "track": (_track, None, "mirror the event logs of one study, or of all, into the MLflow store"),
     "cost": (_cost, "study", "print what each step of a study cost"),
     "reference": (_reference, "study", "copy a study's report to results/reference, with versions and machine"),
     "schema": (_schema, None, "print the JSON schema of params.yaml"),
@@ -123,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
         if argument:
             command.add_argument(argument, metavar=argument.upper())
         command.set_defaults(function=function)
+    track = commands.choices["track"]
+    track.add_argument("study", metavar="STUDY", nargs="?", help="all studies that have runs where it is left out")
+    track.add_argument("--follow", action="store_true", help="go on until interrupted, while runs are in training")
+    track.add_argument(
+        "--keep-going", action="store_true", help="end well where the store cannot be written, with a warning"
+    )
     return parser
 
 

@@ -27,6 +27,7 @@ def digests() -> dict[str, str]:
         "cga": "ofq.training.anneal",
         "tables": "ofq.report.tables",
         "figures": "ofq.report.figures",
+        "track": "ofq.tracking",
     }
     return {rule: provenance.code_digest(module) for rule, module in entries.items()}
 
@@ -62,6 +63,7 @@ def test_a_comment_or_docstring_reruns_nothing(package: Path) -> None:
         ("report/tables.py", {"tables"}),
         ("report/collect.py", {"tables", "figures"}),
         ("data/prepare.py", {"data"}),
+        ("tracking/mirror.py", {"track"}),
         ("warm.py", set()),
         ("cli.py", set()),
     ],

@@ -18,7 +18,7 @@ from ofq.errors import missing
 from ofq.files import replacing, write_json, write_text
 from ofq.params import RunConfig
 from ofq.paths import Run
-from ofq.provenance import code_digest, file_digest, machine, versions
+from ofq.provenance import code_digest, file_digest, git_commit, machine, versions
 from ofq.training import checkpoint
 from ofq.training.events import EventLog
 
@@ -68,6 +68,7 @@ class Session:
             "versions": versions(),
             "config": self.config.model_dump(mode="json", exclude_none=True),
             "digests": self.digests,
+            **({"git": commit} if (commit := git_commit()) else {}),
         }
 
 

@@ -1,0 +1,20 @@
+rule track:
+    input:
+        mirrored_files,
+    output:
+        stamp="results/{study}/mlflow.json",
+    log:
+        "logs/{study}/track.log",
+    benchmark:
+        "logs/{study}/track.tsv"
+    localrule: True
+    conda:
+        "../envs/ofq.yaml"
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_digest("ofq.tracking"),
+    message:
+        "Mirror the runs of study {wildcards.study} into MLflow"
+    shell:
+        "python -m ofq track --keep-going {wildcards.study} > {log} 2>&1"

@@ -1,0 +1,125 @@
+"""The MLflow store: where it is, who may write it, and one line for whatever is wrong with it."""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ofq.errors import UserError
+from ofq.paths import STATE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DEFAULT = "sqlite:///mlflow.db"  # what `mlflow ui` without flags opens in the project's root
+_ARTIFACTS = Path("mlartifacts")  # and what it then serves as mlflow-artifacts:/
+_PATIENCE = 60.0  # seconds to wait for another writer
+
+
+class StoreError(UserError):
+    """The store cannot be written; the runs themselves are safe."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store, by the address that MLflow knows it under."""
+
+    uri: str
+
+    @classmethod
+    def chosen(cls) -> "Store":
+        """The one that ``MLFLOW_TRACKING_URI`` names, or else the project's own."""
+        return cls(os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT)
+
+    def __str__(self) -> str:
+        """The address without a password that may stand in it."""
+        parts = urlsplit(self.uri)
+        if "@" not in parts.netloc:
+            return self.uri
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    def artifact_location(self, study: str) -> str | None:
+        """Where a new experiment keeps its artifacts; None leaves that to the store.
+
+        In the project's own store it is relative to what the server serves: a path would be stored absolute, and the
+        artifacts would be lost when the project moves.
+        """
+        return f"mlflow-artifacts:/{study}" if self.uri == _DEFAULT else None
+
+    def folder(self, artifact_uri: str) -> Path | None:
+        """Where `mlflow ui` looks for a run's artifacts; None where only MLflow's client can bring them there."""
+        uri = urlsplit(artifact_uri)
+        return _ARTIFACTS / uri.path.lstrip("/") if self.uri == _DEFAULT and uri.scheme == "mlflow-artifacts" else None
+
+    def page(self, experiment: str) -> str:
+        """What to open in order to see an experiment's runs; MLflow's own start page leads elsewhere."""
+        page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+        if self.uri.startswith("http"):
+            return str(self).rstrip("/") + page
+        command = "mlflow ui" if self.uri == _DEFAULT else f"mlflow ui --backend-store-uri {self}"
+        return f"{command}, then http://127.0.0.1:5000{page}"
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator["MlflowClient"]:
+        """A client that alone writes the store.
+
+        Raises:
+            StoreError: locked, damaged, out of reach, or whatever else MLflow says of it.
+        """
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down: seconds, not minutes
+        # A pooled connection would outlive a file that is deleted, and what is written then would go nowhere.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+        try:
+            with _only_writer():
+                self._check_database()
+                from mlflow import MlflowClient
+                from mlflow.exceptions import MlflowException
+                from sqlalchemy.exc import SQLAlchemyError
+
+                try:
+                    yield MlflowClient(self.uri)
+                except (MlflowException, SQLAlchemyError) as error:
+                    raise self._failure(error) from None
+        except (OSError, sqlite3.Error) as error:
+            raise self._failure(error) from None
+
+    def _check_database(self) -> None:
+        """Raise where an SQLite file is locked or no database: MLflow itself would try for minutes."""
+        path = Path(self.uri.removeprefix("sqlite:///"))
+        if self.uri.startswith("sqlite:///") and path.is_file():
+            with contextlib.closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+
+    def _failure(self, error: Exception) -> StoreError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason.removeprefix("(sqlite3.OperationalError) ").replace(self.uri, str(self))
+        return StoreError(
+            f"MLflow store {self}: {reason}; the runs are safe, mirror them when it works with: python -m ofq track"
+        )
+
+
+@contextlib.contextmanager
+def _only_writer() -> Iterator[None]:
+    # Two writers that meet in a new store both create its tables, and one of them fails.
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "mlflow.lock").open("w") as file:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise OSError(f"another `track` has been writing for {_PATIENCE:.0f} s") from None
+                time.sleep(0.1)
+        yield
