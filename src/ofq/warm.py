@@ -84,7 +84,7 @@ class WarmProcess:
         os.environ[ADDRESS] = str(address)
 
     def stop(self) -> None:
-        """End the server once its last job has ended."""
+        """End the server; a job that is still running saves its state and ends first."""
         if self._process is not None:
             os.environ.pop(ADDRESS, None)
             self._process.terminate()
@@ -94,12 +94,20 @@ class WarmProcess:
 
 
 def serve(address: str) -> None:
-    """Answer requests until the process that started this one is gone and the last child has ended."""
+    """Answer requests until SIGTERM, or until the process that started this one is gone and the last child has ended."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a fork must find no running threads
     owner = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children; they save and end
     stopping: list[int] = []
-    signal.signal(signal.SIGTERM, lambda signum, frame: stopping.append(signum))
+    children: dict[int, socket.socket] = {}
+
+    def stop(signum: int, frame: object) -> None:
+        stopping.append(signum)
+        for pid in list(children):  # they save and end
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
     wakeup, wake = socket.socketpair()
     wakeup.setblocking(False)
@@ -111,7 +119,6 @@ def serve(address: str) -> None:
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     selector.register(wakeup, selectors.EVENT_READ)
-    children: dict[int, socket.socket] = {}
     try:
         while children or not (stopping or os.getppid() != owner):
             for key, _ in selector.select(_POLL_SECONDS):
