@@ -94,7 +94,7 @@ class WarmProcess:
 
 
 def serve(address: str) -> None:
-    """Answer requests until SIGTERM, or until the process that started this one is gone and the last child has ended."""
+    """Answer requests until SIGTERM comes, or the process that started this one is gone and no child is left."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a fork must find no running threads
     owner = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children; they save and end
