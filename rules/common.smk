@@ -1,5 +1,6 @@
 # Parameters, names, and the helpers that rules take their settings from.
 
+import atexit
 import contextlib
 import io
 import json
@@ -20,12 +21,14 @@ except ImportError:
     sys.exit(2)
 
 from ofq.errors import UserError, unknown
-from ofq.paths import FULL_PRECISION, Run, data_dir, report_dir
+from ofq.paths import FULL_PRECISION, REFERENCE, Run, data_dir, report_dir
 from ofq.provenance import code_digest
 from ofq.tracking import stamp, warnings
 from ofq.warm import WarmProcess
 
-TABLES = ["main", "ablation", "oscillation"]
+TABLES = ["main", "agreement", "ablation", "oscillation"]
+PLAIN_TABLE = ["csv", "runs.json", "md", "tex"]
+PROBE = ["probe.json", "probe.parquet"]
 FIGURES = ["accuracy", "oscillation", "latent_weights", "layer_groups"]
 
 
@@ -47,6 +50,8 @@ def check_target(target):
         if run is not None:
             PARAMS.check(run)
             known = [path.name for path in run.files.published]
+            if run.bits != FULL_PRECISION:
+                known += PROBE
             if len(parts) == 7 and parts[6] not in known:
                 raise unknown("file of a run:", parts[6], known)
         else:
@@ -101,7 +106,7 @@ def study_files(study):
     targets = [path for run in {*runs, *(run.teacher for run in runs)} for path in run.files.published]
     if PARAMS.studies[study].sweep_lr:
         return [*targets, folder / "tables" / "learning_rate.csv", folder / "figures" / "learning_rate.png"]
-    targets += [folder / "tables" / f"{name}.{suffix}" for name in TABLES for suffix in ("csv", "md", "tex")]
+    targets += [folder / "tables" / f"{name}.{suffix}" for name in TABLES for suffix in (*PLAIN_TABLE, "html")]
     targets += [folder / "figures" / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")]
     return sorted(targets)
 
@@ -162,6 +167,12 @@ def weights_of(wildcards):
     return [run.files.weights for run in PARAMS.runs(wildcards.study) if run.bits != FULL_PRECISION]
 
 
+def record_of(wildcards):
+    """The committed record that the main table is compared with, where there is one."""
+    record = REFERENCE / wildcards.study / "tables" / "main.csv"
+    return record if record.exists() else []
+
+
 def report_settings(wildcards):
     """What the tables and figures use beside the runs themselves: their order, and published numbers to show."""
     study = PARAMS.studies[wildcards.study]
@@ -193,5 +204,13 @@ onsuccess:
         print(f"ofq: warning: {_warning}", file=sys.stderr)
 
 
+def name_logs_of_failed_jobs():
+    """Say last of all where to read what went wrong: Snakemake itself prints some lines after `onerror`."""
+    failed = sorted({path for job in workflow.scheduler.failed for path in job.log})
+    if failed:
+        print(f"ofq: a job failed; what it printed stands in {', '.join(failed)}", file=sys.stderr)
+
+
 onerror:
     warm_process.stop()
+    atexit.register(name_logs_of_failed_jobs)

@@ -3,8 +3,41 @@ rule tables:
         metrics=metrics_of,
         teachers=teacher_metrics_of,
         oscillation=oscillation_of,
+        record=record_of,
     output:
-        expand("results/{{study}}/report/tables/{name}.{suffix}", name=TABLES, suffix=["csv", "md", "tex"]),
+        expand(
+            "results/{{study}}/report/tables/{name}.{suffix}",
+            name=TABLES,
+            suffix=PLAIN_TABLE,
+        ),
+        main=report(
+            "results/{study}/report/tables/main.html",
+            caption="../report/main.rst",
+            category="Tables",
+            subcategory="{study}",
+            labels={"table": "main result"},
+        ),
+        agreement=report(
+            "results/{study}/report/tables/agreement.html",
+            caption="../report/agreement.rst",
+            category="Tables",
+            subcategory="{study}",
+            labels={"table": "agreement with the record"},
+        ),
+        ablation=report(
+            "results/{study}/report/tables/ablation.html",
+            caption="../report/ablation.rst",
+            category="Tables",
+            subcategory="{study}",
+            labels={"table": "ablation of the components"},
+        ),
+        oscillation=report(
+            "results/{study}/report/tables/oscillation.html",
+            caption="../report/oscillation_table.rst",
+            category="Tables",
+            subcategory="{study}",
+            labels={"table": "oscillation by layer group"},
+        ),
     log:
         "logs/{study}/tables.log",
     benchmark:
@@ -29,7 +62,35 @@ rule figures:
         oscillation=oscillation_of,
         weights=weights_of,
     output:
-        expand("results/{{study}}/report/figures/{name}.{suffix}", name=FIGURES, suffix=["png", "svg"]),
+        expand("results/{{study}}/report/figures/{name}.svg", name=FIGURES),
+        accuracy=report(
+            "results/{study}/report/figures/accuracy.png",
+            caption="../report/accuracy.rst",
+            category="Figures",
+            subcategory="{study}",
+            labels={"figure": "accuracy"},
+        ),
+        oscillation=report(
+            "results/{study}/report/figures/oscillation.png",
+            caption="../report/oscillation.rst",
+            category="Figures",
+            subcategory="{study}",
+            labels={"figure": "oscillation over training"},
+        ),
+        latent_weights=report(
+            "results/{study}/report/figures/latent_weights.png",
+            caption="../report/latent_weights.rst",
+            category="Figures",
+            subcategory="{study}",
+            labels={"figure": "latent weights"},
+        ),
+        layer_groups=report(
+            "results/{study}/report/figures/layer_groups.png",
+            caption="../report/layer_groups.rst",
+            category="Figures",
+            subcategory="{study}",
+            labels={"figure": "oscillation by layer group"},
+        ),
     log:
         "logs/{study}/figures.log",
     benchmark:
@@ -51,8 +112,25 @@ rule sweep:
     input:
         metrics=metrics_of,
     output:
-        expand("results/{{study}}/report/tables/learning_rate.{suffix}", suffix=["csv", "md", "tex"]),
-        expand("results/{{study}}/report/figures/learning_rate.{suffix}", suffix=["png", "svg"]),
+        expand(
+            "results/{{study}}/report/tables/learning_rate.{suffix}",
+            suffix=PLAIN_TABLE,
+        ),
+        "results/{study}/report/figures/learning_rate.svg",
+        table=report(
+            "results/{study}/report/tables/learning_rate.html",
+            caption="../report/learning_rate_table.rst",
+            category="Tables",
+            subcategory="{study}",
+            labels={"table": "learning rates"},
+        ),
+        figure=report(
+            "results/{study}/report/figures/learning_rate.png",
+            caption="../report/learning_rate.rst",
+            category="Figures",
+            subcategory="{study}",
+            labels={"figure": "learning rates"},
+        ),
     log:
         "logs/{study}/sweep.log",
     benchmark:

@@ -24,7 +24,7 @@ class Project:
     def __init__(self, root: Path) -> None:
         self.root = root
         shutil.copy(ROOT / "Snakefile", root)
-        for name in ("rules", "profiles", "src/ofq"):
+        for name in ("rules", "report", "envs", "profiles", "src/ofq"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.params = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.params["recipes"]["digits"] = copy.deepcopy(SMALL)

@@ -80,6 +80,27 @@ def _sweep(arguments: argparse.Namespace) -> None:
     write_sweep(params.load(), arguments.study)
 
 
+def _why(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from ofq.report.why import explain
+
+    print(explain(Path(arguments.file), arguments.bits, arguments.variant))
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.paths import Run
+
+    run = Run.parse(arguments.run)
+    if run is None:
+        raise UserError(f"'{arguments.run}' names no run; write study/model/bits/variant/seedN")
+    config = params.load().resolve(run)
+    from ofq.training.probe import WINDOW, run_probe
+
+    run_probe(run, config, steps=WINDOW if arguments.steps is None else arguments.steps)
+
+
 def _reference(arguments: argparse.Namespace) -> None:
     from ofq import params
     from ofq.report.reference import record
@@ -113,13 +134,15 @@ _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
     "tables": (_tables, "study", "write a study's tables from the metrics of its runs"),
     "figures": (_figures, "study", "draw a study's figures from the records of its runs"),
     "sweep": (_sweep, "study", "write table and figure of a study that compares learning rates"),
+    "probe": (_probe, "run", "measure a finished run's oscillation again, over further steps of a copy"),
+    "why": (_why, "file", "say which runs, settings and versions a cell of a table, or a figure, comes from"),
     "track": (_track, None, "mirror the event logs of one study, or of all, into the MLflow store"),
     "cost": (_cost, "study", "print what each step of a study cost"),
     "reference": (_reference, "study", "copy a study's report to results/reference, with versions and machine"),
     "schema": (_schema, None, "print the JSON schema of params.yaml"),
     "warm": (_warm, "socket", "serve training jobs from one warm process (the Snakefile starts it)"),
 }
-_TRAINING = {"teacher", "qat", "cga"}
+_TRAINING = {"teacher", "qat", "cga", "probe"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,6 +158,10 @@ def _parser() -> argparse.ArgumentParser:
         if argument:
             command.add_argument(argument, metavar=argument.upper())
         command.set_defaults(function=function)
+    commands.choices["probe"].add_argument("--steps", type=int, help="length of the window (default: 300)")
+    why = commands.choices["why"]
+    why.add_argument("bits", metavar="BITS", nargs="?", help="such as w2a2; left out: every bit width")
+    why.add_argument("variant", metavar="VARIANT", nargs="?", help="such as statsq; left out: every variant")
     track = commands.choices["track"]
     track.add_argument("study", metavar="STUDY", nargs="?", help="all studies that have runs where it is left out")
     track.add_argument("--follow", action="store_true", help="go on until interrupted, while runs are in training")

@@ -22,10 +22,13 @@ def test_a_number_shows_its_spread_or_says_that_it_has_none() -> None:
 
 
 def test_spread_is_the_sample_standard_deviation_over_seeds() -> None:
-    frame = pd.DataFrame({"model": "m", "bits": "w2a2", "variant": ["a", "a", "b"], "top1": [1.0, 3.0, 5.0]})
+    frame = pd.DataFrame(
+        {"model": "m", "bits": "w2a2", "variant": ["a", "a", "b"], "run": ["r0", "r1", "r2"], "top1": [1.0, 3.0, 5.0]}
+    )
     data = collect.spread(frame, ["top1"])
     assert list(data["n"]) == [2, 1] and list(data["top1_mean"]) == [2.0, 5.0]
     assert data["top1_sd"][0] == pytest.approx(2**0.5) and pd.isna(data["top1_sd"][1])
+    assert list(data["runs"]) == ["r0 r1", "r2"]
 
 
 def test_group_means_count_layers_by_their_weights() -> None:
@@ -34,13 +37,17 @@ def test_group_means_count_layers_by_their_weights() -> None:
     assert dict(zip(data["group"], data["share"], strict=True)) == {"q": 3.0, "v": 2.0}
 
 
-def test_the_three_files_of_a_table_hold_the_same(tmp_path: Path) -> None:
+def test_the_four_files_of_a_table_hold_the_same(tmp_path: Path) -> None:
     frame = pd.DataFrame({"bits": ["w2a2"], "top-1 %": ["93.36 ± 1.39"]})
-    write_table(tmp_path, "t", pd.DataFrame({"top1": [93.361234]}), frame, "100 % of `it`_all.")
+    write_table(
+        tmp_path, "t", pd.DataFrame({"top1": [93.361234]}), frame, ["a/seed0 a/seed1 b/seed0"], "100 % of `it`_all."
+    )
     assert (tmp_path / "t.csv").read_text() == "top1\n93.361234\n"
     assert "| w2a2 | 93.36 ± 1.39 |" in (tmp_path / "t.md").read_text()
     latex = (tmp_path / "t.tex").read_text()
     assert r"93.36 $\pm$ 1.39" in latex and r"100 \% of it\_all." in latex
+    page = (tmp_path / "t.html").read_text()
+    assert "<td>93.36 ± 1.39</td><td>a/seed0,1; b/seed0</td>" in page and "100 % of <code>it</code>_all." in page
 
 
 def test_the_sweep_marks_the_rate_with_the_lowest_cross_entropy(

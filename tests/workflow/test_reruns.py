@@ -1,6 +1,7 @@
 """One small study, run for real: what comes out, what reruns after a change and what does not."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -86,6 +87,34 @@ def test_the_record_of_a_run_is_written_by_command_only(finished: Project) -> No
     note = json.loads((record / "record.json").read_text())
     assert note["seeds"] == [0, 1] and note["runs"] == 6 and set(note["code"]) == {"qat", "cga"}
     assert finished.plan() == {}
+
+
+def test_the_report_is_one_file_that_needs_no_network(finished: Project) -> None:
+    done = finished.run("snakemake", "--report", "report.html")
+    assert done.returncode == 0, done.stderr
+    page = (finished.root / "report.html").read_text()
+    for part in (
+        "main.html",
+        "agreement.html",
+        "ablation.html",
+        "oscillation.html",
+        "accuracy.png",
+        "layer_groups.png",
+    ):
+        assert f"digits/report/{'figures' if part.endswith('png') else 'tables'}/{part}" in page
+    assert "w2a2 statsq-cga seed1" in page, "figures name their runs"
+    assert "A reproduction of" in page
+    assert not re.findall(r"""(?:src|href)=["']https?://[^"']*\.(?:js|css|png|svg|woff2?)""", page)
+
+
+def test_rows_of_tables_and_figures_lead_back_to_their_runs(finished: Project) -> None:
+    done = finished.ofq("why", "results/digits/report/tables/main.csv", "w2a2", "statsq")
+    assert done.returncode == 0, done.stderr
+    assert "seeds: 0, 1" in done.stdout and "digits/vit_micro/w2a2/statsq/seed1" in done.stdout
+    for table in (finished.root / "results/digits/report/tables").glob("*.csv"):
+        runs = json.loads(table.with_suffix(".runs.json").read_text())
+        assert len(runs) == len(pd.read_csv(table))
+        assert all([name.rsplit("/", 1)[1] for name in names] == ["seed0", "seed1"] for names in runs), table
 
 
 def test_oscillation_is_recorded_by_layer_at_intervals(finished: Project) -> None:

@@ -1,21 +1,24 @@
 """Gather what a study's runs published into data frames."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from ofq.errors import UserError, missing
 from ofq.files import read_json
 from ofq.params import Params
 from ofq.paths import FULL_PRECISION, Run
 
+MADE_FROM = "Made from the runs:"  # begins the description that figures carry in their metadata
 KEYS = ["model", "bits", "variant"]
 
 
 def metrics(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run: model, bits, variant, seed, and everything in its ``metrics.json``."""
+    """One row a run: its name, model, bits, variant, seed, and everything in its ``metrics.json``."""
     rows = []
     for run in runs:
-        coordinates = {"model": run.model, "bits": run.bits, "variant": run.variant}
+        coordinates = {"run": str(run), "model": run.model, "bits": run.bits, "variant": run.variant}
         rows.append(coordinates | read_json(run.files.metrics))
     return pd.DataFrame(rows)
 
@@ -35,7 +38,7 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
     frames = []
     for run in runs:
         frame = pd.read_parquet(getattr(run.files, file))
-        frames.append(frame.assign(model=run.model, bits=run.bits, variant=run.variant, seed=run.seed))
+        frames.append(frame.assign(run=str(run), model=run.model, bits=run.bits, variant=run.variant, seed=run.seed))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -47,10 +50,30 @@ def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str])
 
 
 def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = KEYS) -> pd.DataFrame:
-    """Number, mean and sample standard deviation over seeds; the deviation of a single seed is missing."""
+    """Number, mean and sample standard deviation over seeds, and the runs behind them.
+
+    The deviation of a single seed is missing.
+    """
     grouped = frame.groupby(list(by), sort=False)
     parts: dict[str, pd.Series] = {"n": grouped.size()}
     for column in columns:
         parts[f"{column}_mean"] = grouped[column].mean()
         parts[f"{column}_sd"] = grouped[column].std(ddof=1)
+    parts["runs"] = grouped["run"].agg(" ".join)
     return pd.DataFrame(parts).reset_index()
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table that the report wrote, with the runs behind each row in the column ``runs`` where they are known.
+
+    Raises:
+        UserError: missing, damaged, or no CSV.
+    """
+    names = path.with_suffix(".runs.json")
+    try:
+        table = pd.read_csv(path)
+        return table.assign(runs=[" ".join(row) for row in read_json(names)]) if names.exists() else table
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (ValueError, OSError) as error:  # pandas' errors are ValueErrors
+        raise UserError(f"{path} cannot be read as CSV ({str(error).splitlines()[0]})") from None

@@ -46,14 +46,14 @@ def _accuracy(params: Params, study: str, metrics: pd.DataFrame, teachers: pd.Da
         ax.set_ylabel(f"top-1 on {spec.data.evaluate} images, %")
         ax.set_title(f"{study}, {model}: mean ± sd over {_seeds(params, study)}")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center")
-    save(figure, report_dir(study) / "figures", "accuracy")
+    save(figure, report_dir(study) / "figures", "accuracy", [*metrics["run"], *teachers["run"]])
 
 
 def _over_training(params: Params, study: str, record: pd.DataFrame) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants))
     figure, axes = _panels(len(spec.bits), len(spec.models), height=3.0)
-    shares = collect.group_means(record, [*collect.KEYS, "seed", "step"], ["share"])
+    shares = collect.group_means(record, [*collect.KEYS, "run", "step"], ["share"])
     data = collect.spread(shares, ["share"], by=[*collect.KEYS, "step"])
     for row, model in zip(axes, spec.models, strict=True):
         for ax, bits in zip(row, spec.bits, strict=True):
@@ -69,15 +69,15 @@ def _over_training(params: Params, study: str, record: pd.DataFrame) -> None:
         row[0].set_ylabel("weights with reversal\nfrequency > 0.005, %")
     figure.suptitle(f"{study}: oscillation over training, mean ± sd over {_seeds(params, study)}", fontsize=10)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    save(figure, report_dir(study) / "figures", "oscillation")
+    save(figure, report_dir(study) / "figures", "oscillation", record["run"])
 
 
 def _layer_groups(params: Params, study: str, record: pd.DataFrame) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants))
     figure, axes = _panels(1, len(spec.models) * len(spec.bits), height=2.0)
-    last = record[record["step"] == record.groupby([*collect.KEYS, "seed"])["step"].transform("max")]
-    shares = collect.group_means(last, [*collect.KEYS, "seed", "group"], ["share"])
+    last = record[record["step"] == record.groupby("run")["step"].transform("max")]
+    shares = collect.group_means(last, [*collect.KEYS, "run", "group"], ["share"])
     data = collect.spread(shares, ["share"], by=[*collect.KEYS, "group"])
     groups = [group for group in GROUPS if group in set(data["group"])]
     panels = [(model, bits) for model in spec.models for bits in spec.bits]
@@ -99,7 +99,7 @@ def _layer_groups(params: Params, study: str, record: pd.DataFrame) -> None:
         fontsize=10,
     )
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    save(figure, report_dir(study) / "figures", "layer_groups")
+    save(figure, report_dir(study) / "figures", "layer_groups", record["run"])
 
 
 def _latent_weights(params: Params, study: str, runs: list[Run]) -> None:
@@ -132,7 +132,7 @@ def _latent_weights(params: Params, study: str, runs: list[Run]) -> None:
         "dotted: rounding thresholds; the outermost bars hold the clamped weights",
         fontsize=10,
     )
-    save(figure, report_dir(study) / "figures", "latent_weights")
+    save(figure, report_dir(study) / "figures", "latent_weights", record["run"])
 
 
 def _panels(columns: int, rows: int, *, height: float, sharey: bool | str = "row") -> tuple[Figure, np.ndarray]:

@@ -30,7 +30,8 @@ def record(params: Params, study: str) -> None:
     target = REFERENCE / study
     shutil.rmtree(target, ignore_errors=True)
     for part in ("tables", "figures"):
-        shutil.copytree(report / part, target / part)
+        # Agreement with the record that is being replaced says nothing.
+        shutil.copytree(report / part, target / part, ignore=shutil.ignore_patterns("agreement.*"))
     write_json(
         target / "record.json",
         {

@@ -1,5 +1,6 @@
 """How figures look: one colour and marker for a variant everywhere, sizes legible at the README's width."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from ofq.files import replacing
+from ofq.report.collect import MADE_FROM
 
 WIDTH = 8.0  # inches; 800 pixels in the PNG at 100 dpi, doubled for sharp screens
 _DPI = 200
@@ -41,9 +43,18 @@ def look(names: list[str]) -> dict[str, dict[str, str]]:
     }
 
 
-def save(figure: Figure, directory: Path, name: str) -> None:
-    """Write PNG and SVG, without dates in them."""
-    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+def save(figure: Figure, directory: Path, name: str, runs: Iterable[str]) -> None:
+    """Write PNG and SVG, with the runs that they show in their metadata, and without dates.
+
+    Args:
+        figure: closed at the end.
+        directory: of the two files.
+        name: without a suffix.
+        runs: names of the runs, in any order and number.
+    """
+    made_from = f"{MADE_FROM} {' '.join(sorted(set(runs)))}"
+    for suffix, unwanted in (("png", "Software"), ("svg", "Date")):
+        metadata = {unwanted: None, "Description": made_from}
         with replacing(directory / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, metadata=metadata)
     plt.close(figure)

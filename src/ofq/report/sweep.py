@@ -1,5 +1,7 @@
 """Table and figure of a learning-rate sweep."""
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import pandas as pd
 
@@ -44,11 +46,18 @@ def write_sweep(params: Params, study: str) -> None:
         f"mean ± standard deviation over seeds {seeds} (the last rows: over all variants, bits and seeds). "
         "The lowest learning rate of the schedule keeps its ratio to the peak."
     )
-    write_table(report_dir(study) / "tables", "learning_rate", data.rename(columns={"base": "variant"}), shown, caption)
-    _figure(params, study, data[data["bits"] != "all"], seeds)
+    write_table(
+        report_dir(study) / "tables",
+        "learning_rate",
+        data.rename(columns={"base": "variant"}),
+        shown,
+        list(data["runs"]),
+        caption,
+    )
+    _figure(params, study, data[data["bits"] != "all"], frame["run"], seeds)
 
 
-def _figure(params: Params, study: str, data: pd.DataFrame, seeds: str) -> None:
+def _figure(params: Params, study: str, data: pd.DataFrame, runs: Iterable[str], seeds: str) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants)) | {"teacher": {"color": "black", "marker": "o"}}
     columns = list(dict.fromkeys(data["bits"]))
@@ -69,4 +78,4 @@ def _figure(params: Params, study: str, data: pd.DataFrame, seeds: str) -> None:
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
     figure.suptitle(f"{study}: mean ± sd over seeds {seeds}", fontsize=10)
-    save(figure, report_dir(study) / "figures", "learning_rate")
+    save(figure, report_dir(study) / "figures", "learning_rate", runs)

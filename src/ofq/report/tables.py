@@ -1,10 +1,11 @@
-"""The tables of a study: main result, component ablation, oscillation by layer group."""
+"""The tables of a study: main result, its agreement with the record, component ablation, oscillation by layer group."""
 
 import pandas as pd
 
 from ofq.params import Params
 from ofq.paths import report_dir
 from ofq.report import collect
+from ofq.report.agreement import write_agreement
 from ofq.report.published import SOURCE, paper_top1
 from ofq.report.render import number, signed, write_table
 
@@ -13,7 +14,7 @@ METRICS = ["top1", "osc_share", "reversals"]
 
 
 def write_tables(params: Params, study: str) -> None:
-    """Write ``main``, ``ablation`` and ``oscillation`` as CSV, Markdown and LaTeX."""
+    """Write ``main``, ``agreement``, ``ablation`` and ``oscillation`` as CSV, Markdown, LaTeX and HTML."""
     runs = collect.student_runs(params, study)
     frame = collect.metrics(runs)
     _write_main(params, study, frame)
@@ -48,7 +49,8 @@ def _write_main(params: Params, study: str, frame: pd.DataFrame) -> None:
         "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
         f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {SOURCE}."
     )
-    write_table(report_dir(study) / "tables", "main", data, shown, caption)
+    write_table(report_dir(study) / "tables", "main", data, shown, list(data["runs"]), caption)
+    write_agreement(study, data)
 
 
 def _write_ablation(params: Params, study: str, frame: pd.DataFrame) -> None:
@@ -75,14 +77,14 @@ def _write_ablation(params: Params, study: str, frame: pd.DataFrame) -> None:
         f"Study {study}: what each component adds; mean ± standard deviation over seeds {_seeds(params, study)}, "
         f"{_evaluated(params, study)}. Differences to {BASELINE} are paired by seed."
     )
-    write_table(report_dir(study) / "tables", "ablation", data, shown, caption)
+    write_table(report_dir(study) / "tables", "ablation", data, shown, list(data["runs"]), caption)
 
 
 def _write_oscillation(params: Params, study: str, record: pd.DataFrame) -> None:
     columns = ["share", "share_high", "reversals"]
-    last = record[record["step"] == record.groupby([*collect.KEYS, "seed"])["step"].transform("max")]
-    by_group = collect.group_means(last, [*collect.KEYS, "seed", "group"], columns)
-    overall = collect.group_means(last, [*collect.KEYS, "seed"], columns).assign(group="all")
+    last = record[record["step"] == record.groupby("run")["step"].transform("max")]
+    by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
+    overall = collect.group_means(last, [*collect.KEYS, "run"], columns).assign(group="all")
     data = collect.spread(pd.concat([by_group, overall]), columns, by=[*collect.KEYS, "group"])
     groups = ["q", "k", "qk", "v", "proj", "fc1", "fc2", "all"]
     rows = list(dict.fromkeys(data[collect.KEYS].itertuples(index=False, name=None)))
@@ -95,12 +97,13 @@ def _write_oscillation(params: Params, study: str, record: pd.DataFrame) -> None
     text = data.assign(cell=list(map(number, data["share_mean"], data["share_sd"])))
     shown = text.pivot(index=collect.KEYS, columns="group", values="cell").reindex(rows).fillna("–")
     shown = shown[[group for group in groups if group in shown.columns]].reset_index()
+    runs = list(data.drop_duplicates(collect.KEYS)["runs"])  # in the order of the rows
     caption = (
         f"Study {study}: percent of weights with reversal frequency > 0.005 at the end, by layer group; "
         f"mean ± standard deviation over seeds {_seeds(params, study)}. "
         "qk is the product of the query and key weights, which takes their place under QKR."
     )
-    write_table(report_dir(study) / "tables", "oscillation", data, shown, caption)
+    write_table(report_dir(study) / "tables", "oscillation", data, shown, runs, caption)
 
 
 def _switches(params: Params, name: str) -> tuple[bool, bool, bool]:

@@ -1,16 +1,13 @@
 """Confidence-guided annealing: continue a finished run at its last learning rate, confident weights held still."""
 
 from ofq.data import batches
-from ofq.models import load_weights
 from ofq.params import RunConfig
 from ofq.paths import Run, data_dir
 from ofq.remedies import ConfidenceGuidedAnnealing
-from ofq.training import checkpoint
+from ofq.training.continued import hold_rate, last_state
 from ofq.training.loop import train
-from ofq.training.optim import make_optimizer
-from ofq.training.recorder import OscillationRecorder
 from ofq.training.session import session
-from ofq.training.student import load_teacher, loss_from, make_student, publish
+from ofq.training.student import load_teacher, loss_from, publish
 
 
 def run_cga(run: Run, config: RunConfig) -> None:
@@ -19,20 +16,12 @@ def run_cga(run: Run, config: RunConfig) -> None:
     Reversals are counted from the start of annealing.
     """
     assert config.parent is not None and config.cga is not None
-    parent = run.sibling(config.parent).files
-    inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model, parent.model, parent.trainer]
+    parent = run.sibling(config.parent)
+    inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model, parent.files.model, parent.files.trainer]
     with session(run, config, __name__, inputs) as current:
         data = batches.load(run.study)
-        student = make_student(run, config, data)
-        load_weights(student, parent.model)
-        before = checkpoint.load(parent.trainer)
-        optimizer = make_optimizer(student, config.train)
-        optimizer.load_state_dict(before["optimizer"])
-        for group in optimizer.param_groups:  # moments go on, the parent's schedule does not
-            group["lr"] = group["initial_lr"] = config.train.lr
-        recorder = OscillationRecorder(student)
-        recorder.load_state_dict(before["recorder"])
-        recorder.restart_counts()
+        student, optimizer, recorder = last_state(parent, config, data)
+        hold_rate(optimizer, config.train.lr)
         annealing = ConfidenceGuidedAnnealing(student, config.cga.boundary_range, freeze_qk=config.cga.freeze_qk)
         train(
             student,

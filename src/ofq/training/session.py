@@ -73,7 +73,7 @@ class Session:
 
 
 @contextmanager
-def session(run: Run, config: RunConfig, module: str, inputs: Sequence[Path]) -> Iterator[Session]:
+def session(run: Run, config: RunConfig, module: str, inputs: Sequence[Path], *, aside: str = "") -> Iterator[Session]:
     """Prepare a run: fixed threads, deterministic kernels, a locked directory keyed by all that it depends on.
 
     Args:
@@ -81,6 +81,7 @@ def session(run: Run, config: RunConfig, module: str, inputs: Sequence[Path]) ->
         config: everything in ``params.yaml`` that the run depends on.
         module: the step's module, whose code (imports followed) is part of the key.
         inputs: files that the run reads; their content is part of the key.
+        aside: folder for the state of what is not the run itself, so that its event log is not taken for the run's.
 
     Raises:
         UserError: an input is missing, or another process trains this run.
@@ -94,7 +95,7 @@ def session(run: Run, config: RunConfig, module: str, inputs: Sequence[Path]) ->
     if absent := [path for path in inputs if not path.exists()]:
         raise missing(absent[0])
     digests = {"code": code_digest(module), "inputs": {str(path): file_digest(path) for path in inputs}}
-    directory = run.state(config.key(str(digests)))
+    directory = run.state(aside) / config.key(str(digests))
     with checkpoint.lock(directory):
         events = EventLog(directory / "events.jsonl")
         if not len(events):

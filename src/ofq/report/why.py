@@ -1,0 +1,124 @@
+"""Where a cell of a table, or a figure, comes from: runs, seeds, settings, digests, versions, MLflow ids."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from ofq.errors import UserError, missing, unknown
+from ofq.files import read_json
+from ofq.paths import REFERENCE, Run
+from ofq.report.collect import MADE_FROM, read_table
+from ofq.report.render import shorten
+from ofq.tracking.mirror import stamp
+
+
+def explain(path: Path, bits: str | None = None, variant: str | None = None) -> str:
+    """Everything behind the cells of a table or figure of the report, as text.
+
+    Args:
+        path: a CSV of the tables, or a PNG or SVG of the figures.
+        bits: such as ``w2a2``; None for every bit width.
+        variant: its name; None for every variant.
+
+    Raises:
+        UserError: the file is missing or none of the report's, it has no such cell, or a run behind it is gone.
+    """
+    head, names = _figure(path, bits, variant) if path.suffix in (".png", ".svg") else _table(path, bits, variant)
+    runs = [run for name in names if (run := Run.parse(name))]
+    return "\n".join([head, "", *(_recorded(path) if path.is_relative_to(REFERENCE) else _current(runs))])
+
+
+def _table(path: Path, bits: str | None, variant: str | None) -> tuple[str, list[str]]:
+    """The chosen rows as text, and the runs behind them."""
+    table = read_table(path)
+    if not {"bits", "variant", "runs"} <= set(table.columns):
+        raise UserError(f"{path} does not name the runs of its rows; name a CSV of results/STUDY/report/tables")
+    for column, value in (("bits", bits), ("variant", variant)):
+        if value is not None:
+            known = list(dict.fromkeys(table[column]))
+            table = table[table[column] == value]
+            if table.empty:
+                raise unknown(f"{column} in {path}:", value, known)
+    cells = table.drop(columns="runs").to_string(index=False, na_rep="–")
+    return f"{path}\n{cells}", list(dict.fromkeys(name for names in table["runs"] for name in names.split()))
+
+
+def _figure(path: Path, bits: str | None, variant: str | None) -> tuple[str, list[str]]:
+    """The figure's path, and those of its runs that were asked for."""
+    try:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                text = str(image.info.get("Description", ""))
+        else:
+            text = html.unescape(path.read_text())
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (UnidentifiedImageError, ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    found = re.search(rf"{re.escape(MADE_FROM)}((?: [^\s<]+/seed\d+)+)", text)
+    if found is None:
+        raise UserError(f"{path} does not name its runs; name a figure of results/STUDY/report/figures")
+    names = found[1].split()
+    for place, (kind, value) in enumerate((("bits", bits), ("variant", variant)), start=2):
+        if value is not None:
+            known = {name.split("/")[place] for name in names}
+            names = [name for name in names if name.split("/")[place] == value]
+            if not names:
+                raise unknown(f"{kind} in {path}:", value, known)
+    return str(path), names
+
+
+def _recorded(path: Path) -> list[str]:
+    """What a committed record says of itself; the files of its runs are not kept."""
+    file = REFERENCE / path.relative_to(REFERENCE).parts[0] / "record.json"
+    record = pd.json_normalize(read_json(file))
+    return [f"a committed record, whose runs are not kept; from {file}:", *_settings(record, [str(file)])]
+
+
+def _current(runs: list[Run]) -> list[str]:
+    """Each run by itself, then what they have in common or differ in."""
+    infos = [read_json(run.files.info) for run in runs]
+    seeds = sorted({run.seed for run in runs})
+    lines = [f"runs: {len(runs)}; seeds: {', '.join(map(str, seeds))}"]
+    for run, info in zip(runs, infos, strict=True):
+        metrics = {name: value for name, value in read_json(run.files.metrics).items() if name != "seed"}
+        inputs = info["digests"]["inputs"]
+        lines += [
+            f"  {run}",
+            f"    finished  {info['finished']}",
+            f"    metrics   {', '.join(f'{name} {value:.6g}' for name, value in metrics.items())}",
+            f"    code      {info['digests']['code']}",
+            *(f"    input     {digest[:16]} {name}" for name, digest in inputs.items()),
+            f"    MLflow    {_mlflow_id(run)}",
+        ]
+    names = [str(run) for run in runs]
+    for title, key in (("parameters", "config"), ("versions", "versions"), ("machine", "machine")):
+        table = pd.json_normalize([info[key] for info in infos])
+        lines += ["", f"{title}:", *_settings(table.drop(columns="seed", errors="ignore"), names)]
+    return lines
+
+
+def _settings(table: pd.DataFrame, names: list[str]) -> list[str]:
+    """One line a column; where the rows differ, one for each value, with the names of its rows."""
+    width = max(map(len, table.columns), default=0)
+    lines = []
+    for column in table.columns:
+        rows: dict[str, list[str]] = {}
+        for name, value in zip(names, table[column].tolist(), strict=True):
+            text = value if isinstance(value, str) else json.dumps(value)
+            rows.setdefault("–" if text == "NaN" else text, []).append(name)
+        for text, those in rows.items():
+            lines.append(f"  {column:<{width}}  {text}{'' if len(rows) == 1 else '  in ' + shorten(those)}")
+    return lines
+
+
+def _mlflow_id(run: Run) -> str:
+    path = stamp(run.study)
+    if not path.exists():
+        return "not mirrored; do it with: python -m ofq track"
+    mirrored = read_json(path)
+    return f"{mirrored['runs'].get(str(run), 'not mirrored')} in {mirrored['store']}"

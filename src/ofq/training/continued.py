@@ -1,0 +1,43 @@
+"""Take up a finished student where its run ended."""
+
+from torch import nn
+from torch.optim import AdamW
+
+from ofq.data.batches import StudyData
+from ofq.models import load_weights
+from ofq.params import RunConfig
+from ofq.paths import Run
+from ofq.training import checkpoint
+from ofq.training.optim import make_optimizer
+from ofq.training.recorder import OscillationRecorder
+from ofq.training.student import make_student
+
+
+def last_state(run: Run, config: RunConfig, data: StudyData) -> tuple[nn.Module, AdamW, OscillationRecorder]:
+    """A finished run's student, its optimizer with its moments, and its recorder, which counts reversals anew.
+
+    They are copies: nothing that is done to them reaches the run's files.
+
+    Args:
+        run: finished.
+        config: of the run or of what continues it; names model and quantization.
+        data: of the run's study.
+
+    Raises:
+        UserError: a file of the run is missing, damaged, or belongs to another model.
+    """
+    student = make_student(run, config, data)
+    load_weights(student, run.files.model)
+    before = checkpoint.load(run.files.trainer)
+    optimizer = make_optimizer(student, config.train)
+    optimizer.load_state_dict(before["optimizer"])
+    recorder = OscillationRecorder(student)
+    recorder.load_state_dict(before["recorder"])
+    recorder.restart_counts()
+    return student, optimizer, recorder
+
+
+def hold_rate(optimizer: AdamW, lr: float) -> None:
+    """Let the optimizer go on at a constant rate: its moments stay, the schedule of the run that made them does not."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = lr

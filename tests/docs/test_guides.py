@@ -1,0 +1,184 @@
+"""The guides, followed to the letter in a small project: their code blocks are what is executed."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from ofq import params
+from ofq.files import write_json
+from ofq.paths import report_dir
+from ofq.report.sweep import write_sweep
+from tests.conftest import ROOT, Project
+
+DOCS = ROOT / "docs"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def put(params: dict[str, Any], block: dict[str, Any]) -> None:
+    """Write a block into the parameters; ``...`` in a list stands for what is there."""
+    for key, value in block.items():
+        if isinstance(value, dict) and key in params:
+            put(params[key], value)
+        elif isinstance(value, list) and "..." in value:
+            params[key] = [*params[key], *value[1:]]
+        else:
+            params[key] = value
+
+
+def follow(project: Project, page: str) -> None:
+    for block in blocks(page, "yaml"):
+        put(project.params, yaml.safe_load(block))
+    project.write_params()
+
+
+def explained(file: str) -> list[str]:
+    """The columns or keys of a file that names.md has a row for, in its order."""
+    section = (DOCS / "names.md").read_text().split(f"### {file}\n")[1].split("\n#")[0]
+    return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+
+def run(project: Project, command: str) -> None:
+    done = project.run(*shlex.split(command))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def replace_line(path: Path, line: str) -> None:
+    """Put a guide's line in the place of the one that begins alike; the two may differ by an addition only."""
+    start = line.split("=")[0].split("[")[0]
+    old = [old for old in path.read_text().splitlines() if old.startswith(start)]
+    assert len(old) == 1 and re.sub(r', "shapes"(: _shapes)?', "", line) == old[0]
+    path.write_text(path.read_text().replace(old[0], line))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A study of one run, complete."""
+    project = Project(tmp_path_factory.mktemp("guides"))
+    (project.root / "docs").mkdir()
+    project.params["studies"]["digits"] |= {"variants": ["lsq"], "seeds": [0]}
+    project.write_params()
+    run(project, "snakemake results/digits/report/tables/main.csv results/digits/report/figures/accuracy.png")
+    return project
+
+
+@pytest.fixture(scope="module")
+def with_variant(finished: Project) -> Project:
+    follow(finished, "add-a-variant.md")
+    return finished
+
+
+@pytest.fixture(scope="module")
+def with_data_set(with_variant: Project) -> Project:
+    project = with_variant
+    source, schema = project.root / "src/ofq/data/source.py", project.root / "src/ofq/params.py"
+    reader, listed, allowed = blocks("add-a-data-set.md", "python")
+    source.write_text(source.read_text().replace("\n_READERS", f"\n{reader}\n\n_READERS"))
+    replace_line(source, listed.rstrip("\n"))
+    replace_line(schema, allowed.rstrip("\n"))
+    follow(project, "add-a-data-set.md")
+    return project
+
+
+@pytest.fixture
+def shapes(with_data_set: Project) -> Path:
+    """The file that the guide's reader reads: squares, bars and noise of 8x8 pixels."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 3
+    images = rng.integers(0, 60, (160, 8, 8), dtype=np.uint8)
+    images[labels == 0, 2:6, 2:6] = 250
+    images[labels == 1, :, 3:5] = 250
+    path = with_data_set.root / "data/shapes.npz"
+    path.parent.mkdir(exist_ok=True)
+    np.savez(
+        path, train_images=images[:120], train_labels=labels[:120], test_images=images[120:], test_labels=labels[120:]
+    )
+    return path
+
+
+def test_a_new_variant_is_one_line_and_repeats_no_run(with_variant: Project) -> None:
+    assert with_variant.plan() == {"qat": 1, "tables": 1, "figures": 1, "track": 1}
+    for command in blocks("add-a-variant.md", "sh"):
+        run(with_variant, command)
+    made = with_variant.root / "results/digits/vit_micro/w2a2/lsq-qkr/seed0/run.json"
+    assert json.loads(made.read_text())["config"]["quantization"] == {
+        "weight": "lsq",
+        "weight_bits": 2,
+        "input_bits": 2,
+        "qkr": True,
+        "dead_biases": False,
+    }
+
+
+def test_a_new_data_set_is_a_reader_and_two_lines(with_data_set: Project, shapes: Path) -> None:
+    study, others, renew = blocks("add-a-data-set.md", "sh")
+    run(with_data_set, study)
+    manifest = json.loads((with_data_set.root / "results/shapes/data/manifest.json").read_text())
+    assert manifest["data"] == "shapes" and manifest["terms"] and manifest["files"]["train"]["images"] == 120
+    table = pd.read_csv(with_data_set.root / "results/shapes/report/tables/main.csv")
+    assert list(table["variant"]) == ["lsq", "statsq"]
+    run(with_data_set, others)
+    assert with_data_set.plan("results/digits/vit_micro/w2a2/lsq/seed0/metrics.json") == {}, "no training is repeated"
+    for line in renew.splitlines():
+        command, target = line.split(" > ")
+        done = with_data_set.run(*shlex.split(command))
+        assert done.returncode == 0 and "shapes" in done.stdout and (ROOT / target).is_file()
+
+
+def test_a_reader_answers_a_missing_or_damaged_file_in_one_line(with_data_set: Project) -> None:
+    path = with_data_set.root / "data/shapes.npz"
+    path.unlink(missing_ok=True)
+    missing = with_data_set.ofq("data", "shapes")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("no array")
+    damaged = with_data_set.ofq("data", "shapes")
+    for done, message in ((missing, "not found; put it there"), (damaged, "cannot be read")):
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "report/tables/main.csv",
+        "report/tables/ablation.csv",
+        "report/tables/oscillation.csv",
+        "vit_micro/w2a2/lsq/seed0/oscillation.parquet",
+        "vit_micro/w2a2/lsq/seed0/weights.parquet",
+        "vit_micro/w2a2/lsq/seed0/metrics.json",
+    ],
+)
+def test_the_page_of_names_explains_every_column(finished: Project, path: str) -> None:
+    file = finished.root / "results/digits" / path
+    if file.suffix == ".json":
+        there = list(json.loads(file.read_text()))
+    else:
+        there = list(pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file))
+    assert explained(file.name) == there
+
+
+def test_the_page_of_names_explains_the_columns_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    parameters = params.load(ROOT / "params.yaml")
+    for each in parameters.runs("digits-lr"):
+        write_json(each.files.metrics, {"top1": 90.0, "loss": 0.3, "seed": each.seed, "steps": 1})
+    write_sweep(parameters, "digits-lr")
+    table = report_dir("digits-lr") / "tables/learning_rate.csv"
+    assert explained(table.name) == list(pd.read_csv(table))
+
+
+def test_the_page_of_names_lists_the_files_of_a_run(finished: Project) -> None:
+    section = (DOCS / "names.md").read_text().split("## Files of a run\n")[1].split("\n#")[0]
+    rows = re.findall(r"^\| `(\S+)` \|.*\| (yes)? ?\| (?:yes) \|", section, re.MULTILINE)
+    runs = finished.root / "results/digits/vit_micro"
+    assert {name for name, _ in rows} == {path.name for path in (runs / "w2a2/lsq/seed0").iterdir()}
+    assert {name for name, teacher in rows if teacher} == {path.name for path in (runs / "fp/teacher/seed0").iterdir()}
