@@ -1,10 +1,11 @@
 # make reproduce    environment, then the default study of params.yaml
 # make test         environment, then the tests
+# make clean        remove what the pipeline made; asks
 
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help env reproduce test check
+.PHONY: help env reproduce test check clean
 
 help: ## show these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -24,10 +25,14 @@ check: $(READY) ## lint, format and types, as CI runs them
 
 env: $(READY) ## set up the environment in .venv
 
+# The environment is not needed for it, and is left alone.
+clean: ## remove results, logs and caches, but neither results/reference nor runs; asks. YES=1: no question, runs too
+	@PYTHONPATH=src $(or $(wildcard $(VENV)/bin/python),python3) -m ofq clean $(if $(YES),--yes)
+
 # uv installs in seconds what takes pip minutes; both resolve to the versions of envs/constraints.txt.
 $(READY): pyproject.toml envs/constraints.txt
 	@if command -v uv >/dev/null; then \
-	  uv venv --quiet --allow-existing --python 3 $(VENV) && uv pip install --python $(VENV) --constraint envs/constraints.txt --editable '.[dev]'; \
+	  uv venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV) && uv pip install --python $(VENV) --constraint envs/constraints.txt --editable '.[dev]'; \
 	elif python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' && python3 -c 'import ensurepip, venv' 2>/dev/null; then \
 	  python3 -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --constraint envs/constraints.txt --editable '.[dev]'; \
 	else \

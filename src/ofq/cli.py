@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ofq import warm
 from ofq.errors import UserError
+from ofq.help import DETAILS
 
 INTERRUPTED = 128  # plus the signal's number, as shells count
 
@@ -117,8 +118,15 @@ def _cost(arguments: argparse.Namespace) -> None:
 
 def _schema(arguments: argparse.Namespace) -> None:
     from ofq.params import json_schema
+    from ofq.params_page import markdown
 
-    print(json_schema(), end="")
+    print(markdown() if arguments.markdown else json_schema(), end="")
+
+
+def _clean(arguments: argparse.Namespace) -> None:
+    from ofq.clean import clean
+
+    clean(yes=arguments.yes)
 
 
 def _warm(arguments: argparse.Namespace) -> None:
@@ -139,8 +147,15 @@ _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
     "track": (_track, None, "mirror the event logs of one study, or of all, into the MLflow store"),
     "cost": (_cost, "study", "print what each step of a study cost"),
     "reference": (_reference, "study", "copy a study's report to results/reference, with versions and machine"),
-    "schema": (_schema, None, "print the JSON schema of params.yaml"),
+    "schema": (_schema, None, "print the JSON schema of params.yaml, or the page that explains its keys"),
+    "clean": (_clean, None, "remove results, logs and caches, after asking"),
     "warm": (_warm, "socket", "serve training jobs from one warm process (the Snakefile starts it)"),
+}
+_ARGUMENTS = {
+    "study": "name under studies in params.yaml",
+    "run": "study/model/bits/variant/seedN; a path below results/ will do",
+    "file": "a CSV or figure of results/STUDY/report, or of results/reference",
+    "socket": "address to listen on",
 }
 _TRAINING = {"teacher", "qat", "cga", "probe"}
 
@@ -150,13 +165,19 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ofq",
         description="The steps of the pipeline. Snakemake calls them; each can be called alone in the project's root.",
         epilog="A RUN is study/model/bits/variant/seedN, such as digits/vit_micro/w2a2/statsq/seed0; "
-        "full-precision teachers stand under bits 'fp', variant 'teacher'.",
+        "full-precision teachers stand under bits 'fp', variant 'teacher'. python -m ofq STEP --help says what a step "
+        "reads and writes, with an example. To make whatever is missing before a step, ask snakemake for its file.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="STEP")
     for name, (function, argument, text) in _COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.\n\n{DETAILS[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if argument:
-            command.add_argument(argument, metavar=argument.upper())
+            command.add_argument(argument, metavar=argument.upper(), help=_ARGUMENTS[argument])
         command.set_defaults(function=function)
     commands.choices["probe"].add_argument("--steps", type=int, help="length of the window (default: 300)")
     why = commands.choices["why"]
@@ -168,6 +189,10 @@ def _parser() -> argparse.ArgumentParser:
     track.add_argument(
         "--keep-going", action="store_true", help="end well where the store cannot be written, with a warning"
     )
+    schema = commands.choices["schema"]
+    schema.add_argument("--markdown", action="store_true", help="print docs/params.md instead")
+    clean = commands.choices["clean"]
+    clean.add_argument("--yes", action="store_true", help="do not ask, and remove runs/ too")
     return parser
 
 

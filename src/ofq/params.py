@@ -78,9 +78,9 @@ class Annealing(_Strict):
 class Recipe(_Strict):
     """Hyper-parameters of the three phases."""
 
-    teacher: Phase
-    qat: Phase
-    cga: Annealing
+    teacher: Phase = Field(description="full-precision training")
+    qat: Phase = Field(description="quantization-aware training, taught by the teacher")
+    cga: Annealing = Field(description="annealing of a finished quantization-aware run")
     calibration_batches: PositiveInt = Field(1, description="training batches that set the learned steps")
 
 
@@ -123,19 +123,21 @@ class Variant(_Strict):
 class LearningRates(_Strict):
     """Peak learning rates to try: every variant of the study becomes one variant for each rate."""
 
-    teacher: list[LearningRate] = []
-    qat: list[LearningRate] = []
+    teacher: list[LearningRate] = Field([], description="of teachers; needs `teacher` among the study's variants")
+    qat: list[LearningRate] = Field([], description="of quantization-aware training")
 
 
 class Study(_Strict):
     """A grid of runs over one data set."""
 
-    data: Data
-    models: Annotated[list[Name], Field(min_length=1)]
-    bits: list[Bits] = Field(min_length=1)
-    variants: Annotated[list[Name], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
-    recipe: Name
+    data: Data = Field(description="data set, and which images are evaluated")
+    models: list[Name] = Field(min_length=1, description="names under `models`")
+    bits: list[Bits] = Field(min_length=1, description="bit widths of weights and activations, such as w2a2")
+    variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
+        min_length=1, description="seeds of the initial weights and of the order of the images"
+    )
+    recipe: Name = Field(description="name under `recipes`")
     sweep_lr: LearningRates | None = Field(None, description="peak learning rates to compare in this study")
     threads: PositiveInt = Field(1, description="CPU threads of one run; part of what a number depends on")
 
@@ -185,10 +187,10 @@ class Params(_Strict):
     """The whole of ``params.yaml``."""
 
     study: Name = Field(description="the study that a bare `snakemake` builds")
-    studies: dict[Name, Study]
-    recipes: dict[Name, Recipe]
-    models: dict[Name, Model]
-    variants: dict[Name, Variant]
+    studies: dict[Name, Study] = Field(description="grids of runs, each with tables and figures of its own")
+    recipes: dict[Name, Recipe] = Field(description="sets of hyper-parameters")
+    models: dict[Name, Model] = Field(description="backbones")
+    variants: dict[Name, Variant] = Field(description="what is compared: sets of switches")
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "ofq"
+# A run's share of these is its resolved settings, which Snakemake compares beside the code, or the words of an error.
+_APART = {"ofq.params", "ofq.yaml_model", "ofq.errors"}
 _ROOT = Path(__file__).parent
 
 
@@ -19,7 +21,8 @@ def code_digest(*modules: str) -> str:
     """Digest of the package's code that the named modules run, their imports followed.
 
     It is taken from the syntax tree without docstrings, so that a comment, a docstring or formatting
-    changes nothing, and any other edit to a module in the closure of imports does.
+    changes nothing, and any other edit to a module in the closure of imports does. The types of the
+    parameters are left out: what they resolve to for a run is compared by itself.
 
     Args:
         modules: entry modules, such as ``"ofq.training.qat"``.
@@ -72,7 +75,7 @@ def _closure(modules: Iterable[str]) -> set[str]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name not in seen:
+        if name not in seen and name not in _APART:
             seen.add(name)
             waiting += _imports(name)
     return seen

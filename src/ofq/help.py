@@ -1,0 +1,97 @@
+"""What ``python -m ofq STEP --help`` says beside the one line of the list: what is read and written, and an example."""
+
+# by step; each ends with an example
+DETAILS = {
+    "data": """\
+Reads the study's data set (studies.STUDY.data in params.yaml) and writes train.safetensors, eval.safetensors and
+manifest.json (sha256, counts by class, pixel statistics) into results/STUDY/data. Later steps check the files against
+the manifest.
+
+example: python -m ofq data digits""",
+    "teacher": """\
+Needs the study's data. Trains with recipes.*.teacher and writes the run's files into results/RUN. The coordinates of a
+teacher are study/model/fp/teacher/seedN.
+
+Ctrl-C saves the state under runs/RUN; the same command goes on from there.
+
+example: python -m ofq teacher digits/vit_micro/fp/teacher/seed0""",
+    "qat": """\
+Needs the study's data and the teacher of the same model and seed. Starts from the teacher's weights, sets the learned
+steps, trains with recipes.*.qat while the integer codes of every weight are followed, and writes the run's files into
+results/RUN.
+
+Ctrl-C saves the state under runs/RUN; the same command goes on from there.
+
+example: python -m ofq qat digits/vit_micro/w2a2/statsq-qkr/seed0""",
+    "cga": """\
+Needs what qat needs and the finished run of the variant's parent. Continues it with recipes.*.cga: in each step only
+weights near a rounding threshold train. The parent's files are left as they are.
+
+Ctrl-C saves the state under runs/RUN; the same command goes on from there.
+
+example: python -m ofq cga digits/vit_micro/w2a2/statsq-qkr-cga/seed0""",
+    "tables": """\
+Reads metrics.json and oscillation.parquet of every run of the study; writes main, ablation and oscillation as CSV,
+Markdown and LaTeX into results/STUDY/report/tables. docs/names.md explains each column. Nothing is trained.
+
+example: python -m ofq tables digits""",
+    "figures": """\
+Reads metrics.json, oscillation.parquet and weights.parquet of every run of the study; writes accuracy, oscillation,
+latent_weights and layer_groups as PNG and SVG into results/STUDY/report/figures. Nothing is trained.
+
+example: python -m ofq figures digits""",
+    "sweep": """\
+For a study with sweep_lr: writes learning_rate as table and figure into results/STUDY/report, with the rate of the
+lowest cross-entropy marked. Nothing is trained.
+
+example: python -m ofq sweep digits-lr""",
+    "probe": """\
+Takes a finished student's model and the state of its optimizer and trains a copy for a further window at the run's last
+learning rate, annealing nothing; writes probe.json and probe.parquet (shares of oscillating weights, reversals, by
+layer group) beside the run's files, which stay as they are.
+
+example: python -m ofq probe digits/vit_micro/w2a2/statsq/seed0""",
+    "why": """\
+FILE is a table (CSV) or figure (PNG, SVG) of a report. Prints the chosen rows and, for each run behind them, its seed,
+settings, digests of code and inputs, versions, and its id in the MLflow store.
+
+examples: python -m ofq why results/digits/report/tables/main.csv w2a2 statsq
+          python -m ofq why results/digits/report/figures/accuracy.png""",
+    "track": """\
+Reads events.jsonl of runs, finished or in training, and mirrors them into the MLflow store of the project: one
+experiment for each study, one run for each run, tables and figures beside them. What stands there unchanged is passed
+over; a run that was repeated replaces its earlier self. The store can be deleted: this brings everything back.
+
+examples: python -m ofq track
+          python -m ofq track digits --follow""",
+    "cost": """\
+Prints a Markdown table: runs, CPU-seconds and peak memory of each step of the study, from run.json of its finished
+runs.
+
+example: python -m ofq cost digits""",
+    "reference": """\
+Takes a finished study whose runs were all made by the same code and versions; replaces results/reference/STUDY, the
+record that is committed. No other step writes there.
+
+example: python -m ofq reference digits""",
+    "schema": """\
+The JSON schema is what editors check params.yaml with; --markdown prints the page docs/params.md. Both are written from
+the types in src/ofq/params.py, and a test holds that they are up to date.
+
+examples: python -m ofq schema > params.schema.json
+          python -m ofq schema --markdown > docs/params.md""",
+    "clean": """\
+Lists what would go, with sizes, and asks. Goes: results of every study, logs, what Snakemake remembers, caches of the
+tools. Stays: results/reference, runs (states from which interrupted runs resume), the environment, the MLflow store,
+DVC's cache, and everything else.
+
+With --yes it does not ask, and removes runs too. It refuses while snakemake works here.
+
+examples: python -m ofq clean
+          make clean YES=1""",
+    "warm": """\
+The Snakefile starts it beside local jobs and ends it; there is no need to call it. Jobs find it through the variable
+OFQ_WARM_SOCKET, and run in a process of their own where it does not answer.
+
+example: python -m ofq warm /tmp/ofq.socket""",
+}
