@@ -152,6 +152,7 @@ def test_a_reader_answers_a_missing_or_damaged_file_in_one_line(with_data_set: P
         "report/tables/main.csv",
         "report/tables/ablation.csv",
         "report/tables/oscillation.csv",
+        "report/tables/agreement.csv",
         "vit_micro/w2a2/lsq/seed0/oscillation.parquet",
         "vit_micro/w2a2/lsq/seed0/weights.parquet",
         "vit_micro/w2a2/lsq/seed0/metrics.json",

@@ -45,8 +45,8 @@ def test_annealing_continues_its_parent_at_the_lowest_rate() -> None:
 
 def test_a_sweep_makes_one_variant_for_each_rate_and_keeps_the_ratio_of_the_schedule() -> None:
     base = PARAMS.resolve(Run("digits", "vit_micro", "w2a2", "statsq", 0)).train
-    swept = PARAMS.resolve(Run("digits-lr", "vit_micro", "w2a2", "statsq-lr0.001", 0)).train
-    assert swept.lr == 0.001
+    swept = PARAMS.resolve(Run("digits-lr", "vit_micro", "w2a2", "statsq-lr0.004", 0)).train
+    assert swept.lr == 0.004
     assert swept.lr / swept.min_lr == pytest.approx(base.lr / base.min_lr)
 
 
