@@ -97,7 +97,7 @@ def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path, old: str, ne
 
 
 def test_a_float_without_a_point_is_a_number(tmp_path: Path) -> None:
-    loaded = params.load(edited(tmp_path, "lr: 2.0e-3", "lr: 5e-4"))
+    loaded = params.load(edited(tmp_path, "lr: 1.6e-2, min_lr: 8.0e-4", "lr: 5e-4, min_lr: 1e-5"))
     assert loaded.recipes["digits"].qat.lr == 5e-4
 
 
