@@ -3,9 +3,10 @@
 # make clean        remove what the pipeline made; asks
 
 VENV := .venv
+BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env reproduce test check clean
+.PHONY: help env reproduce pull test check clean
 
 help: ## show these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -13,8 +14,14 @@ help: ## show these targets
 reproduce: $(READY) ## set up the environment, then run every experiment, table and figure of the default study
 	$(VENV)/bin/snakemake --cores all
 
+pull: $(READY) ## fetch the results of another checkout from the DVC remote, so that nothing has to be run again
+	@$(BIN)/dvc pull
+	@$(BIN)/dvc status --quiet || { echo "ofq: error: code, settings or results are not those of dvc.lock; see: dvc status" >&2; exit 2; }
+	@$(BIN)/python -m ofq track --keep-going
+	@$(BIN)/snakemake --touch --forceall --quiet all
+
 test: $(READY) ## set up the environment, then run the tests
-	$(VENV)/bin/python -m pytest -n 2 tests
+	$(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
 
 check: $(READY) ## lint, format and types, as CI runs them
 	$(VENV)/bin/ruff check .

@@ -20,6 +20,7 @@ except ImportError:
     print("ofq: error: the package is not installed here; run: make env, then .venv/bin/snakemake", file=sys.stderr)
     sys.exit(2)
 
+from ofq.dvc_file import unlisted
 from ofq.errors import UserError, unknown
 from ofq.paths import FULL_PRECISION, REFERENCE, Run, data_dir, report_dir
 from ofq.provenance import code_digest
@@ -108,6 +109,7 @@ def study_files(study):
         return [*targets, folder / "tables" / "learning_rate.csv", folder / "figures" / "learning_rate.png"]
     targets += [folder / "tables" / f"{name}.{suffix}" for name in TABLES for suffix in (*PLAIN_TABLE, "html")]
     targets += [folder / "figures" / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")]
+    targets += [folder / "tables" / "main.json", folder / "figures" / "oscillation.csv"]
     return sorted(targets)
 
 
@@ -189,8 +191,17 @@ def report_settings(wildcards):
 warm_process = WarmProcess()
 
 
+if workflow.exec_mode == workflow.exec_mode.DEFAULT and (
+    _folders := unlisted(PARAMS, Path(workflow.basedir) / "dvc.yaml")
+):
+    print(
+        f"ofq: warning: dvc.yaml does not list {', '.join(_folders)}; write it anew: python -m ofq stages > dvc.yaml",
+        file=sys.stderr,
+    )
+
+
 onstart:
-    if workflow.local_exec and workflow.exec_mode == workflow.exec_mode.DEFAULT:
+    if workflow.local_exec and not workflow.touch and workflow.exec_mode == workflow.exec_mode.DEFAULT:
         warm_process.start()
 
 

@@ -10,6 +10,7 @@ rule tables:
             name=TABLES,
             suffix=PLAIN_TABLE,
         ),
+        "results/{study}/report/tables/main.json",
         main=report(
             "results/{study}/report/tables/main.html",
             caption="../report/main.rst",
@@ -63,6 +64,7 @@ rule figures:
         weights=weights_of,
     output:
         expand("results/{{study}}/report/figures/{name}.svg", name=FIGURES),
+        "results/{study}/report/figures/oscillation.csv",
         accuracy=report(
             "results/{study}/report/figures/accuracy.png",
             caption="../report/accuracy.rst",

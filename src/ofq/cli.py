@@ -129,6 +129,13 @@ def _clean(arguments: argparse.Namespace) -> None:
     clean(yes=arguments.yes)
 
 
+def _stages(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.dvc_file import stages
+
+    print(stages(params.load()), end="")
+
+
 def _warm(arguments: argparse.Namespace) -> None:
     warm.serve(arguments.socket)
 
@@ -149,6 +156,7 @@ _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
     "reference": (_reference, "study", "copy a study's report to results/reference, with versions and machine"),
     "schema": (_schema, None, "print the JSON schema of params.yaml, or the page that explains its keys"),
     "clean": (_clean, None, "remove results, logs and caches, after asking"),
+    "stages": (_stages, None, "print dvc.yaml for the study that params.yaml names"),
     "warm": (_warm, "socket", "serve training jobs from one warm process (the Snakefile starts it)"),
 }
 _ARGUMENTS = {

@@ -80,6 +80,11 @@ the types in src/ofq/params.py, and a test holds that they are up to date.
 
 examples: python -m ofq schema > params.schema.json
           python -m ofq schema --markdown > docs/params.md""",
+    "stages": """\
+Prints dvc.yaml: four stages (data, teacher, runs, report) that ask Snakemake, with the folders of the study that
+`study:` in params.yaml names. Write it anew after that name, or the study's models or bits, have changed.
+
+example: python -m ofq stages > dvc.yaml""",
     "clean": """\
 Lists what would go, with sizes, and asks. Goes: results of every study, logs, what Snakemake remembers, caches of the
 tools. Stays: results/reference, runs (states from which interrupted runs resume), the environment, the MLflow store,

@@ -5,9 +5,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ofq.files import write_text
 from ofq.params import Params
 from ofq.paths import Run, report_dir
 from ofq.report import collect
+from ofq.report.plots_data import curves, over_training
 from ofq.report.style import WIDTH, look, save
 
 GROUPS = ["q", "k", "qk", "v", "proj", "fc1", "fc2"]
@@ -53,15 +55,13 @@ def _over_training(params: Params, study: str, record: pd.DataFrame) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants))
     figure, axes = _panels(len(spec.bits), len(spec.models), height=3.0)
-    shares = collect.group_means(record, [*collect.KEYS, "run", "step"], ["share"])
-    data = collect.spread(shares, ["share"], by=[*collect.KEYS, "step"])
+    data = over_training(params, study, record)
+    write_text(report_dir(study) / "figures" / "oscillation.csv", curves(data).to_csv(index=False))
     for row, model in zip(axes, spec.models, strict=True):
         for ax, bits in zip(row, spec.bits, strict=True):
             for name in _variants(params, study):
                 part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
-                parent = params.variant(name).parent
-                before = params.resolve(Run(study, model, bits, parent, spec.seeds[0])).train.steps if parent else 0
-                steps, mean, sd = part["step"] + before, part["share_mean"], part["share_sd"].fillna(0)
+                steps, mean, sd = part["step"], part["share_mean"], part["share_sd"].fillna(0)
                 ax.plot(steps, mean, label=name, markersize=3, linewidth=1.2, **looks[name])
                 ax.fill_between(steps, mean - sd, mean + sd, color=looks[name]["color"], alpha=0.2, linewidth=0)
             ax.set_title(f"{model}, {bits.upper()}")

@@ -2,10 +2,12 @@
 
 import pandas as pd
 
+from ofq.files import write_json
 from ofq.params import Params
 from ofq.paths import report_dir
 from ofq.report import collect
 from ofq.report.agreement import write_agreement
+from ofq.report.plots_data import nested
 from ofq.report.published import SOURCE, paper_top1
 from ofq.report.render import number, signed, write_table
 
@@ -50,6 +52,7 @@ def _write_main(params: Params, study: str, frame: pd.DataFrame) -> None:
         f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {SOURCE}."
     )
     write_table(report_dir(study) / "tables", "main", data, shown, list(data["runs"]), caption)
+    write_json(report_dir(study) / "tables" / "main.json", nested(data))
     write_agreement(study, data)
 
 

@@ -1,0 +1,19 @@
+"""The README shows the committed record, and nothing else."""
+
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_is_the_one_of_the_record() -> None:
+    record = Path("results/reference/digits/tables/main.md")
+    shown = README.split(f"<!-- {record} -->\n")[1].split("<!-- end -->")[0]
+    assert shown.strip() == (ROOT / record).read_text().split("\n\n")[0].strip()
+
+
+def test_every_file_that_it_links_to_exists() -> None:
+    links = {part.split(")")[0] for part in README.split("](")[1:]}
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
