@@ -6,6 +6,7 @@ Nothing heavy is imported before a subcommand is known: a job that is handed to 
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from ofq.errors import UserError
 from ofq.help import DETAILS
 
 INTERRUPTED = 128  # plus the signal's number, as shells count
+_CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 Step = Callable[[argparse.Namespace], None]
 
@@ -225,6 +227,10 @@ def execute(argv: list[str]) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        return _fail(f"cannot write {error.filename or 'a file'}: {os.strerror(error.errno)}")
     except KeyboardInterrupt:
         return INTERRUPTED + 2
     except Exception as error:

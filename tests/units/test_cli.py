@@ -1,0 +1,37 @@
+"""The command line: help worth reading, one line for what the machine refuses."""
+
+import errno
+
+import pytest
+
+from ofq import cli
+
+
+@pytest.mark.parametrize("step", list(cli._COMMANDS))
+def test_each_step_has_a_help_with_an_example(step: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([step, "--help"])
+    assert end.value.code == 0
+    assert f"python -m ofq {step}" in capsys.readouterr().out.split("example", 1)[1]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_what_cannot_be_written_is_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "refused", "runs/digits")
+
+    monkeypatch.setattr("ofq.params.load", refuse)
+    assert cli.main(["data", "digits"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ofq: error: cannot write runs/digits: ") and error.count("\n") == 1
+
+
+def test_any_other_fault_of_the_machine_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr("ofq.params.load", fail)
+    with pytest.raises(OSError, match="broken disk"):
+        cli.main(["data", "digits"])
