@@ -20,12 +20,17 @@ except ImportError:
     print("ofq: error: the package is not installed here; run: make env, then .venv/bin/snakemake", file=sys.stderr)
     sys.exit(2)
 
+from ofq import locks, states
+from ofq.cli import RESUME_ACROSS_CODE
 from ofq.dvc_file import unlisted
 from ofq.errors import UserError, unknown
+from ofq.files import read_json
 from ofq.paths import FULL_PRECISION, REFERENCE, Run, data_dir, report_dir
 from ofq.provenance import code_digest
 from ofq.tracking import stamp, warnings
 from ofq.warm import WarmProcess
+
+os.environ[states.UNDER_SNAKEMAKE] = "1"
 
 TABLES = ["main", "agreement", "ablation", "oscillation"]
 PLAIN_TABLE = ["csv", "runs.json", "md", "tex"]
@@ -33,12 +38,12 @@ PROBE = ["probe.json", "probe.parquet"]
 FIGURES = ["accuracy", "oscillation", "latent_weights", "layer_groups"]
 
 
-def requested_targets():
-    """Targets of the command line (none in the processes that Snakemake starts itself)."""
+def command_line():
+    """The arguments of the snakemake that a person started; None in the processes that it starts itself."""
     if Path(sys.argv[0]).name != "snakemake" or workflow.exec_mode != workflow.exec_mode.DEFAULT:
-        return []
+        return None
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        return sorted(parse_args(sys.argv[1:])[1].targets)
+        return parse_args(sys.argv[1:])[1]
 
 
 def check_target(target):
@@ -63,10 +68,29 @@ def check_target(target):
             raise unknown("target", target, known)
 
 
+def hold_project():
+    """Show for as long as this process lives that a snakemake works here, and clear up after one that was killed.
+
+    Snakemake's own locks are files that stay when it is killed, and would ask for `snakemake --unlock`.
+    """
+    lock, alone = locks.shared(Path(".snakemake") / "ofq.lock")
+    stale = list(Path(".snakemake/locks").glob("*.lock")) if alone else []
+    for path in stale:
+        path.unlink()
+    if stale:
+        print("ofq: an earlier snakemake did not end by itself; its locks are removed", file=sys.stderr)
+    return lock
+
+
 try:
     PARAMS = params.load(Path(workflow.basedir) / "params.yaml")
-    for _target in requested_targets():
+    _arguments = command_line()
+    for _target in sorted(_arguments.targets if _arguments else []):
         check_target(_target)
+    if str(config.get("resume_across_code", "")).lower() == "true":
+        os.environ[RESUME_ACROSS_CODE] = "1"
+    if _arguments and not _arguments.dryrun:
+        _alive = hold_project()
 except UserError as error:
     print(f"ofq: error: {error}", file=sys.stderr)
     sys.exit(2)
@@ -123,6 +147,29 @@ def run_of(wildcards):
 def settings(wildcards):
     """The settings that a run uses and no others: a change of them, and of nothing else, reruns it."""
     return PARAMS.resolve(run_of(wildcards)).canonical()
+
+
+def code_of(module, recorded):
+    """A rule's parameter that reruns it when the code of the module changes.
+
+    Args:
+        module: entry of the code.
+        recorded: from the wildcards to the file of a finished run that holds its digest. Of a study with
+            `rerun_on_code: false` that digest is what counts, so that nothing finished runs again.
+    """
+
+    current = code_digest(module)
+
+    def digest(wildcards):
+        if not PARAMS.studies[wildcards.study].rerun_on_code and (path := recorded(wildcards)).exists():
+            return read_json(path)["digests"]["code"]
+        return current
+
+    return digest
+
+
+def info_of(wildcards):
+    return run_of(wildcards).files.info
 
 
 def threads_of(wildcards):
@@ -200,13 +247,38 @@ if workflow.exec_mode == workflow.exec_mode.DEFAULT and (
     )
 
 
+def left_behind():
+    """A warning about unfinished runs that start from the first step because they were made by other code, or None."""
+    modules = {"teacher": "ofq.training.teacher", "qat": "ofq.training.qat", "cga": "ofq.training.anneal"}
+    changed = []
+    for run, state in states.unfinished().items():
+        try:
+            settings = PARAMS.resolve(run)
+        except UserError:  # no longer in params.yaml
+            continue
+        same = settings.canonical() == state.origin.settings
+        across = PARAMS.keeping(run.study).across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
+        if same and not across and code_digest(modules[settings.phase]) != state.origin.code:
+            changed.append(f"{run} (step {state.step})")
+    if not changed:
+        return None
+    return (
+        f"the code changed since {', '.join(changed)} stopped: a run starts from its first step, what was saved stays"
+        " in runs/; to go on from there: snakemake --config resume_across_code=true"
+    )
+
+
 onstart:
-    if workflow.local_exec and not workflow.touch and workflow.exec_mode == workflow.exec_mode.DEFAULT:
-        warm_process.start()
+    if workflow.exec_mode == workflow.exec_mode.DEFAULT and not workflow.touch:
+        if _warning := left_behind():
+            print(f"ofq: warning: {_warning}", file=sys.stderr)
+        if workflow.local_exec:
+            warm_process.start()
 
 
 onsuccess:
     warm_process.stop()
+    states.drop_finished()
     if warm_process.started:
         from ofq.report.cost import summary
 
@@ -224,4 +296,5 @@ def name_logs_of_failed_jobs():
 
 onerror:
     warm_process.stop()
+    states.drop_finished()
     atexit.register(name_logs_of_failed_jobs)

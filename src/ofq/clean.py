@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from ofq import locks
 from ofq.errors import UserError
 from ofq.paths import PARAMS, REFERENCE, RESULTS, STATE
 
@@ -22,8 +23,8 @@ def clean(*, yes: bool) -> None:
     """
     if not PARAMS.is_file():
         raise UserError(f"{PARAMS} not found in {Path.cwd()}; run from the project's root")
-    if any((_SNAKEMAKE / "locks").glob("*")):
-        raise UserError("snakemake works in this directory; wait for it, or if it was killed: snakemake --unlock")
+    if _snakemake_works_here():
+        raise UserError("snakemake works in this directory; wait for it or end it")
     found = [path for path in _candidates(runs=yes) if path.exists()]
     if not found:
         print("Nothing to remove.")
@@ -36,6 +37,15 @@ def clean(*, yes: bool) -> None:
     for path in found:
         _remove(path)
     print("Removed.")
+
+
+def _snakemake_works_here() -> bool:
+    path = _SNAKEMAKE / "ofq.lock"
+    if not path.exists():
+        return False
+    file, alone = locks.shared(path)
+    file.close()
+    return not alone
 
 
 def _candidates(*, runs: bool) -> list[Path]:

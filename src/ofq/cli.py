@@ -15,6 +15,9 @@ from ofq import warm
 from ofq.errors import UserError
 from ofq.help import DETAILS
 
+RESUME_ACROSS_CODE = "OFQ_RESUME_ACROSS_CODE"
+"""Environment variable: "1" is --resume-across-code for every job of a study."""
+
 INTERRUPTED = 128  # plus the signal's number, as shells count
 _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
@@ -37,7 +40,8 @@ def _training(phase: str) -> Step:
         run = Run.parse(arguments.run)
         if run is None:
             raise UserError(f"'{arguments.run}' names no run; write study/model/bits/variant/seedN")
-        config = params.load().resolve(run)
+        parameters = params.load()
+        config = parameters.resolve(run)
         if config.phase != phase:
             raise UserError(f"{run} is a {config.phase} run; use: python -m ofq {config.phase} {run}")
         if phase == "teacher":
@@ -46,7 +50,8 @@ def _training(phase: str) -> Step:
             from ofq.training.qat import run_qat as train
         else:
             from ofq.training.anneal import run_cga as train
-        train(run, config)
+        across = arguments.resume_across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
+        train(run, config, parameters.keeping(run.study, resume_across_code=across))
 
     return step
 
@@ -189,6 +194,12 @@ def _parser() -> argparse.ArgumentParser:
         if argument:
             command.add_argument(argument, metavar=argument.upper(), help=_ARGUMENTS[argument])
         command.set_defaults(function=function)
+    for name in ("teacher", "qat", "cga"):
+        commands.choices[name].add_argument(
+            "--resume-across-code",
+            action="store_true",
+            help="go on from a state that other code saved; run.json will say so",
+        )
     commands.choices["probe"].add_argument("--steps", type=int, help="length of the window (default: 300)")
     why = commands.choices["why"]
     why.add_argument("bits", metavar="BITS", nargs="?", help="such as w2a2; left out: every bit width")

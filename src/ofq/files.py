@@ -11,21 +11,24 @@ from typing import Any
 
 from ofq.errors import UserError, missing
 
+_UNFINISHED = ".tmp-"
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same directory; what is written there becomes ``path`` at the end.
 
     The file is flushed to the disk before it is renamed and the directory after, so that a crash leaves
-    the old file or the new one. Where the body fails, the temporary file is removed and the old one stays.
+    the old file or the new one. Where the body fails, the temporary file is removed and the old one stays; what
+    a killed process left is found by :func:`remove_unfinished`.
 
     Raises:
         UserError: no space, or no permission to write.
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        make_directory(path.parent)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.stem}-", suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -33,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"cannot write {path}: {os.strerror(error.errno)}; what was there before is kept") from None
@@ -43,10 +46,29 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, so that they survive a power failure."""
+    new = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for directory in reversed(new):
+        sync_directory(directory.parent)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove the temporary files that a killed process left in a directory; no other process may be writing there."""
+    for path in directory.glob(f"{_UNFINISHED}*"):
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text)
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -68,15 +90,16 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Flush a directory to the disk: renames and new files in it survive a power failure from here on."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

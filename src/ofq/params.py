@@ -7,6 +7,7 @@ generated from these types (``python -m ofq schema``).
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,6 +141,14 @@ class Study(_Strict):
     recipe: Name = Field(description="name under `recipes`")
     sweep_lr: LearningRates | None = Field(None, description="peak learning rates to compare in this study")
     threads: PositiveInt = Field(1, description="CPU threads of one run; part of what a number depends on")
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        30.0, description="from one checkpoint to the next, at least; more where saving would take over 2 % of the time"
+    )
+    rerun_on_code: bool = Field(
+        True,
+        description="another version of the code runs everything again; false, for long studies: finished runs stay, "
+        "unfinished ones go on under the new code, and run.json says so",
+    )
 
     @field_validator("models", "bits", "variants", "seeds")
     @classmethod
@@ -148,6 +157,29 @@ class Study(_Strict):
         if repeated:
             raise ValueError(f"named twice: {', '.join(repeated)}")
         return values
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How the resumable state of a run is kept and taken up. It changes no number, so it is no part of the run.
+
+    Attributes:
+        checkpoint_seconds: from one checkpoint to the next, at least.
+        rerun_on_code: the study's setting: whether other code runs everything again.
+        resume_across_code: the caller's choice to go on from a state that other code saved.
+    """
+
+    checkpoint_seconds: float = 30.0
+    rerun_on_code: bool = True
+    resume_across_code: bool = False
+
+    @property
+    def across_code(self) -> bool:
+        """Whether a state that other code saved is taken up."""
+        return self.resume_across_code or not self.rerun_on_code
+
+
+KEEPING = Keeping()
 
 
 class Quantization(_Strict):
@@ -253,6 +285,11 @@ class Params(_Strict):
         listed = self.variant_names(study) if spec.sweep_lr else [v for v in spec.variants if v != TEACHER]
         grid = [(FULL_PRECISION, name) for name in swept] + [(bits, name) for bits in spec.bits for name in listed]
         return [Run(study, m, bits, name, seed) for m in spec.models for bits, name in grid for seed in spec.seeds]
+
+    def keeping(self, study: str, *, resume_across_code: bool = False) -> Keeping:
+        """How the study's runs keep their state."""
+        spec = self.study_named(study)
+        return Keeping(spec.checkpoint_seconds, spec.rerun_on_code, resume_across_code)
 
     def check(self, run: Run) -> None:
         """Raise :class:`UserError` with the nearest right name where a coordinate of the run does not exist."""

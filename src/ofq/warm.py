@@ -29,6 +29,9 @@ ADDRESS = "OFQ_WARM_SOCKET"
 """Environment variable that leads a job to the server."""
 
 LIBRARIES = ("pydantic", "yaml", "pandas", "pyarrow.parquet", "safetensors.torch", "timm", "torch._dynamo")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What tells a job to stop: passed on by its caller to the child."""
+
 _POLL_SECONDS = 1.0
 _NUMBER = struct.Struct("<i")
 _PR_SET_PDEATHSIG = 1
@@ -53,8 +56,9 @@ def delegate(address: str, argv: list[str]) -> int | None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signum)
 
-        signal.signal(signal.SIGINT, forward)
-        signal.signal(signal.SIGTERM, forward)
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, forward)
         code = _read_number(connection)
         if code is None:
             print("ofq: error: the warm process ended; run snakemake again", file=sys.stderr)
@@ -94,7 +98,10 @@ class WarmProcess:
 
 
 def serve(address: str) -> None:
-    """Answer requests until SIGTERM comes, or the process that started this one is gone and no child is left."""
+    """Answer requests until SIGTERM comes or the process that started this one is gone; the children then save and end.
+
+    Snakemake deletes what the children of a killed Snakemake would still write, so going on would be in vain.
+    """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a fork must find no running threads
     owner = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children; they save and end
@@ -120,7 +127,9 @@ def serve(address: str) -> None:
     selector.register(listener, selectors.EVENT_READ)
     selector.register(wakeup, selectors.EVENT_READ)
     try:
-        while children or not (stopping or os.getppid() != owner):
+        while children or not stopping:
+            if os.getppid() != owner and not stopping:
+                stop(signal.SIGTERM, None)
             for key, _ in selector.select(_POLL_SECONDS):
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
@@ -137,6 +146,9 @@ def serve(address: str) -> None:
             _report_ended(children, selector)
     finally:
         Path(address).unlink(missing_ok=True)
+        if os.getppid() != owner:  # nobody else is left to remove the folder that was made for the socket
+            with contextlib.suppress(OSError):
+                Path(address).parent.rmdir()
 
 
 def _start(connection: socket.socket) -> int | None:
@@ -158,8 +170,8 @@ def _start(connection: socket.socket) -> int | None:
             os.closerange(3, 256)
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.environ.clear()
             os.environ.update(request["env"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ofq import cli, params_page
+from ofq import cli, locks, params_page
 from ofq.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,8 +95,8 @@ def test_clean_leaves_the_reference_the_store_and_unless_told_the_runs(
 def test_clean_refuses_while_snakemake_works_and_outside_a_project(tmp_path: Path) -> None:
     assert "run from the project's root" in clean(tmp_path).stderr
     files = project(tmp_path)
-    (tmp_path / ".snakemake/locks").mkdir()
-    (tmp_path / ".snakemake/locks/0.output.lock").touch()
-    done = clean(tmp_path, "--yes")
+    file, _ = locks.shared(tmp_path / ".snakemake/ofq.lock")
+    with file:
+        done = clean(tmp_path, "--yes")
     assert done.returncode == 2 and "snakemake works in this directory" in done.stderr
     assert all(path.exists() for path in files.values())

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from ofq import params
+from ofq import params, states
 from ofq.data.prepare import prepare
 from ofq.errors import UserError
 from ofq.files import read_json
@@ -154,9 +154,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: param
 
 def test_a_second_trainer_of_a_run_says_who_holds_it(tmp_path: Path) -> None:
     expected = pytest.raises(UserError, match=r"is being trained by process \d+ on .* since")
-    with checkpoint.lock(tmp_path), expected, checkpoint.lock(tmp_path):
+    with states.only_trainer(tmp_path), expected, states.only_trainer(tmp_path, patience=0):
         pass
-    with checkpoint.lock(tmp_path):
+    with states.only_trainer(tmp_path):
         pass  # the lock went with its holder
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.Capt
     newest = tmp_path / kept[-1]
     newest.write_bytes(newest.read_bytes()[:-20])
     assert checkpoint.load_latest(tmp_path) == {"step": 20}
-    assert "checkpoint-000000030.pt is damaged" in capsys.readouterr().out
+    assert "checkpoint-000000030.pt is damaged and passed over" in capsys.readouterr().out
 
 
 def test_trainer_state_cannot_run_code(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 """The MLflow store: where it is, who may write it, and one line for whatever is wrong with it."""
 
 import contextlib
-import fcntl
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ofq.errors import UserError
+from ofq.locks import Held, exclusive
 from ofq.paths import STATE
 
 if TYPE_CHECKING:
@@ -111,15 +110,9 @@ class Store:
 @contextlib.contextmanager
 def _only_writer() -> Iterator[None]:
     # Two writers that meet in a new store both create its tables, and one of them fails.
-    STATE.mkdir(exist_ok=True)
-    with (STATE / "mlflow.lock").open("w") as file:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise OSError(f"another `track` has been writing for {_PATIENCE:.0f} s") from None
-                time.sleep(0.1)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(STATE / "mlflow.lock", patience=_PATIENCE))
+        except Held:
+            raise OSError(f"another `track` has been writing for {_PATIENCE:.0f} s") from None
         yield

@@ -1,7 +1,7 @@
 """Confidence-guided annealing: continue a finished run at its last learning rate, confident weights held still."""
 
 from ofq.data import batches
-from ofq.params import RunConfig
+from ofq.params import KEEPING, Keeping, RunConfig
 from ofq.paths import Run, data_dir
 from ofq.remedies import ConfidenceGuidedAnnealing
 from ofq.training.continued import hold_rate, last_state
@@ -10,7 +10,7 @@ from ofq.training.session import session
 from ofq.training.student import load_teacher, loss_from, publish
 
 
-def run_cga(run: Run, config: RunConfig) -> None:
+def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
     """Anneal, measure and publish the parent's student; its optimizer and oscillation state go on.
 
     Reversals are counted from the start of annealing.
@@ -18,7 +18,7 @@ def run_cga(run: Run, config: RunConfig) -> None:
     assert config.parent is not None and config.cga is not None
     parent = run.sibling(config.parent)
     inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model, parent.files.model, parent.files.trainer]
-    with session(run, config, __name__, inputs) as current:
+    with session(run, config, keeping, __name__, inputs) as current:
         data = batches.load(run.study)
         student, optimizer, recorder = last_state(parent, config, data)
         hold_rate(optimizer, config.train.lr)
@@ -32,7 +32,7 @@ def run_cga(run: Run, config: RunConfig) -> None:
             # Images in another order than the parent saw them in its last epochs.
             seed=config.seed + 1_000_003,
             label=run.label,
-            directory=current.directory,
+            checkpoints=current.checkpoints,
             events=current.events,
             hooks=[recorder, annealing],
         )

@@ -4,30 +4,39 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ofq.files import write_text
+
 
 class EventLog:
-    """Append-only JSON lines, one object a line.
+    """JSON lines, one object a line, the first of them ``start``.
 
-    A run that resumes cuts the log back to the length that its checkpoint knows, so that no step stands
-    in it twice.
+    Checkpoints hold the text of the log up to their step, and a run that resumes puts it back, so that no step stands
+    in it twice and none is missing, whatever was on the disk.
+
+    Args:
+        path: of the log; not touched before :meth:`restore`.
+        start: values of the first event.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **start: Any) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        self.beginning = _line("start", **start)
 
-    def __len__(self) -> int:
-        """Length in bytes."""
-        return self.path.stat().st_size
+    def text(self) -> str:
+        """All of the log."""
+        return self.path.read_text()
 
     def append(self, event: str, **values: Any) -> None:
         """Write one event and hand it to the operating system."""
-        line = json.dumps({"event": event, **values}, allow_nan=False)
         with self.path.open("a") as file:
-            file.write(line + "\n")
+            file.write(_line(event, **values))
 
-    def cut(self, length: int) -> None:
-        """Forget everything after the first ``length`` bytes."""
-        with self.path.open("r+b") as file:
-            file.truncate(length)
+    def restore(self, text: str | None = None) -> None:
+        """Make the log what it was at a checkpoint, or its beginning alone."""
+        text = self.beginning if text is None else text
+        if not self.path.exists() or self.path.read_bytes() != text.encode():
+            write_text(self.path, text)
+
+
+def _line(event: str, **values: Any) -> str:
+    return json.dumps({"event": event, **values}, allow_nan=False) + "\n"

@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,12 +15,12 @@ from torch.optim import AdamW
 from ofq.data.batches import StudyData
 from ofq.errors import UserError
 from ofq.params import Phase
-from ofq.training import checkpoint
+from ofq.training.checkpoint import Checkpoints
 from ofq.training.events import EventLog
 from ofq.training.optim import make_schedule
 
 INTERVALS = 12  # progress lines, curve points and oscillation records of a run
-_CHECKPOINT_SECONDS = 30.0
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Hook(Protocol):
@@ -62,11 +61,13 @@ def train(
     *,
     seed: int,
     label: str,
-    directory: Path,
+    checkpoints: Checkpoints,
     events: EventLog,
     hooks: Sequence[Hook] = (),
 ) -> None:
-    """Train the model in place for ``phase.steps`` steps, resuming from the newest checkpoint in ``directory``.
+    """Train the model in place for ``phase.steps`` steps, resuming from the newest checkpoint.
+
+    A checkpoint is saved from time to time, when the run is told to stop, and after the last step.
 
     Args:
         model: what is trained and evaluated.
@@ -76,40 +77,39 @@ def train(
         phase: schedule, batch size and number of steps.
         seed: of the order of the images.
         label: names the run in progress lines.
-        directory: of the checkpoints.
+        checkpoints: what to resume from, and where to save.
         events: receives one ``step`` event an interval.
         hooks: called around every optimizer step, in order.
 
     Raises:
-        UserError: the loss is not finite.
-        Stopped: SIGINT or SIGTERM came; the state after the last finished step is saved.
+        UserError: the loss is not finite, or a checkpoint cannot be written.
+        Stopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; the state after the last finished step is saved.
     """
     schedule = make_schedule(optimizer, phase)
     interval = max(1, phase.steps // INTERVALS)
     started = time.monotonic()
-    saved = started
     loss_sum = torch.zeros(())
-    first = step = 0
-    if state := checkpoint.load_latest(directory):
+    first = 0
+    if state := checkpoints.latest():
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         for hook, hook_state in zip(hooks, state["hooks"], strict=True):
             hook.load_state_dict(hook_state)
-        events.cut(state["events"])
+        torch.set_rng_state(state["rng"])
         loss_sum, first = state["loss_sum"], state["step"]
         print(f"{label}  resumed after step {first}", flush=True)
+    events.restore(state["events"] if state else None)
 
     def save(step: int) -> None:
-        checkpoint.save(
-            directory,
+        checkpoints.save(
             step,
             {
-                "step": step,
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "hooks": [hook.state_dict() for hook in hooks],
+                "rng": torch.get_rng_state(),
                 "loss_sum": loss_sum,
-                "events": len(events),
+                "events": events.text(),
             },
         )
 
@@ -144,12 +144,10 @@ def train(
                 print(_progress(label, step, phase.steps, values, left), flush=True)
                 loss_sum.zero_()
 
+            if received or step == phase.steps or checkpoints.due():
+                save(step)
             if received:
-                save(step)
                 raise Stopped(received[0], step)
-            if time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                save(step)
-                saved = time.monotonic()
 
 
 @torch.no_grad()
@@ -176,11 +174,12 @@ def _progress(label: str, step: int, steps: int, values: dict[str, float], secon
 
 @contextmanager
 def _deferred_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that a step is finished and saved before the run ends."""
+    """Collect what tells the run to stop, so that a step is finished and saved before it ends."""
     received: list[int] = []
     before = {
         number: signal.signal(number, lambda signum, frame: received.append(signum))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in _STOP_SIGNALS
+        if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
     }
     try:
         yield received

@@ -1,16 +1,16 @@
 """Measure the oscillation of a finished run again, from its checkpoint, over a further window of training."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ofq import states
 from ofq.data import batches
 from ofq.errors import UserError
 from ofq.files import replacing, write_json
-from ofq.params import Phase, RunConfig
+from ofq.params import KEEPING, Phase, RunConfig
 from ofq.paths import Run, data_dir
 from ofq.training.continued import hold_rate, last_state
 from ofq.training.loop import train
@@ -50,7 +50,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
     files = run.files
     inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model, files.model, files.trainer]
     window = config.model_copy(update={"train": _constant(config.train, steps), "cga": None})
-    with session(run, window, __name__, inputs, aside="probe") as current:
+    with session(run, window, KEEPING, __name__, inputs, aside="probe") as current:
         data = batches.load(run.study)
         student, optimizer, recorder = last_state(run, window, data)
         rate = optimizer.param_groups[0]["lr"]
@@ -63,7 +63,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
             _constant(config.train, steps, rate),
             seed=config.seed + _ORDER,
             label=f"{run.label} probe",
-            directory=current.directory,
+            checkpoints=current.checkpoints,
             events=current.events,
             hooks=[recorder],
         )
@@ -85,7 +85,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
                 "digests": current.digests,
             },
         )
-        shutil.rmtree(current.directory)
+        states.drop(current.state.directory)
     print(_report(run, rate, steps, {**groups, "all": _means(end)}, summary))
 
 

@@ -1,7 +1,7 @@
 """Quantization-aware training of one student, from its teacher's weights and with its teacher's guidance."""
 
 from ofq.data import batches
-from ofq.params import RunConfig
+from ofq.params import KEEPING, Keeping, RunConfig
 from ofq.paths import Run, data_dir
 from ofq.quant import calibrate
 from ofq.training.loop import train
@@ -11,10 +11,10 @@ from ofq.training.session import session
 from ofq.training.student import load_teacher, loss_from, make_student, publish
 
 
-def run_qat(run: Run, config: RunConfig) -> None:
+def run_qat(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
     """Train, measure and publish one quantized student."""
     inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model]
-    with session(run, config, __name__, inputs) as current:
+    with session(run, config, keeping, __name__, inputs) as current:
         data = batches.load(run.study)
         student = make_student(run, config, data)
         count = config.calibration_batches or 1
@@ -29,7 +29,7 @@ def run_qat(run: Run, config: RunConfig) -> None:
             config.train,
             seed=config.seed,
             label=run.label,
-            directory=current.directory,
+            checkpoints=current.checkpoints,
             events=current.events,
             hooks=[recorder],
         )

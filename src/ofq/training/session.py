@@ -1,8 +1,8 @@
 """What every training run has around it: threads, seeds, its locked directory, the files it publishes."""
 
 import datetime
+import os
 import resource
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
+from ofq import states
 from ofq.errors import missing
-from ofq.files import replacing, write_json, write_text
-from ofq.params import RunConfig
+from ofq.files import remove_unfinished, write_bytes, write_json, write_text
+from ofq.params import Keeping, RunConfig
 from ofq.paths import Run
 from ofq.provenance import code_digest, file_digest, git_commit, machine, versions
 from ofq.training import checkpoint
+from ofq.training.checkpoint import Checkpoints, Maker
 from ofq.training.events import EventLog
 
 
@@ -29,14 +31,20 @@ class Session:
 
     run: Run
     config: RunConfig
-    directory: Path
+    keeping: Keeping
+    state: states.State
+    checkpoints: Checkpoints
     events: EventLog
-    digests: dict[str, Any]
     started: float
     started_cpu: float
 
+    @property
+    def digests(self) -> dict[str, Any]:
+        """Of the code and of the files that the run reads."""
+        return {"code": self.state.origin.code, "inputs": self.state.origin.inputs}
+
     def publish(self, model: nn.Module, metrics: dict[str, float], trainer: dict[str, Any] | None = None) -> None:
-        """Write the run's results, ``metrics.json`` last, and drop the resumable state.
+        """Write the run's results, ``metrics.json`` last.
 
         Args:
             model: trained model; its state goes to ``model.safetensors``.
@@ -44,16 +52,16 @@ class Session:
             trainer: optimizer and oscillation state from which a later phase continues.
         """
         files = self.run.files
-        with replacing(files.model) as temporary:
-            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+        write_bytes(files.model, save({name: value.contiguous() for name, value in model.state_dict().items()}))
         if trainer is not None:
             checkpoint.write(files.trainer, trainer)
         metrics = {**metrics, "seed": self.run.seed, "steps": self.config.train.steps}
         self.events.append("end", **metrics)
-        write_text(files.events, self.events.path.read_text())
+        write_text(files.events, self.events.text())
         write_json(files.info, self._info())
         write_json(files.metrics, metrics)
-        shutil.rmtree(self.directory)
+        if states.UNDER_SNAKEMAKE not in os.environ:
+            states.drop(self.state.directory)
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -68,17 +76,24 @@ class Session:
             "versions": versions(),
             "config": self.config.model_dump(mode="json", exclude_none=True),
             "digests": self.digests,
+            "state": self.state.directory.name,
+            "rerun_on_code": self.keeping.rerun_on_code,
+            "resume_across_code": self.keeping.resume_across_code,
+            "history": self.checkpoints.history,
             **({"git": commit} if (commit := git_commit()) else {}),
         }
 
 
 @contextmanager
-def session(run: Run, config: RunConfig, module: str, inputs: Sequence[Path], *, aside: str = "") -> Iterator[Session]:
+def session(
+    run: Run, config: RunConfig, keeping: Keeping, module: str, inputs: Sequence[Path], *, aside: str = ""
+) -> Iterator[Session]:
     """Prepare a run: fixed threads, deterministic kernels, a locked directory keyed by all that it depends on.
 
     Args:
         run: coordinates.
         config: everything in ``params.yaml`` that the run depends on.
+        keeping: how the resumable state is kept.
         module: the step's module, whose code (imports followed) is part of the key.
         inputs: files that the run reads; their content is part of the key.
         aside: folder for the state of what is not the run itself, so that its event log is not taken for the run's.
@@ -94,10 +109,49 @@ def session(run: Run, config: RunConfig, module: str, inputs: Sequence[Path], *,
     torch.manual_seed(config.seed)
     if absent := [path for path in inputs if not path.exists()]:
         raise missing(absent[0])
-    digests = {"code": code_digest(module), "inputs": {str(path): file_digest(path) for path in inputs}}
-    directory = run.state(aside) / config.key(str(digests))
-    with checkpoint.lock(directory):
-        events = EventLog(directory / "events.jsonl")
-        if not len(events):
-            events.append("start", run=str(run), config=config.model_dump(mode="json", exclude_none=True))
-        yield Session(run, config, directory, events, digests, started, started_cpu)
+    code, read = code_digest(module), {str(path): file_digest(path) for path in inputs}
+    base = run.state(aside)
+    key = config.key(str({"code": code, "inputs": read}))
+    state = states.State(base / key, states.Origin(config.canonical(), read, code))
+    with states.only_trainer(base):
+        earlier = _earlier(run, state, states.of_run(base), keeping)
+        state.begin()
+        remove_unfinished(state.directory)
+        if not aside:
+            remove_unfinished(run.files.root)
+        yield Session(
+            run,
+            config,
+            keeping,
+            state,
+            Checkpoints(
+                state.directory,
+                Maker(code, versions()),
+                seconds=keeping.checkpoint_seconds,
+                earlier=earlier,
+            ),
+            EventLog(
+                state.directory / "events.jsonl",
+                run=str(run),
+                config=config.model_dump(mode="json", exclude_none=True),
+            ),
+            started,
+            started_cpu,
+        )
+
+
+def _earlier(run: Run, state: states.State, found: list[states.State], keeping: Keeping) -> Path | None:
+    """The state of other code to go on from, if that was asked for; says so where one is left behind."""
+    if state.step or not found:
+        return None
+    same = [other for other in found if other.origin.differences(state.origin) == ["code"]]
+    if same and keeping.across_code:
+        return same[-1].directory
+    last = (same or found)[-1]
+    print(
+        f"{run}: {' and '.join(last.origin.differences(state.origin))} changed since step {last.step} was saved; "
+        f"starting from the first step in {state.directory}; the earlier state stays in {last.directory}"
+        + ("; to go on from it: --resume-across-code" if same else ""),
+        flush=True,
+    )
+    return None
