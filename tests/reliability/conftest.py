@@ -1,0 +1,93 @@
+"""A study so small that an epoch has five steps and a run of each variant takes a fraction of a second."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from ofq import params
+from ofq.data.prepare import prepare
+from ofq.params import KEEPING, Keeping
+from ofq.paths import Run, data_dir
+from ofq.provenance import file_digest
+from ofq.training.anneal import run_cga
+from ofq.training.qat import run_qat
+from ofq.training.teacher import run_teacher
+from tests.conftest import ROOT
+
+EPOCH = 5  # steps
+STEPS = 12  # two epochs and a part of the third
+RECIPE = {
+    "teacher": {"lr": 3e-3, "min_lr": 1e-4, "batch_size": 64, "steps": STEPS, "warmup": 0.1},
+    "qat": {"lr": 2e-3, "min_lr": 1e-4, "batch_size": 64, "steps": STEPS, "constant_steps": 2},
+    "cga": {"steps": STEPS},
+}
+STEP_OF: dict[str, Callable[..., None]] = {"teacher": run_teacher, "qat": run_qat, "cga": run_cga}
+VARIANTS = list(yaml.safe_load((ROOT / "params.yaml").read_text())["variants"])
+DROPOUT = "vit_dropout"  # a model that draws random numbers while it trains
+
+
+def run_of(variant: str, model: str = "vit_micro") -> Run:
+    return Run("digits", model, "fp" if variant == "teacher" else "w2a2", variant, 0)
+
+
+def train(run: Run, keeping: Keeping = KEEPING) -> None:
+    """Train a run as ``python -m ofq`` does."""
+    config = params.load().resolve(run)
+    STEP_OF[config.phase](run, config, keeping)
+
+
+def write_small_project(root: Path) -> None:
+    """``params.yaml`` with every variant of the project, and the first images of digits."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["recipes"] = {"digits": RECIPE}
+    micro = content["models"]["vit_micro"]
+    drop = {"proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1}
+    content["models"][DROPOUT] = micro | {"arguments": micro["arguments"] | drop}
+    study = content["studies"]["digits"]
+    content["studies"] = {"digits": study | {"models": ["vit_micro", DROPOUT], "bits": ["w2a2"], "seeds": [0]}}
+    (root / "params.yaml").write_text(yaml.safe_dump(content))
+
+
+def shrink_data(study: str, *, images: int) -> None:
+    """Keep the first images of each split."""
+    manifest_path = data_dir(study) / "manifest.json"
+    manifest = json.loads(manifest_path.read_text())
+    for entry in manifest["files"].values():
+        path = data_dir(study) / entry["name"]
+        save_file({name: value[:images].copy() for name, value in load_file(path).items()}, path)
+        entry["sha256"] = file_digest(path)
+    manifest_path.write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parameters and the data."""
+    root = tmp_path_factory.mktemp("small")
+    write_small_project(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        prepare("digits", params.load().studies["digits"].data)
+        shrink_data("digits", images=64 * EPOCH)
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(small_data: Path) -> Path:
+    """The same with an undisturbed run of every variant, of either model where it matters."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(small_data)
+        for variant in ("teacher", *sorted(VARIANTS, key=lambda name: "cga" in name)):
+            train(run_of(variant))
+        for variant in ("teacher", "statsq-qkr"):
+            train(run_of(variant, DROPOUT))
+    return small_data
+
+
+@pytest.fixture
+def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(finished)
+    return finished
