@@ -52,13 +52,13 @@ def write_small_project(root: Path) -> None:
     (root / "params.yaml").write_text(yaml.safe_dump(content))
 
 
-def shrink_data(study: str, *, images: int) -> None:
-    """Keep the first images of each split."""
+def shrink_data(study: str, **images: int) -> None:
+    """Keep the first images of each split, as many as are named for it."""
     manifest_path = data_dir(study) / "manifest.json"
     manifest = json.loads(manifest_path.read_text())
-    for entry in manifest["files"].values():
+    for split, entry in manifest["files"].items():
         path = data_dir(study) / entry["name"]
-        save_file({name: value[:images].copy() for name, value in load_file(path).items()}, path)
+        save_file({name: value[: images[split]].copy() for name, value in load_file(path).items()}, path)
         entry["sha256"] = file_digest(path)
     manifest_path.write_text(json.dumps(manifest))
 
@@ -71,7 +71,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         prepare("digits", params.load().studies["digits"].data)
-        shrink_data("digits", images=64 * EPOCH)
+        shrink_data("digits", train=64 * EPOCH, eval=32)
     return root
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,7 +87,11 @@ def save(directory: Path, step: int, state: dict[str, Any]) -> None:
     content = _serialise(state)
     # The checksum is there first, so that a checkpoint is whole from the moment that it appears.
     write_text(_checksum(path), hashlib.sha256(content).hexdigest())
-    write_bytes(path, content)
+    try:
+        write_bytes(path, content)
+    except BaseException:
+        _checksum(path).unlink(missing_ok=True)
+        raise
     # Of later steps only damaged ones can be there, which were passed over.
     kept = sorted(other for other in directory.glob("checkpoint-*.pt") if other.name <= path.name)[-KEPT:]
     for other in directory.glob("checkpoint-*"):
@@ -130,8 +133,9 @@ def load(path: Path) -> dict[str, Any]:
         return dict(torch.load(path, weights_only=True, map_location="cpu"))
     except FileNotFoundError:
         raise missing(path) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no trainer state ({str(error).splitlines()[0][:120]})") from None
+    except Exception as error:  # the reader stumbles over arbitrary bytes in arbitrary ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{path} is damaged or no trainer state ({reason})") from None
 
 
 def _checksum(path: Path) -> Path:
