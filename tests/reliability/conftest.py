@@ -63,15 +63,20 @@ def shrink_data(study: str, **images: int) -> None:
     manifest_path.write_text(json.dumps(manifest))
 
 
+def prepare_small_data(**images: int) -> None:
+    """Parameters and data in the working directory."""
+    write_small_project(Path())
+    prepare("digits", params.load().studies["digits"].data)
+    shrink_data("digits", **images)
+
+
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The parameters and the data."""
     root = tmp_path_factory.mktemp("small")
-    write_small_project(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        prepare("digits", params.load().studies["digits"].data)
-        shrink_data("digits", train=64 * EPOCH, eval=32)
+        prepare_small_data(train=64 * EPOCH, eval=32)
     return root
 
 
