@@ -10,7 +10,7 @@ rule data:
     conda:
         "../envs/ofq.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=1500,
     params:
         settings=data_settings,
         code=code_digest("ofq.data.prepare"),

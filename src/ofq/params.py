@@ -30,8 +30,10 @@ class _Strict(BaseModel):
 class Data(_Strict):
     """Where a study's images come from and what it is evaluated on."""
 
-    name: Literal["digits", "fashion-mnist"] = Field(description="data set")
-    root: str | None = Field(None, description="directory of the downloaded files; digits needs none")
+    name: Literal["digits", "fashion-mnist", "cifar10", "cifar100"] = Field(description="data set")
+    root: str | None = Field(
+        None, description="directory of the downloaded files, data/<name> where it is left out; digits needs none"
+    )
     evaluate: Literal["test", "validation"] = Field(
         "test",
         description="'validation' holds out a sixth of the training images and never touches the test set: "

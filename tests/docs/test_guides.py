@@ -98,8 +98,8 @@ def shapes(with_data_set: Project) -> Path:
     images = rng.integers(0, 60, (160, 8, 8), dtype=np.uint8)
     images[labels == 0, 2:6, 2:6] = 250
     images[labels == 1, :, 3:5] = 250
-    path = with_data_set.root / "data/shapes.npz"
-    path.parent.mkdir(exist_ok=True)
+    path = with_data_set.root / "data/shapes/shapes.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         path, train_images=images[:120], train_labels=labels[:120], test_images=images[120:], test_labels=labels[120:]
     )
@@ -135,14 +135,27 @@ def test_a_new_data_set_is_a_reader_and_two_lines(with_data_set: Project, shapes
         assert done.returncode == 0 and "shapes" in done.stdout and (ROOT / target).is_file()
 
 
-def test_a_reader_answers_a_missing_or_damaged_file_in_one_line(with_data_set: Project) -> None:
-    path = with_data_set.root / "data/shapes.npz"
-    path.unlink(missing_ok=True)
-    missing = with_data_set.ofq("data", "shapes")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("no array")
-    damaged = with_data_set.ofq("data", "shapes")
-    for done, message in ((missing, "not found; put it there"), (damaged, "cannot be read")):
+class Evil:
+    """An object whose pickle, when it is read, makes a file."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.made,)
+
+
+def test_a_reader_answers_a_missing_or_damaged_file_in_one_line(with_data_set: Project, shapes: Path) -> None:
+    whole, ran = shapes.read_bytes(), shapes.with_name("ran")
+    shapes.unlink()
+    answers = [(with_data_set.ofq("data", "shapes"), "not found; put it there")]
+    for content in (b"no array", whole[:-30], whole[:200]):
+        shapes.write_bytes(content)
+        answers.append((with_data_set.ofq("data", "shapes"), "cannot be read"))
+    np.savez(shapes, train_images=np.array([Evil(ran)], dtype=object))
+    answers.append((with_data_set.ofq("data", "shapes"), "Object arrays cannot be loaded"))
+    assert not ran.exists()
+    for done, message in answers:
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
 
 

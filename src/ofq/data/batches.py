@@ -4,16 +4,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ofq.data.manifest import Manifest, Stored, again, read_manifest
 from ofq.errors import UserError
-from ofq.files import read_json
 from ofq.paths import data_dir
 from ofq.provenance import file_digest
 
@@ -65,31 +63,31 @@ def load(study: str) -> StudyData:
     Raises:
         UserError: missing or changed files; names them and how to make them again.
     """
-    directory = data_dir(study)
-    manifest = read_json(directory / "manifest.json")
-    mean, std = (torch.tensor(manifest[key], dtype=torch.float32).view(1, -1, 1, 1) for key in ("mean", "std"))
-    train_images, train_labels = _split(directory, manifest, "train")
-    eval_images, eval_labels = _split(directory, manifest, "eval")
+    manifest = read_manifest(study)
+    mean, std = (torch.tensor(value, dtype=torch.float32).view(1, -1, 1, 1) for value in (manifest.mean, manifest.std))
+    train_images, train_labels = _split(study, manifest, manifest.files.train)
+    eval_images, eval_labels = _split(study, manifest, manifest.files.eval)
     return StudyData(
         (train_images.float() / 255 - mean) / std,
         train_labels,
         (eval_images.float() / 255 - mean) / std,
         eval_labels,
-        manifest["classes"],
+        manifest.classes,
     )
 
 
-def _split(directory: Path, manifest: dict[str, Any], split: str) -> tuple[Tensor, Tensor]:
-    entry = manifest["files"][split]
-    path = directory / entry["name"]
-    again = f"delete {directory} and make it again with: snakemake {directory}/manifest.json"
+def _split(study: str, manifest: Manifest, stored: Stored) -> tuple[Tensor, Tensor]:
+    path = data_dir(study) / stored.name
     try:
-        if file_digest(path) != entry["sha256"]:
-            raise UserError(f"{path} differs from its manifest (sha256); {again}")
+        if file_digest(path) != stored.sha256:
+            raise UserError(f"{path} differs from its manifest (sha256); {again(study)}")
         content = load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}); {again}") from None
-    return content["images"], content["labels"]
+        images, labels = content["images"], content["labels"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}); {again(study)}") from None
+    if images.shape != (stored.images, manifest.channels, *manifest.image_size) or labels.shape != (stored.images,):
+        raise UserError(f"{path} holds other shapes than its manifest says; {again(study)}")
+    return images, labels
 
 
 @lru_cache(maxsize=1)

@@ -3,8 +3,10 @@
 import numpy as np
 from safetensors.numpy import save_file
 
-from ofq.data.source import Images, Labels, read
-from ofq.files import replacing, write_json
+from ofq.data.manifest import Files, Manifest, Stored, statistics, write_manifest
+from ofq.data.source import Images, Labels, Source, read
+from ofq.errors import UserError
+from ofq.files import replacing
 from ofq.params import Data
 from ofq.paths import data_dir
 from ofq.provenance import file_digest
@@ -16,42 +18,85 @@ _AFFINE_SEED = 0
 def prepare(study: str, data: Data) -> None:
     """Write ``train.safetensors``, ``eval.safetensors`` and ``manifest.json`` into the study's data directory.
 
-    Images are uint8 (n, 1, height, width), labels int64 (n,). The manifest holds sha256 and size of each
-    file, counts by class, and mean and standard deviation of the training pixels in [0, 1].
+    Images are uint8 (n, channels, height, width), labels int64 (n,). The manifest holds sha256 and size of each
+    file and of what it was read from, counts by class, and mean and standard deviation of the training pixels in
+    [0, 1], by channel.
     The evaluation images are the test images, or a held-out sixth of the training images
     (``evaluate: validation``).
+
+    Raises:
+        UserError: the source is missing or damaged, its images and labels do not fit together, or it is blank.
     """
     source = read(data)
+    check(data.name, source)
     train, evaluation = source.train, source.test
     if data.evaluate == "validation":
         train, evaluation = _hold_out(*source.train)
     if data.name == "digits":
         train = _with_affine_copies(*train)
-    pixels = train[0].astype(np.float64) / 255
-    manifest = {
-        "data": data.name,
-        "terms": source.terms,
-        "evaluate": data.evaluate,
-        "classes": source.classes,
-        "image_size": train[0].shape[1:],
-        "channels": 1,
-        "mean": [float(pixels.mean())],
-        "std": [float(pixels.std())],
-        "files": {},
-    }
-    directory = data_dir(study)
-    for split, (images, labels) in {"train": train, "eval": evaluation}.items():
-        path = directory / f"{split}.safetensors"
-        with replacing(path) as temporary:
-            save_file({"images": np.ascontiguousarray(images[:, None]), "labels": labels}, temporary)
-        manifest["files"][split] = {  # type: ignore[index]
-            "name": path.name,
-            "sha256": file_digest(path),
-            "bytes": path.stat().st_size,
-            "images": len(labels),
-            "images_by_class": np.bincount(labels, minlength=source.classes).tolist(),
-        }
-    write_json(directory / "manifest.json", manifest)
+    splits = {"train": (_with_channels(train[0]), train[1]), "eval": (_with_channels(evaluation[0]), evaluation[1])}
+    images = splits["train"][0]
+    mean, std = statistics(images)
+    if not all(std):
+        raise UserError(f"the training images of {data.name} are blank: all pixels of a channel are alike")
+    stored = {split: _store(study, split, *content, classes=source.classes) for split, content in splits.items()}
+    manifest = Manifest(
+        data=data.name,
+        terms=source.terms,
+        evaluate=data.evaluate,
+        classes=source.classes,
+        image_size=images.shape[2:],
+        channels=images.shape[1],
+        mean=mean,
+        std=std,
+        files=Files(**stored),
+        source=source.origin,
+    )
+    write_manifest(study, manifest)
+
+
+def check(name: str, source: Source) -> None:
+    """Check that a reader gives what it promises.
+
+    Raises:
+        UserError: images are not uint8 of one size with 1 or 3 channels, there are not as many labels as images, or
+            labels are out of range.
+    """
+    for split, (images, labels) in {"training": source.train, "test": source.test}.items():
+        what = f"the {split} images of {name}"
+        grey_or_colour = images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))
+        if images.dtype != np.uint8 or not grey_or_colour:
+            expected = "uint8 (n, height, width) or (n, 1 or 3, height, width)"
+            raise UserError(f"{what} are {images.dtype} {images.shape}; {expected} expected")
+        if labels.shape != (len(images),) or not len(images):
+            raise UserError(
+                f"{what} are {len(images)}, with labels of shape {labels.shape}; one label for each image expected"
+            )
+        if labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= source.classes:
+            raise UserError(
+                f"{what} have {labels.dtype} labels from {labels.min()} to {labels.max()}; "
+                f"int64 from 0 to {source.classes - 1} expected"
+            )
+    if source.train[0].shape[1:] != source.test[0].shape[1:]:
+        raise UserError(f"training and test images of {name} differ in size")
+
+
+def _with_channels(images: Images) -> Images:
+    """Images as (n, channels, height, width)."""
+    return np.ascontiguousarray(images if images.ndim == 4 else images[:, None])
+
+
+def _store(study: str, split: str, images: Images, labels: Labels, *, classes: int) -> Stored:
+    path = data_dir(study) / f"{split}.safetensors"
+    with replacing(path) as temporary:
+        save_file({"images": images, "labels": labels}, temporary)
+    return Stored(
+        name=path.name,
+        sha256=file_digest(path),
+        bytes=path.stat().st_size,
+        images=len(labels),
+        images_by_class=np.bincount(labels, minlength=classes).tolist(),
+    )
 
 
 def _hold_out(images: Images, labels: Labels) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:

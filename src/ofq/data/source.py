@@ -1,20 +1,24 @@
-"""Read a data set from where it comes from: scikit-learn's package, or downloaded idx files."""
+"""Read a data set from where it comes from: scikit-learn's package, or downloaded files."""
 
-import gzip
-import struct
-import zlib
-from collections.abc import Callable
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ofq.data.cifar import LAYOUTS, read_cifar
+from ofq.data.idx import FASHION_MNIST, read_idx
+from ofq.data.manifest import Origin
+from ofq.data.packed import origin
 from ofq.errors import UserError
 from ofq.params import Data
 
-Images = NDArray[np.uint8]  # (n, height, width)
+Images = NDArray[np.uint8]  # (n, height, width), or (n, channels, height, width)
 Labels = NDArray[np.int64]  # (n,)
+
+DIGITS = "sklearn.datasets.load_digits"
+DIGITS_SHA256 = "be45d48a5e9c57a062bc3a34bfc9e916d0b467e92623a0a350a978a642b9ab17"
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,46 @@ class Source:
     test: tuple[Images, Labels]
     classes: int
     terms: str
+    origin: dict[str, Origin]  # the files that were read, by their names in the data set's folder
 
 
 def read(data: Data) -> Source:
-    """Read the data set that a study names."""
+    """Read the data set that a study names.
+
+    Raises:
+        UserError: a file is missing, damaged, or not what it should be; in one line.
+    """
     return _READERS[data.name](data)
+
+
+def folder(data: Data) -> Path:
+    """Where the downloaded files of a data set lie."""
+    return Path(data.root or f"data/{data.name}").expanduser()
+
+
+def place(data: Data, name: str) -> str:
+    """Where a source is to be found, for people: a path, or the name of a library's function."""
+    return name if name == DIGITS else str(folder(data) / name)
+
+
+def origin_here(data: Data, name: str) -> Origin | None:
+    """What a source is on this machine now, or None where it is not there."""
+    if name == DIGITS:
+        return _digits_origin(*_digits_arrays())
+    path = folder(data) / name
+    return origin(path) if path.exists() else None
+
+
+def examine(data: Data, name: str) -> None:
+    """Read a source file alone where its data set allows it, else the whole data set.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    if data.name == "fashion-mnist" and name in FASHION_MNIST:
+        read_idx(folder(data) / name, FASHION_MNIST[name])
+    else:
+        read(data)
 
 
 def _digits(data: Data) -> Source:
@@ -37,47 +76,60 @@ def _digits(data: Data) -> Source:
 
     They come without a split; ours is 1,200 for training and 597 for testing, stratified by class.
     """
-    from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    bunch = load_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    labels = bunch.target.astype(np.int64)
+    levels, labels = _digits_arrays()
+    found = _digits_origin(levels, labels)
+    if found.sha256 != DIGITS_SHA256:
+        raise UserError(
+            f"{DIGITS} gives other digits than those of this project (sha256 {found.sha256[:12]}..., "
+            f"{DIGITS_SHA256[:12]}... expected); install the scikit-learn of envs/constraints.txt"
+        )
+    images = np.round(levels * (255 / 16)).astype(np.uint8)
     train, test = train_test_split(np.arange(len(labels)), test_size=597, stratify=labels, random_state=0)
     terms = "UCI Optical Recognition of Handwritten Digits, as packaged by scikit-learn (CC BY 4.0)"
-    return Source((images[train], labels[train]), (images[test], labels[test]), classes=10, terms=terms)
+    return Source(
+        (images[train], labels[train]), (images[test], labels[test]), classes=10, terms=terms, origin={DIGITS: found}
+    )
 
 
-def _fashion_mnist(data: Data) -> Source:
+def _digits_arrays() -> tuple[NDArray[np.float64], Labels]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.images, bunch.target.astype(np.int64)
+
+
+def _digits_origin(levels: NDArray[np.float64], labels: Labels) -> Origin:
+    """Digest of the arrays' shapes and values, in types that do not depend on the machine."""
+    content = (
+        f"{levels.shape} {labels.shape}".encode() + levels.astype("<f8").tobytes() + labels.astype("<i8").tobytes()
+    )
+    return Origin(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+def _fashion(data: Data) -> Source:
     """Fashion-MNIST in its original idx files: 60,000 and 10,000 images of 28x28 pixels."""
-    root = Path(data.root or "data/fashion-mnist").expanduser()
-    train = _idx(root / "train-images-idx3-ubyte.gz", 3), _idx(root / "train-labels-idx1-ubyte.gz", 1)
-    test = _idx(root / "t10k-images-idx3-ubyte.gz", 3), _idx(root / "t10k-labels-idx1-ubyte.gz", 1)
-    for name, (images, labels), count in (("train", train, 60_000), ("test", test, 10_000)):
-        if len(images) != count or len(labels) != count:
-            raise UserError(f"{root}: {len(images)} {name} images and {len(labels)} labels, {count} of each expected")
+    here = folder(data)
+    content = {name: read_idx(here / name, published) for name, published in FASHION_MNIST.items()}
+    train, test = (
+        (content[f"{part}-images-idx3-ubyte.gz"], content[f"{part}-labels-idx1-ubyte.gz"].astype(np.int64))
+        for part in ("train", "t10k")
+    )
     terms = "Fashion-MNIST, MIT licence, Copyright (c) 2017 Zalando SE"
-    return Source((train[0], train[1].astype(np.int64)), (test[0], test[1].astype(np.int64)), classes=10, terms=terms)
+    return Source(train, test, classes=10, terms=terms, origin={name: origin(here / name) for name in FASHION_MNIST})
 
 
-def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Read a gzipped idx file of unsigned bytes: magic number, sizes (big endian), values."""
-    try:
-        with gzip.open(path) as file:
-            content = file.read()
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} not found; download the four Fashion-MNIST idx .gz files there, or set data.root in params.yaml"
-        ) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}); download it again") from None
-    header = 4 + 4 * dimensions
-    if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
-        raise UserError(f"{path} is no idx file of {dimensions}-dimensional unsigned bytes; download it again")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != np.prod(shape):
-        raise UserError(f"{path} holds {len(content) - header} values where its header says {shape}; download it again")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+def _cifar(data: Data) -> Source:
+    """CIFAR-10, or CIFAR-100 with its fine labels: 50,000 and 10,000 colour images of 32x32 pixels."""
+    here, layout = folder(data), LAYOUTS[data.name]
+    train, test = read_cifar(here, layout)
+    found = origin(here / layout.archive, md5=layout.md5)
+    name = f"CIFAR-{layout.classes}"
+    terms = f"{name}, no formal licence; cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
+    if not found.as_published:
+        terms += f"; read from a {layout.archive} that is not the published one, so perhaps other images"
+    return Source(train, test, classes=layout.classes, terms=terms, origin={layout.archive: found})
 
 
-_READERS: dict[str, Callable[[Data], Source]] = {"digits": _digits, "fashion-mnist": _fashion_mnist}
+_READERS = {"digits": _digits, "fashion-mnist": _fashion, "cifar10": _cifar, "cifar100": _cifar}

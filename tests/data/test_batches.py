@@ -1,10 +1,8 @@
 """Data: verified, split without overlap, served as a function of (seed, epoch, index)."""
 
-import gzip
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,12 +11,6 @@ from ofq.data.prepare import AFFINE_COPIES, prepare
 from ofq.data.source import read
 from ofq.errors import UserError
 from ofq.params import Data
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_digits_are_split_1200_to_597_without_overlap(here: Path) -> None:
@@ -84,31 +76,3 @@ def test_a_flipped_byte_is_noticed(here: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"eval\.safetensors differs from its manifest"):
         batches.load("digits")
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = bytes((0, 0, 8, array.ndim)) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    with gzip.open(path, "wb") as file:
-        file.write(header + array.astype(np.uint8).tobytes())
-
-
-def test_missing_idx_files_say_what_is_expected_where(here: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere/train-images-idx3-ubyte\.gz not found; download"):
-        read(Data(name="fashion-mnist", root="nowhere"))
-
-
-@pytest.mark.parametrize("damage", ["truncated", "not gzip", "wrong dimensions", "too few"])
-def test_a_damaged_archive_is_named(here: Path, damage: str) -> None:
-    images = Path("train-images-idx3-ubyte.gz")
-    write_idx(images, np.zeros((2, 3, 3)) if damage != "wrong dimensions" else np.zeros((2, 9)))
-    write_idx(Path("train-labels-idx1-ubyte.gz"), np.zeros(2))
-    write_idx(Path("t10k-images-idx3-ubyte.gz"), np.zeros((2, 3, 3)))
-    write_idx(Path("t10k-labels-idx1-ubyte.gz"), np.zeros(2))
-    if damage == "truncated":
-        images.write_bytes(images.read_bytes()[:-12])
-    if damage == "not gzip":
-        images.write_bytes(b"<html>")
-    with pytest.raises(UserError) as error:
-        read(Data(name="fashion-mnist", root="."))
-    assert "\n" not in str(error.value)
-    assert ("60000" if damage == "too few" else "train-images") in str(error.value).replace("_", "")

@@ -1,0 +1,71 @@
+"""Fashion-MNIST in its original idx files, whose contents are known to the last bit."""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ofq.data.packed import unpacked
+from ofq.errors import UserError
+
+
+@dataclass(frozen=True)
+class Published:
+    """Shape of a file's values, and sha256 of its unpacked content: gzip may wrap the same bytes differently."""
+
+    shape: tuple[int, ...]
+    sha256: str
+
+
+FASHION_MNIST = {
+    "train-images-idx3-ubyte.gz": Published(
+        (60_000, 28, 28), "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
+    ),
+    "train-labels-idx1-ubyte.gz": Published(
+        (60_000,), "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
+    ),
+    "t10k-images-idx3-ubyte.gz": Published(
+        (10_000, 28, 28), "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
+    ),
+    "t10k-labels-idx1-ubyte.gz": Published(
+        (10_000,), "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
+    ),
+}
+
+
+def read_idx(path: Path, published: Published) -> NDArray[np.uint8]:
+    """Read a gzipped idx file of unsigned bytes: magic number, sizes (big endian), values.
+
+    No more is unpacked than the published file holds.
+
+    Raises:
+        UserError: missing, cut short, damaged, of other sizes, or of other content than the published file.
+    """
+    shape = published.shape
+    start = 4 + 4 * len(shape)
+    total = start + int(np.prod(shape))
+    content = unpacked(
+        path, total, "download the four Fashion-MNIST idx .gz files there, or set data.root in params.yaml"
+    )
+    if len(content) < start or content[:4] != bytes((0, 0, 8, len(shape))):
+        raise UserError(f"{path} is no idx file of {len(shape)}-dimensional unsigned bytes; download it again")
+    said = struct.unpack(f">{len(shape)}I", content[4:start])
+    if said != shape:
+        what = "labels" if len(shape) == 1 else "images"
+        raise UserError(f"{path} says that it holds {_words(said)} {what}, {_words(shape)} expected; download it again")
+    if len(content) != total:
+        raise UserError(f"{path} holds {len(content) - start} values, {total - start} expected; download it again")
+    if (digest := hashlib.sha256(content).hexdigest()) != published.sha256:
+        raise UserError(
+            f"{path} is not Fashion-MNIST as published: its content has sha256 {digest[:12]}..., "
+            f"{published.sha256[:12]}... expected; download it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    """``60000`` for labels, ``60000x28x28`` for images."""
+    return "x".join(map(str, shape))

@@ -1,0 +1,150 @@
+"""The manifest that vouches for a study's prepared images: its types, how it is written, and read with suspicion."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from ofq.errors import UserError, missing
+from ofq.files import write_json
+from ofq.paths import data_dir
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# Plain names only: a manifest from elsewhere must not lead out of its folder.
+StoredName = Annotated[str, Field(pattern=r"^[a-z]+\.safetensors$")]
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stored(_Record):
+    """One file of prepared images."""
+
+    name: StoredName
+    sha256: Digest
+    bytes: NonNegativeInt
+    images: PositiveInt
+    images_by_class: list[NonNegativeInt]
+
+
+class Origin(_Record):
+    """What the images were read from: sha256 and size of a source file, or of a library's arrays.
+
+    ``as_published`` says whether an archive is, byte for byte, the one that the authors publish; None where contents
+    are compared instead and any other content is refused.
+    """
+
+    sha256: Digest
+    bytes: NonNegativeInt
+    as_published: bool | None = None
+
+
+class Files(_Record):
+    """The two files of a study."""
+
+    train: Stored
+    eval: Stored
+
+
+class Manifest(_Record):
+    """What stands in ``manifest.json``; mean and deviation are of the training pixels in [0, 1], by channel."""
+
+    data: str
+    terms: str
+    evaluate: str
+    classes: PositiveInt
+    image_size: tuple[PositiveInt, PositiveInt]
+    channels: PositiveInt
+    mean: list[FiniteFloat]
+    std: list[Annotated[FiniteFloat, Field(gt=0)]]
+    files: Files
+    source: dict[SourceName, Origin]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Manifest":
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations for {self.channels} channels")
+        return self
+
+
+def statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels in [0, 1], by channel.
+
+    They come from sums of integers, which are exact: the same on every machine, and comparable to the last bit.
+
+    Args:
+        images: uint8 (n, channels, height, width).
+    """
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        counts = [int(count) for count in np.bincount(images[:, channel].ravel(), minlength=256)]
+        pixels = sum(counts)
+        total = sum(count * value for value, count in enumerate(counts))
+        squares = sum(count * value**2 for value, count in enumerate(counts))
+        mean.append(total / (255 * pixels))
+        std.append(math.sqrt(pixels * squares - total**2) / (255 * pixels))
+    return mean, std
+
+
+def manifest_path(study: str) -> Path:
+    """Where the manifest of a study lies."""
+    return data_dir(study) / "manifest.json"
+
+
+def again(study: str) -> str:
+    """How to make a study's data anew, the end of an error message."""
+    return f"delete {data_dir(study)} and make it again with: snakemake {manifest_path(study)}"
+
+
+def write_manifest(study: str, manifest: Manifest) -> None:
+    """Write the manifest, with a digest of what it says."""
+    content = manifest.model_dump(mode="json", exclude_none=True)
+    write_json(manifest_path(study), content | {"sha256": _digest(content)})
+
+
+def read_manifest(study: str) -> Manifest:
+    """Read the manifest of a study.
+
+    Raises:
+        UserError: it is missing, is no JSON, lacks a key, holds a value out of range, or was changed by a single byte
+            since it was written; in one line.
+    """
+    path = manifest_path(study)
+    try:
+        text = path.read_bytes().decode()
+        content = json.loads(text)
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); {again(study)}") from None
+    said = content.pop("sha256", None) if isinstance(content, dict) else None
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is damaged ({place + ': ' if place else ''}{first['msg']}); {again(study)}") from None
+    # The text is compared too: a changed digit that no float64 can hold would leave the content as it was.
+    if said != _digest(content) or text != json.dumps(content | {"sha256": said}, indent=2) + "\n":
+        raise UserError(f"{path} was changed since it was written (sha256); {again(study)}")
+    return manifest
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, indent=2).encode()).hexdigest()
