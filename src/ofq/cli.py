@@ -26,9 +26,17 @@ Step = Callable[[argparse.Namespace], None]
 
 def _data(arguments: argparse.Namespace) -> None:
     from ofq import params
+
+    if arguments.verify:
+        from ofq.data.verify import verify
+
+        verify(params.load(), arguments.study)
+        return
+    if arguments.study is None:
+        raise UserError("which study? name one, as in: python -m ofq data digits; or verify all with: data --verify")
+    study = params.load().study_named(arguments.study)
     from ofq.data.prepare import prepare
 
-    study = params.load().study_named(arguments.study)
     prepare(arguments.study, study.data)
 
 
@@ -149,7 +157,7 @@ def _warm(arguments: argparse.Namespace) -> None:
 
 # name: (function, its argument, help)
 _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
-    "data": (_data, "study", "prepare and verify a study's images"),
+    "data": (_data, None, "prepare a study's images, or verify what is prepared"),
     "teacher": (_training("teacher"), "run", "train a full-precision teacher"),
     "qat": (_training("qat"), "run", "train a quantized student with its teacher's guidance, and measure it"),
     "cga": (_training("cga"), "run", "anneal the finished run of a variant's parent, and measure it"),
@@ -200,6 +208,11 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="go on from a state that other code saved; run.json will say so",
         )
+    data = commands.choices["data"]
+    data.add_argument("study", metavar="STUDY", nargs="?", help="with --verify left out: all studies that have data")
+    data.add_argument(
+        "--verify", action="store_true", help="read prepared files and their sources again, write nothing"
+    )
     commands.choices["probe"].add_argument("--steps", type=int, help="length of the window (default: 300)")
     why = commands.choices["why"]
     why.add_argument("bits", metavar="BITS", nargs="?", help="such as w2a2; left out: every bit width")

@@ -4,10 +4,14 @@
 DETAILS = {
     "data": """\
 Reads the study's data set (studies.STUDY.data in params.yaml) and writes train.safetensors, eval.safetensors and
-manifest.json (sha256, counts by class, pixel statistics) into results/STUDY/data. Later steps check the files against
-the manifest.
+manifest.json (sha256, counts by class, pixel statistics, sources) into results/STUDY/data. Later steps check the files
+against the manifest.
 
-example: python -m ofq data digits""",
+--verify reads the prepared files again, and their sources where they are on this machine; it prints a line for each
+good file and for each problem, and ends with exit code 2 where there is one. Without STUDY: all studies that have data.
+
+examples: python -m ofq data digits
+          python -m ofq data --verify""",
     "teacher": """\
 Needs the study's data. Trains with recipes.*.teacher and writes the run's files into results/RUN. The coordinates of a
 teacher are study/model/fp/teacher/seedN.

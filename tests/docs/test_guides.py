@@ -121,10 +121,11 @@ def test_a_new_variant_is_one_line_and_repeats_no_run(with_variant: Project) -> 
 
 
 def test_a_new_data_set_is_a_reader_and_two_lines(with_data_set: Project, shapes: Path) -> None:
-    study, others, renew = blocks("add-a-data-set.md", "sh")
+    study, verify, others, renew = blocks("add-a-data-set.md", "sh")
     run(with_data_set, study)
     manifest = json.loads((with_data_set.root / "results/shapes/data/manifest.json").read_text())
     assert manifest["data"] == "shapes" and manifest["terms"] and manifest["files"]["train"]["images"] == 120
+    run(with_data_set, verify)
     table = pd.read_csv(with_data_set.root / "results/shapes/report/tables/main.csv")
     assert list(table["variant"]) == ["lsq", "statsq"]
     run(with_data_set, others)

@@ -1,0 +1,159 @@
+"""Read everything again that a study's manifest vouches for, and name each thing that is not as it says."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from ofq.data.manifest import Manifest, Origin, Stored, again, manifest_path, read_manifest, statistics
+from ofq.data.source import Images, Labels, examine, folder, origin_here, place
+from ofq.errors import UserError
+from ofq.params import Data, Params
+from ofq.paths import data_dir
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: a file that is good, one that is not on this machine, or a problem."""
+
+    kind: Literal["ok", "absent", "bad"]
+    text: str
+    mend: str = ""
+
+
+def verify(params: Params, study: str | None) -> None:
+    """Verify the data of one study, or of every study that has data, and print a line for each file and each problem.
+
+    Raises:
+        UserError: a problem was found, or there is nothing to verify.
+    """
+    if study is not None:
+        params.study_named(study)
+    studies = [study] if study else [name for name in params.studies if _files(data_dir(name))]
+    if not studies:
+        first = manifest_path(next(iter(params.studies)))
+        raise UserError(f"no study has prepared data here; prepare a study's with: snakemake {first}")
+    bad: list[Finding] = []
+    for name in studies:
+        for finding in findings(name, params.studies[name].data):
+            print(f"{finding.kind:8}{finding.text}", flush=True)
+            bad += [finding] if finding.kind == "bad" else []
+    if bad:
+        mend = "".join(dict.fromkeys(f"; {finding.mend}" for finding in bad if finding.mend))
+        raise UserError(f"{len(bad)} problem{'s' if len(bad) > 1 else ''} in the data, each in a line above{mend}")
+
+
+def findings(study: str, data: Data) -> Iterator[Finding]:
+    """What is good and what is not about the data of a study: manifest, images and labels, sources, in this order."""
+    path = manifest_path(study)
+    files = {split: path.parent / f"{split}.safetensors" for split in ("train", "eval")}
+    try:
+        manifest = read_manifest(study)
+    except UserError as error:
+        yield Finding("bad", str(error))
+        for file in files.values():
+            if not file.exists():
+                yield Finding("bad", f"{file} does not exist", again(study))
+        return
+    good = f"{path}  {manifest.data}, {manifest.classes} classes, by {manifest.evaluate} images"
+    yield from _report(study, good, path, _manifest_problems(manifest, data))
+    for split, stored in (("train", manifest.files.train), ("eval", manifest.files.eval)):
+        good = f"{files[split]}  {stored.images} images, sha256 {stored.sha256[:12]}..."
+        yield from _report(study, good, files[split], _stored_problems(files[split], split, stored, manifest))
+    for name, said in manifest.source.items():
+        yield _source(data, name, said)
+
+
+def _report(study: str, good: str, path: Path, problems: Iterable[str]) -> Iterator[Finding]:
+    found = [Finding("bad", f"{path} {problem}", again(study)) for problem in problems]
+    yield from found or [Finding("ok", good)]
+
+
+def _manifest_problems(manifest: Manifest, data: Data) -> Iterator[str]:
+    if (manifest.data, manifest.evaluate) != (data.name, data.evaluate):
+        yield (
+            f"is of {manifest.data}, evaluated on {manifest.evaluate} images; "
+            f"params.yaml says {data.name}, {data.evaluate}"
+        )
+    if not manifest.source:
+        yield "names no source"
+
+
+def _stored_problems(path: Path, split: str, stored: Stored, manifest: Manifest) -> Iterator[str]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        yield "does not exist"
+        return
+    except OSError as error:
+        yield f"cannot be read ({error.strerror})"
+        return
+    if len(content) != stored.bytes:
+        yield f"has {len(content)} bytes, {stored.bytes} in the manifest"
+    if (digest := hashlib.sha256(content).hexdigest()) != stored.sha256:
+        yield f"has sha256 {digest[:12]}..., {stored.sha256[:12]}... in the manifest: its content was changed"
+    try:
+        arrays = load(content)
+        images, labels = arrays["images"], arrays["labels"]
+    except (SafetensorError, ValueError, KeyError) as error:
+        yield f"holds no images and labels that can be read ({error})"
+        return
+    if images.dtype != np.uint8 or images.ndim != 4 or labels.dtype != np.int64 or labels.ndim != 1:
+        yield f"holds {images.dtype} images {images.shape} and {labels.dtype} labels {labels.shape}"
+        return
+    yield from _content_problems(images, labels, split, stored, manifest)
+
+
+def _content_problems(images: Images, labels: Labels, split: str, stored: Stored, manifest: Manifest) -> Iterator[str]:
+    shape = (manifest.channels, *manifest.image_size)
+    if images.shape[1:] != shape:
+        yield f"holds images of {images.shape[1:]}, {shape} in the manifest"
+    if len(images) != stored.images:
+        yield f"holds {len(images)} images, {stored.images} in the manifest"
+    if len(labels) != stored.images:
+        yield f"holds {len(labels)} labels, {stored.images} in the manifest"
+    outside = (labels < 0) | (labels >= manifest.classes)
+    if outside.any():
+        yield f"holds {outside.sum()} labels out of range: {labels[outside][0]}, 0 to {manifest.classes - 1} allowed"
+    counts = np.bincount(labels[~outside], minlength=manifest.classes).tolist()
+    pairs = enumerate(zip_longest(counts, stored.images_by_class))
+    if different := [f"{found} of class {label}, not {said}" for label, (found, said) in pairs if found != said]:
+        yield f"holds other numbers of images by class than the manifest says: {'; '.join(different)}"
+    if split == "train" and images.size and images.shape[1] == manifest.channels:
+        mean, std = statistics(images)
+        if (mean, std) != (manifest.mean, manifest.std):
+            yield f"has pixels of mean {mean} and deviation {std}, {manifest.mean} and {manifest.std} in the manifest"
+
+
+def _source(data: Data, name: str, said: Origin) -> Finding:
+    where = place(data, name)
+    try:
+        found = origin_here(data, name)
+    except OSError as error:
+        return Finding("bad", f"{where} cannot be read ({error.strerror})")
+    if found is None and folder(data).is_dir():
+        return Finding("bad", f"{where} does not exist, and its folder does; download it again")
+    if found is None:
+        return Finding("absent", f"{where}  source, not on this machine, so not read again")
+    if (found.sha256, found.bytes) == (said.sha256, said.bytes):
+        remark = ", not the archive as published" if said.as_published is False else ""
+        return Finding("ok", f"{where}  source, {said.bytes} bytes, sha256 {said.sha256[:12]}...{remark}")
+    changed = (
+        f"{where} is not the source that was prepared: {found.bytes} bytes, sha256 {found.sha256[:12]}...; "
+        f"{said.bytes} bytes, sha256 {said.sha256[:12]}... in the manifest"
+    )
+    try:
+        examine(data, name)
+    except UserError as error:
+        return Finding("bad", f"{changed} ({error})")
+    return Finding("bad", f"{changed}; prepare the study again if the change was meant")
+
+
+def _files(directory: Path) -> list[Path]:
+    return list(directory.iterdir()) if directory.is_dir() else []
