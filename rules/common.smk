@@ -25,7 +25,7 @@ from ofq.cli import RESUME_ACROSS_CODE
 from ofq.dvc_file import unlisted
 from ofq.errors import UserError, unknown
 from ofq.files import read_json
-from ofq.paths import FULL_PRECISION, REFERENCE, Run, data_dir, report_dir
+from ofq.paths import FULL_PRECISION, REFERENCE, Run, data_dir, data_info, report_dir
 from ofq.provenance import code_digest
 from ofq.tracking import stamp, warnings
 from ofq.warm import WarmProcess
@@ -170,6 +170,10 @@ def code_of(module, recorded):
 
 def info_of(wildcards):
     return run_of(wildcards).files.info
+
+
+def data_info_of(wildcards):
+    return data_info(wildcards.study)
 
 
 def threads_of(wildcards):

@@ -3,6 +3,7 @@ rule data:
         manifest="results/{study}/data/manifest.json",
         train="results/{study}/data/train.safetensors",
         eval="results/{study}/data/eval.safetensors",
+        info="results/{study}/data/prepared.json",
     log:
         "logs/{study}/data.log",
     benchmark:
@@ -13,7 +14,7 @@ rule data:
         mem_mb=1500,
     params:
         settings=data_settings,
-        code=code_digest("ofq.data.prepare"),
+        code=code_of("ofq.data.prepare", data_info_of),
     message:
         "Prepare and verify the images of study {wildcards.study}"
     shell:

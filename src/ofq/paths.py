@@ -123,6 +123,11 @@ def data_dir(study: str) -> Path:
     return RESULTS / study / "data"
 
 
+def data_info(study: str) -> Path:
+    """What made the data of a study: everything that is not deterministic, as ``run.json`` of a run."""
+    return data_dir(study) / "prepared.json"
+
+
 def report_dir(study: str) -> Path:
     """Tables and figures of a study."""
     return RESULTS / study / "report"

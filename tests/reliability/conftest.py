@@ -1,18 +1,17 @@
 """A study so small that an epoch has five steps and a run of each variant takes a fraction of a second."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from ofq import params
-from ofq.data.prepare import prepare
+from ofq.data.manifest import Files, read_manifest, write_manifest
+from ofq.data.prepare import prepare, store
 from ofq.params import KEEPING, Keeping
 from ofq.paths import Run, data_dir
-from ofq.provenance import file_digest
 from ofq.training.anneal import run_cga
 from ofq.training.qat import run_qat
 from ofq.training.teacher import run_teacher
@@ -54,13 +53,13 @@ def write_small_project(root: Path) -> None:
 
 def shrink_data(study: str, **images: int) -> None:
     """Keep the first images of each split, as many as are named for it."""
-    manifest_path = data_dir(study) / "manifest.json"
-    manifest = json.loads(manifest_path.read_text())
-    for split, entry in manifest["files"].items():
-        path = data_dir(study) / entry["name"]
-        save_file({name: value[: images[split]].copy() for name, value in load_file(path).items()}, path)
-        entry["sha256"] = file_digest(path)
-    manifest_path.write_text(json.dumps(manifest))
+    manifest = read_manifest(study)
+    stored = {}
+    for split, count in images.items():
+        content = load_file(data_dir(study) / f"{split}.safetensors")
+        first = (content[name][:count].copy() for name in ("images", "labels"))
+        stored[split] = store(study, split, *first, classes=manifest.classes)
+    write_manifest(study, manifest.model_copy(update={"files": Files(**stored)}))
 
 
 def prepare_small_data(**images: int) -> None:

@@ -174,9 +174,10 @@ def test_a_long_study_may_keep_finished_runs_and_go_on_with_others_under_new_cod
     assert project.plan(METRICS) == {"qat": 1}
     edit_code(project)
     teacher = "results/digits/vit_micro/fp/teacher/seed0/metrics.json"
-    model = project.root / "src/ofq/models.py"
-    model.write_text(model.read_text() + "\nADDED = 1\n")
-    assert project.plan(teacher) == {"teacher": 1}
+    for module in ("models.py", "data/source.py"):
+        path = project.root / "src/ofq" / module
+        path.write_text(path.read_text() + "\nADDED = 1\n")
+    assert project.plan(teacher) == {"data": 1, "teacher": 1}
     project.params["studies"]["digits"]["rerun_on_code"] = False
     project.write_params()
     try:
@@ -193,4 +194,4 @@ def test_a_long_study_may_keep_finished_runs_and_go_on_with_others_under_new_cod
     finally:
         project.params["studies"]["digits"].pop("rerun_on_code")
         project.write_params()
-    assert project.plan(METRICS) == {"teacher": 1, "qat": 1}, "back to the rule"
+    assert project.plan(METRICS) == {"data": 1, "teacher": 1, "qat": 1}, "back to the rule"

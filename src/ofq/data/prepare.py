@@ -1,15 +1,17 @@
 """Make the verified data of a study: training and evaluation images, and a manifest that vouches for them."""
 
+import datetime
+
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ofq.data.manifest import Files, Manifest, Stored, statistics, write_manifest
 from ofq.data.source import Images, Labels, Source, read
 from ofq.errors import UserError
-from ofq.files import replacing
+from ofq.files import write_bytes, write_json
 from ofq.params import Data
-from ofq.paths import data_dir
-from ofq.provenance import file_digest
+from ofq.paths import data_dir, data_info
+from ofq.provenance import code_digest, file_digest, machine, versions
 
 AFFINE_COPIES = 10  # of each training image of digits: with the 1,200 originals alone a teacher overfits
 _AFFINE_SEED = 0
@@ -20,7 +22,7 @@ def prepare(study: str, data: Data) -> None:
 
     Images are uint8 (n, channels, height, width), labels int64 (n,). The manifest holds sha256 and size of each
     file and of what it was read from, counts by class, and mean and standard deviation of the training pixels in
-    [0, 1], by channel.
+    [0, 1], by channel. ``prepared.json`` says what made them: versions, machine, digest of the code.
     The evaluation images are the test images, or a held-out sixth of the training images
     (``evaluate: validation``).
 
@@ -39,7 +41,7 @@ def prepare(study: str, data: Data) -> None:
     mean, std = statistics(images)
     if not all(std):
         raise UserError(f"the training images of {data.name} are blank: all pixels of a channel are alike")
-    stored = {split: _store(study, split, *content, classes=source.classes) for split, content in splits.items()}
+    stored = {split: store(study, split, *content, classes=source.classes) for split, content in splits.items()}
     manifest = Manifest(
         data=data.name,
         terms=source.terms,
@@ -53,6 +55,15 @@ def prepare(study: str, data: Data) -> None:
         source=source.origin,
     )
     write_manifest(study, manifest)
+    write_json(
+        data_info(study),
+        {
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "versions": versions(),
+            "digests": {"code": code_digest(__name__)},
+        },
+    )
 
 
 def check(name: str, source: Source) -> None:
@@ -86,10 +97,10 @@ def _with_channels(images: Images) -> Images:
     return np.ascontiguousarray(images if images.ndim == 4 else images[:, None])
 
 
-def _store(study: str, split: str, images: Images, labels: Labels, *, classes: int) -> Stored:
+def store(study: str, split: str, images: Images, labels: Labels, *, classes: int) -> Stored:
+    """Write one file of prepared images: uint8 (n, channels, height, width) and labels int64 (n,)."""
     path = data_dir(study) / f"{split}.safetensors"
-    with replacing(path) as temporary:
-        save_file({"images": images, "labels": labels}, temporary)
+    write_bytes(path, save({"images": images, "labels": labels}))
     return Stored(
         name=path.name,
         sha256=file_digest(path),
