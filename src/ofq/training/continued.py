@@ -4,6 +4,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from ofq.data.batches import StudyData
+from ofq.errors import UserError
 from ofq.models import load_weights
 from ofq.params import RunConfig
 from ofq.paths import Run
@@ -30,9 +31,12 @@ def last_state(run: Run, config: RunConfig, data: StudyData) -> tuple[nn.Module,
     load_weights(student, run.files.model)
     before = checkpoint.load(run.files.trainer)
     optimizer = make_optimizer(student, config.train)
-    optimizer.load_state_dict(before["optimizer"])
     recorder = OscillationRecorder(student)
-    recorder.load_state_dict(before["recorder"])
+    try:
+        optimizer.load_state_dict(before["optimizer"])
+        recorder.load_state_dict(before["recorder"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{run.files.trainer} belongs to another run ({error}); make {run} anew") from None
     recorder.restart_counts()
     return student, optimizer, recorder
 
