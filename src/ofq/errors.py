@@ -1,6 +1,8 @@
 """The one exception that a user's mistake ends in: a single line and exit code 2."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +13,11 @@ class UserError(Exception):
     ``python -m ofq`` and the Snakefile print it without a traceback and end with exit code 2.
     """
 
+    def __str__(self) -> str:
+        # What people wrote and what libraries say may hold line breaks, and worse for a terminal.
+        text = " ".join(super().__str__().split())
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 def missing(path: Path) -> UserError:
     """The error for a file of the pipeline that is not there yet."""
@@ -20,6 +27,54 @@ def missing(path: Path) -> UserError:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist: names the nearest right one, or all of them."""
     names = sorted(known)
+    name = shortened(name)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names) or 'none'}"
     return UserError(f"unknown {kind} '{name}'; {hint}")
+
+
+def shortened(text: str, length: int = 80) -> str:
+    """The text, or its beginning where it is longer than a message should be."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def refused(error: OSError, path: Path | str | None = None, *, action: str = "read or write") -> UserError | None:
+    """The error for what the machine refuses: space, permission, or what stands in the way; None for other faults.
+
+    Args:
+        error: as the operating system gave it.
+        path: what was to be read or written; None for the file that the error names.
+        action: what could not be done to it.
+    """
+    if error.errno == errno.ENOENT and "No usable temporary directory" in str(error):  # the disk is full
+        return UserError("cannot write temporary files; free some space, or set TMPDIR to a directory that has some")
+    mend = _mend(error.errno)
+    if mend is None:
+        return None
+    named = "" if error.filename is None else str(error.filename)
+    path = str(path or named or "a file")
+    at = f" at {named}" if path.startswith(f"{named}/") else ""
+    return UserError(f"cannot {action} {shortened(path, 200)}: {os.strerror(error.errno or 0)}{at}; {mend}")
+
+
+def _mend(number: int | None) -> str | None:
+    match number:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "free some space, then run the same again"
+        case errno.EFBIG:
+            return "raise the limit on the size of files (ulimit -f)"
+        case errno.EACCES | errno.EPERM:
+            return "give yourself the permission, or work in a directory of your own"
+        case errno.EROFS:
+            return "work in a directory that can be written"
+        case errno.ENOTDIR:
+            return "move away the file that stands where a directory should be"
+        case errno.EISDIR:
+            return "move away the directory that stands where a file should be"
+        case errno.EEXIST:
+            return "move away what stands there (ls -l shows it)"
+        case errno.ENAMETOOLONG:
+            return "choose a shorter name or directory"
+        case errno.ELOOP:
+            return "mend the symbolic links that lead in a circle"
+    return None

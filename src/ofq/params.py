@@ -11,27 +11,54 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from ofq.errors import unknown
-from ofq.paths import FULL_PRECISION, PARAMS, TEACHER, Run
+from ofq.errors import UserError, unknown
+from ofq.paths import FULL_PRECISION, PARAMS, SEEDS, TEACHER, Run
 from ofq.yaml_model import read_model
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+# A name is part of file names, which may have 255 bytes.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
+PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
 Bits = Annotated[str, Field(pattern=r"^w[2-8]a[2-8]$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
+# Paths of a study's runs begin with a model's name, beside these.
+_BESIDE_MODELS = {"data", "report", "mlflow.json"}
+# Snakemake knows rules and studies by one kind of name.
+RULES = {"all", "data", "teacher", "qat", "cga", "probe", "tables", "figures", "sweep", "track"}
+_GIVEN_BY = {
+    "the data": {"img_size", "in_chans", "num_classes"},
+    "training": {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"},
+}
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("Input should be printable text")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+
+
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, int | float | str):
+        raise ValueError("Input should be a number, text, true or false")
+    return value
+
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: true is no 1, "3" no 3, and 3.0 no whole number.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Data(_Strict):
     """Where a study's images come from and what it is evaluated on."""
 
     name: Literal["digits", "fashion-mnist", "cifar10", "cifar100"] = Field(description="data set")
-    root: str | None = Field(
+    root: Text | None = Field(
         None, description="directory of the downloaded files, data/<name> where it is left out; digits needs none"
     )
     evaluate: Literal["test", "validation"] = Field(
@@ -44,11 +71,21 @@ class Data(_Strict):
 class Model(_Strict):
     """A timm model: its registered name and what to override when it is built."""
 
-    timm: str = Field(description="name in timm's registry, such as deit_tiny_distilled_patch16_224")
-    arguments: dict[str, int | float | bool | str] = Field(
+    timm: Text = Field(description="name in timm's registry, such as deit_tiny_distilled_patch16_224")
+    arguments: dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]] = Field(
         default_factory=dict, description="keyword arguments of the constructor, such as embed_dim"
     )
-    paper_model: str | None = Field(None, description="the paper's model whose published numbers stand beside this one")
+    paper_model: Text | None = Field(
+        None, description="the paper's model whose published numbers stand beside this one"
+    )
+
+    @field_validator("arguments")
+    @classmethod
+    def _left_to_the_user(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for source, names in _GIVEN_BY.items():
+            for name in sorted(names & set(values)):
+                raise ValueError(f"{name} should be left out: {source} decides it")
+        return values
 
 
 class Phase(_Strict):
@@ -60,7 +97,9 @@ class Phase(_Strict):
     batch_size: PositiveInt = Field(description="images a step")
     steps: PositiveInt = Field(description="optimizer steps, warm-up and constant tail included")
     warmup: Fraction = Field(0.0, description="share of the steps over which the learning rate rises linearly from 0")
-    constant_steps: Annotated[int, Field(ge=0)] = Field(0, description="last steps at the constant lowest rate")
+    constant_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
+        0, description="last steps at the constant lowest rate"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Phase":
@@ -84,7 +123,9 @@ class Recipe(_Strict):
     teacher: Phase = Field(description="full-precision training")
     qat: Phase = Field(description="quantization-aware training, taught by the teacher")
     cga: Annealing = Field(description="annealing of a finished quantization-aware run")
-    calibration_batches: PositiveInt = Field(1, description="training batches that set the learned steps")
+    calibration_batches: Annotated[int, Field(gt=0, le=10_000)] = Field(
+        1, description="training batches that set the learned steps"
+    )
 
 
 class Cga(_Strict):
@@ -129,6 +170,14 @@ class LearningRates(_Strict):
     teacher: list[LearningRate] = Field([], description="of teachers; needs `teacher` among the study's variants")
     qat: list[LearningRate] = Field([], description="of quantization-aware training")
 
+    @field_validator("teacher", "qat")
+    @classmethod
+    def _nameable(cls, rates: list[float]) -> list[float]:
+        for rate in rates:
+            if float(f"{rate:g}") != rate:
+                raise ValueError(f"{rate!r} should have at most six digits: it becomes part of a run's name")
+        return _no_repeats(rates)
+
 
 class Study(_Strict):
     """A grid of runs over one data set."""
@@ -137,12 +186,14 @@ class Study(_Strict):
     models: list[Name] = Field(min_length=1, description="names under `models`")
     bits: list[Bits] = Field(min_length=1, description="bit widths of weights and activations, such as w2a2")
     variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
+    seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
         min_length=1, description="seeds of the initial weights and of the order of the images"
     )
     recipe: Name = Field(description="name under `recipes`")
     sweep_lr: LearningRates | None = Field(None, description="peak learning rates to compare in this study")
-    threads: PositiveInt = Field(1, description="CPU threads of one run; part of what a number depends on")
+    threads: Annotated[int, Field(gt=0, le=1024)] = Field(
+        1, description="CPU threads of one run; part of what a number depends on"
+    )
     checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         30.0, description="from one checkpoint to the next, at least; more where saving would take over 2 % of the time"
     )
@@ -154,11 +205,23 @@ class Study(_Strict):
 
     @field_validator("models", "bits", "variants", "seeds")
     @classmethod
-    def _no_repeats(cls, values: list[Any]) -> list[Any]:
-        repeated = sorted({str(value) for value in values if values.count(value) > 1})
-        if repeated:
-            raise ValueError(f"named twice: {', '.join(repeated)}")
-        return values
+    def _each_once(cls, values: list[Any]) -> list[Any]:
+        return _no_repeats(values)
+
+    @model_validator(mode="after")
+    def _some_runs(self) -> "Study":
+        students = [name for name in self.variants if name != TEACHER]
+        if self.sweep_lr is None:
+            if not students:
+                raise ValueError("variants should name a quantized one; `teacher` alone needs sweep_lr")
+            return self
+        if not self.sweep_lr.teacher and not self.sweep_lr.qat:
+            raise ValueError("sweep_lr should name learning rates, of teacher or of qat")
+        if self.sweep_lr.teacher and TEACHER not in self.variants:
+            raise ValueError("sweep_lr.teacher needs `teacher` among the study's variants")
+        if bool(self.sweep_lr.qat) != bool(students):
+            raise ValueError("sweep_lr.qat and quantized variants need each other: name both or neither")
+        return self
 
 
 @dataclass(frozen=True)
@@ -230,9 +293,13 @@ class Params(_Strict):
     def _names_exist(self) -> "Params":
         if self.study not in self.studies:
             raise ValueError(f"study: {unknown('study', self.study, self.studies)}")
-        reserved = {"reference"} & set(self.studies) or {TEACHER} & set(self.variants)
-        if reserved:
-            raise ValueError(f"'{reserved.pop()}' is a reserved name")
+        for section, names, reserved in (
+            ("studies", self.studies, {"reference"} | RULES),
+            ("models", self.models, _BESIDE_MODELS),
+            ("variants", self.variants, {TEACHER}),
+        ):
+            for name in sorted(reserved & set(names)):
+                raise ValueError(f"{section}: '{name}' is a reserved name, choose another")
         for name, variant in self.variants.items():
             if variant.parent is not None:
                 where = f"variants.{name}.parent"
@@ -250,6 +317,12 @@ class Params(_Strict):
             for listed in study.variants:
                 if listed not in {TEACHER, *self.variants}:
                     raise ValueError(f"{where}.variants: {unknown('variant', listed, self.variants)}")
+            if study.sweep_lr is not None:
+                for listed in study.variants:
+                    if listed != TEACHER and self.variants[listed].parent is not None:
+                        raise ValueError(f"{where}.sweep_lr cannot try '{listed}', an annealed variant: leave it out")
+                for taken in sorted(set(self.variant_names(name)) & set(self.variants)):
+                    raise ValueError(f"{where}.sweep_lr makes a variant '{taken}': give your own another name")
         return self
 
     def study_named(self, name: str) -> Study:
@@ -296,6 +369,8 @@ class Params(_Strict):
     def check(self, run: Run) -> None:
         """Raise :class:`UserError` with the nearest right name where a coordinate of the run does not exist."""
         spec = self.study_named(run.study)
+        if run.seed >= SEEDS:
+            raise UserError(f"seed {run.seed} of {run} is too large; it should be less than {SEEDS}")
         if run.model not in spec.models:
             raise unknown(f"model of study '{run.study}':", run.model, spec.models)
         if run.bits != FULL_PRECISION and run.bits not in spec.bits:
@@ -343,6 +418,13 @@ class Params(_Strict):
         return RunConfig(
             phase="cga", train=train, quantization=quantization, cga=variant.cga, parent=variant.parent, **common
         )
+
+
+def _no_repeats(values: list[Any]) -> list[Any]:
+    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"named twice: {', '.join(repeated)}; name each once")
+    return values
 
 
 def _with_lr(phase: Phase, lr: float | None) -> Phase:

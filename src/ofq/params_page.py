@@ -82,7 +82,7 @@ def _kind(value: dict[str, Any]) -> str:
             return f"text matching `{value['pattern']}`" if "pattern" in value else "text"
         case kind:
             bounds = [f"{sign} {value[name]}" for name, sign in _BOUNDS.items() if name in value]
-            return " ".join(["yes or no" if kind == "boolean" else kind, ", ".join(bounds)]).strip()
+            return " ".join(["true or false" if kind == "boolean" else kind, ", ".join(bounds)]).strip()
 
 
 def _tidy(text: str) -> str:

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ofq.errors import UserError, shortened
+
 PARAMS = Path("params.yaml")
 RESULTS = Path("results")
 STATE = Path("runs")
@@ -15,9 +17,13 @@ REFERENCE = RESULTS / "reference"
 
 TEACHER = "teacher"
 FULL_PRECISION = "fp"
+SEEDS = 2**31
+"""Seeds are below it."""
 
+# One run has one path: no leading zeros in its seed, and no digits of other scripts.
 _RUN = re.compile(
-    r"(?:results/)?(?P<study>[^/]+)/(?P<model>[^/]+)/(?P<bits>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>\d+)(?:/.*)?"
+    r"(?:results/)?(?P<study>[^/]+)/(?P<model>[^/]+)/(?P<bits>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>0|[1-9][0-9]{0,18})"
+    r"(?:/.*)?"
 )
 
 
@@ -41,6 +47,20 @@ class Run:
         return (
             cls(match["study"], match["model"], match["bits"], match["variant"], int(match["seed"])) if match else None
         )
+
+    @classmethod
+    def named(cls, text: str) -> "Run":
+        """As :meth:`parse`, for what a person wrote.
+
+        Raises:
+            UserError: the text names no run.
+        """
+        run = cls.parse(text)
+        if run is None:
+            raise UserError(
+                f"'{shortened(text, 200)}' names no run; write study/model/bits/variant/seedN, N without leading zeros"
+            )
+        return run
 
     def __str__(self) -> str:
         return f"{self.study}/{self.model}/{self.bits}/{self.variant}/seed{self.seed}"

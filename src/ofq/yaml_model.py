@@ -6,10 +6,13 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from ofq.errors import UserError, unknown
+from ofq.errors import UserError, shortened, unknown
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_LONGEST = 256 * 1024  # bytes; PyYAML takes seconds for more
 
 
 def read_model(path: Path, model: type[Model]) -> Model:
@@ -19,11 +22,20 @@ def read_model(path: Path, model: type[Model]) -> Model:
         UserError: the file is missing, is no YAML, or holds an unknown key or a bad value; names the place.
     """
     try:
-        content = yaml.load(path.read_text(), Loader=_Loader)
+        text = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} not found in {Path.cwd()}; run from the project's root") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; it should be a file of yours") from None
+    if len(text) > _LONGEST:
+        raise UserError(f"{path}: {len(text)} bytes are too many; settings should take at most {_LONGEST}")
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise UserError(f"{path}: cannot be read: nested too deeply") from None
+    # Beside its own errors, PyYAML lets those of Python's conversions through: `!!bool maybe` is a KeyError.
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -31,34 +43,63 @@ def read_model(path: Path, model: type[Model]) -> Model:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: ``5e-4`` is a number (YAML 1.1 reads it as text); a key given twice is an error."""
+    """Plain values as in YAML 1.2, which DVC and editors read, and a key given twice is an error.
+
+    PyYAML follows YAML 1.1: ``010`` is 8, ``1_000`` is 1000, ``12:30`` is 750, ``no`` is false, ``2026-01-01`` is a
+    date, and ``5e-4`` is text. Here the last is a number and the others are text, which a number's type refuses.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        content = super().construct_mapping(node, deep)
+        given: set[Any] = set()
         for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+            name = self.construct_object(key, deep=True)
+            if name in given:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{name}' given twice", key.start_mark)
+            given.add(name)
+        return content
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def _first_line(error: ValidationError, model: type[BaseModel]) -> str:
     """The first validation error as ``place: what is wrong``, with the nearest key for an unknown one."""
     # A mistyped key also leaves a required one missing: the typo is the better message.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    place = [str(part) for part in first["loc"] if part != "[key]"]
+    first = min(error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "invalid_key"))
+    place = [shortened(str(part)) for part in first["loc"] if part != "[key]"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, place[:-1])
         where = ".".join(place[:-1])
         return f"{where + ': ' if where else ''}{unknown('key', place[-1], known)}{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    given = f", not {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
-    return f"{'.'.join(place) + ': ' if place else ''}{message}{given}{more}"
+    mappings = {"model_type", "dict_type"}
+    message = "Input should be a mapping" if first["type"] in mappings else first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(place) + ': ' if place else ''}{message}{_given(first)}{more}"
+
+
+def _given(error: ErrorDetails) -> str:
+    """What stands in the file in place of what should; nothing where the message has it already."""
+    match error["input"]:
+        case str() | int() | float() as value if error["type"] != "value_error":
+            return f", not {shortened(repr(value))}"
+        case None:
+            return ", not null"
+        case list() if error["type"].endswith("_type"):
+            return ", not a list"
+        case dict() if error["type"].endswith("_type"):
+            return ", not a mapping"
+    return ""
 
 
 def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:

@@ -1,0 +1,127 @@
+"""Settings that are right by themselves and contradict each other: one line that names the place."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ofq import params
+from ofq.errors import UserError
+from ofq.paths import Run
+from tests.conftest import ROOT
+from tests.inputs.settings import ABSENT, Place, changed
+from tests.inputs.test_fields import refusal
+
+PLAIN, RATES = ("studies", "plain"), ("studies", "rates")
+SWEEP = (*RATES, "sweep_lr")
+TEACHER, QAT = ("recipes", "short", "teacher"), ("recipes", "short", "qat")
+STATSQ, CGA = ("variants", "statsq"), ("variants", "statsq-cga")
+MODEL: dict[str, Any] = {"timm": "vit_tiny_patch16_224"}
+
+CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
+    # bits, ranges
+    ({(*PLAIN, "bits"): ["w0a2"]}, "studies.plain.bits.0: String should match pattern '^w[2-8]a[2-8]$', not 'w0a2'"),
+    ({(*PLAIN, "bits"): ["w2a9"]}, "studies.plain.bits.0: String should match"),
+    ({(*PLAIN, "bits"): ["w2a2", "w1a1"]}, "studies.plain.bits.1: String should match"),
+    ({(*PLAIN, "bits"): ["fp"]}, "studies.plain.bits.0: String should match"),
+    ({(*PLAIN, "bits"): [2]}, "studies.plain.bits.0: Input should be a valid string, not 2"),
+    ({(*CGA, "cga"): {"boundary_range": 0.7}}, "variants.statsq-cga.cga.boundary_range: Input should be less than 0.5"),
+    ({(*CGA, "cga"): {"boundary_range": 0.5}}, "should be less than 0.5, not 0.5"),
+    ({(*CGA, "cga"): {"boundary_range": -0.1}}, "should be greater than or equal to 0"),
+    ({(*CGA, "cga"): {}}, "variants.statsq-cga.cga.boundary_range: Field required"),
+    # what continues what
+    ({(*STATSQ, "cga"): {"boundary_range": 0.1}}, "variants.statsq: cga needs a parent"),
+    ({(*CGA, "cga"): ABSENT}, "variants.statsq-cga: parent without cga"),
+    ({(*CGA, "parent"): ABSENT}, "variants.statsq-cga: weight is missing"),
+    ({(*CGA, "weight"): "lsq"}, "variants.statsq-cga: weight, qkr and fidelity come from the parent"),
+    ({(*CGA, "qkr"): True}, "weight, qkr and fidelity come from the parent"),
+    ({(*CGA, "fidelity"): "as_released"}, "weight, qkr and fidelity come from the parent"),
+    ({(*CGA, "parent"): "statsq-cga"}, "variants.statsq-cga.parent: 'statsq-cga' is itself annealed"),
+    ({(*CGA, "parent"): "statq"}, "variants.statsq-cga.parent: unknown variant 'statq'; did you mean 'statsq'?"),
+    ({(*CGA, "parent"): "teacher"}, "variants.statsq-cga.parent: unknown variant 'teacher'"),
+    ({(*STATSQ, "weight"): ABSENT}, "variants.statsq: weight is missing"),
+    ({STATSQ: {"qkr": True}}, "variants.statsq: weight is missing"),
+    ({STATSQ: {}}, "variants.statsq: weight is missing"),
+    # schedules
+    ({(*QAT, "min_lr"): 0.5}, "recipes.short.qat: min_lr 0.5 is above lr"),
+    ({(*TEACHER, "warmup"): 0.9, (*TEACHER, "constant_steps"): 1}, "recipes.short.teacher: constant_steps and warmup leave no step"),
+    ({(*QAT, "constant_steps"): 4}, "recipes.short.qat: constant_steps and warmup leave no step"),
+    ({(*QAT, "constant_steps"): 5}, "leave no step"),
+    ({(*QAT, "warmup"): 1.0}, "recipes.short.qat.warmup: Input should be less than 1"),
+    # names that lead nowhere
+    ({("study",): "plane"}, "study: unknown study 'plane'; did you mean 'plain'?"),
+    ({("studies",): {}}, "study: unknown study 'plain'; known: none"),
+    ({(*PLAIN, "recipe"): "shirt"}, "studies.plain.recipe: unknown recipe 'shirt'; did you mean 'short'?"),
+    ({("recipes",): {}}, "studies.plain.recipe: unknown recipe 'short'; known: none"),
+    ({(*PLAIN, "models"): ["vit", "vat"]}, "studies.plain.models: unknown model 'vat'; did you mean 'vit'?"),
+    ({("models",): {}}, "studies.plain.models: unknown model 'vit'; known: none"),
+    ({(*PLAIN, "variants"): ["statsk"]}, "studies.plain.variants: unknown variant 'statsk'; did you mean 'statsq'?"),
+    ({("variants",): {}}, "unknown variant 'statsq'; known: none"),
+    # twice
+    ({(*PLAIN, "seeds"): [0, 1, 0]}, "studies.plain.seeds: named twice: 0"),
+    ({(*PLAIN, "models"): ["vit", "vit"]}, "studies.plain.models: named twice: vit"),
+    ({(*PLAIN, "bits"): ["w2a2", "w2a2"]}, "studies.plain.bits: named twice: w2a2"),
+    ({(*PLAIN, "variants"): ["statsq", "statsq"]}, "studies.plain.variants: named twice: statsq"),
+    ({(*SWEEP, "qat"): [1e-3, 0.001]}, "studies.rates.sweep_lr.qat: named twice: 0.001"),
+    # seeds
+    ({(*PLAIN, "seeds"): [2**31]}, "studies.plain.seeds.0: Input should be less than 2147483648"),
+    ({(*PLAIN, "seeds"): [0.0]}, "studies.plain.seeds.0: Input should be a valid integer, not 0.0"),
+    ({(*PLAIN, "seeds"): [True]}, "studies.plain.seeds.0: Input should be a valid integer, not True"),
+    ({(*PLAIN, "seeds"): 3}, "studies.plain.seeds: Input should be a valid list, not 3"),
+    # learning rates to compare
+    ({(*SWEEP, "qat"): [1.23456789e-3]}, "studies.rates.sweep_lr.qat: 0.00123456789 should have at most six digits"),
+    ({SWEEP: {}}, "studies.rates: sweep_lr should name learning rates"),
+    ({(*SWEEP, "qat"): []}, "studies.rates: sweep_lr.qat and quantized variants need each other"),
+    ({(*RATES, "variants"): ["teacher"]}, "studies.rates: sweep_lr.qat and quantized variants need each other"),
+    ({(*RATES, "variants"): ["statsq"]}, "studies.rates: sweep_lr.teacher needs `teacher` among the study's variants"),
+    ({(*RATES, "variants"): ["teacher", "statsq-cga"]}, "studies.rates.sweep_lr cannot try 'statsq-cga', an annealed variant"),
+    ({("variants", "statsq-lr0.001"): {"weight": "lsq"}}, "studies.rates.sweep_lr makes a variant 'statsq-lr0.001'"),
+    ({(*PLAIN, "variants"): ["teacher"]}, "studies.plain: variants should name a quantized one"),
+    # names that stand for something else
+    *(({("studies", name): {**changed({})["studies"]["plain"]}}, f"studies: '{name}' is a reserved name")
+      for name in ("reference", "all", "data", "teacher", "qat", "cga", "probe", "tables", "figures", "sweep", "track")),
+    *(({("models", name): MODEL}, f"models: '{name}' is a reserved name") for name in ("data", "report", "mlflow.json")),
+    ({("variants", "teacher"): {"weight": "lsq"}}, "variants: 'teacher' is a reserved name"),
+    # what is not the user's to say
+    *(({("models", "vit", "arguments"): {name: 1}}, f"models.vit.arguments: {name} should be left out")
+      for name in ("img_size", "in_chans", "num_classes", "pretrained", "checkpoint_path")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "said"), CONTRADICTIONS, ids=lambda value: str(value)[:60])
+def test_a_contradiction_is_one_line_that_names_the_place(tmp_path: Path, changes: dict[Place, Any], said: str) -> None:
+    assert said in refusal(tmp_path / "params.yaml", changed(changes))
+
+
+def test_no_study_can_have_the_name_of_a_rule() -> None:
+    text = "".join(path.read_text() for path in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")])
+    rules = set(re.findall(r"^(?:rule|use rule \w+ as) (\w+)", text, re.MULTILINE))
+    assert {"data", "qat", "cga", "track", "all"} <= rules <= params.RULES
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("plain/vit/w3a3/statsq/seed0", "unknown bits of study 'plain': 'w3a3'; did you mean 'w2a2'?"),
+        ("plain/vit/w3a3/statsq-cga/seed0", "unknown bits of study 'plain': 'w3a3'"),
+        ("plain/vit/w2a2/statsq/seed2147483648", "is too large; it should be less than 2147483648"),
+        ("plain/vit/fp/statsq/seed0", "unknown variant of study 'plain' at fp: 'statsq'; known: teacher"),
+        ("plain/vit/w2a2/teacher/seed0", "unknown variant of study 'plain' at w2a2: 'teacher'"),
+        ("rates/vit/w2a2/statsq/seed0", "did you mean 'statsq-lr0.0"),
+        ("rates/vit/w2a2/statsq-lr1/seed0", "did you mean 'statsq-lr0.01'?"),
+        ("rates/vit/fp/teacher-lr0.5/seed0", "did you mean 'teacher-lr0.0"),
+    ],
+)
+def test_a_run_that_the_study_does_not_have_is_one_line(name: str, said: str) -> None:
+    settings = params.Params.model_validate(changed({}))
+    with pytest.raises(UserError) as error:
+        settings.resolve(Run.named(name))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("seed", ["007", "00", "-1", "1.0", "1e3", "", "٣", "0x1", " 1", "1" * 40, "0\n"])
+def test_a_run_has_one_name(seed: str) -> None:
+    assert Run.parse(f"plain/vit/w2a2/statsq/seed{seed}") is None
+    with pytest.raises(UserError, match="names no run; write study/model/bits/variant/seedN, N without leading zeros"):
+        Run.named(f"plain/vit/w2a2/statsq/seed{seed}")
