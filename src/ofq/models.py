@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ofq.errors import UserError, missing, unknown
+from ofq.errors import UserError, missing, shortened, unknown
 from ofq.params import Model
 
 
@@ -26,6 +26,7 @@ def build(model: Model, *, image_size: tuple[int, int], channels: int, classes: 
     Raises:
         UserError: timm does not know the name, or the constructor refuses an argument.
     """
+    # An "hf-hub:" name would be fetched; what follows a dot chooses weights, and none are loaded.
     if not timm.is_model(model.timm):
         raise unknown("timm model", model.timm, timm.list_models())
     with torch.random.fork_rng(devices=[]):
@@ -33,8 +34,13 @@ def build(model: Model, *, image_size: tuple[int, int], channels: int, classes: 
         try:
             arguments: dict[str, Any] = {"img_size": image_size, "in_chans": channels, "num_classes": classes}
             return timm.create_model(model.timm, **(arguments | model.arguments))
-        except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-            raise UserError(f"timm cannot build {model.timm} with {model.arguments}: {error}") from None
+        # The constructors check little: a wrong argument fails in them with whatever comes of it.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
+            raise UserError(
+                f"timm cannot build {model.timm} with {shortened(str(model.arguments), 200)} ({reason}); "
+                "mend its arguments under models in params.yaml"
+            ) from None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

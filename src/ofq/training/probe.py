@@ -18,6 +18,7 @@ from ofq.training.session import session
 from ofq.training.student import load_teacher, loss_from
 
 WINDOW = 300  # steps
+_LONGEST = 10**9
 _COLUMNS = ["share", "share_high", "reversals"]
 # Images in an order that neither the run nor an annealing of it saw.
 _ORDER = 2_000_003
@@ -47,6 +48,8 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
         raise UserError(f"{run} is a full-precision run: it has no codes that could oscillate")
     if steps < 1:
         raise UserError(f"a window needs at least 1 step, not {steps}")
+    if steps > _LONGEST:
+        raise UserError(f"a window has at most {_LONGEST} steps, not {steps}")
     files = run.files
     inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model, files.model, files.trainer]
     window = config.model_copy(update={"train": _constant(config.train, steps), "cga": None})
