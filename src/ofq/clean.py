@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from ofq import locks
-from ofq.errors import UserError
+from ofq.errors import UserError, refused
 from ofq.paths import PARAMS, REFERENCE, RESULTS, STATE
 
 _LOGS = Path("logs")
@@ -69,7 +69,10 @@ def _remove(path: Path) -> None:
         else:
             path.unlink()  # of a link, only the link: what it points to may be shared
     except OSError as error:
-        raise UserError(f"cannot remove {error.filename or path}: {error.strerror}") from None
+        raise (
+            refused(error, path, action="remove")
+            or UserError(f"cannot remove {path}: {error.strerror}; remove it yourself")
+        ) from None
 
 
 def _mebibytes(path: Path) -> str:

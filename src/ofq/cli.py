@@ -6,20 +6,22 @@ Nothing heavy is imported before a subcommand is known: a job that is handed to 
 
 import argparse
 import contextlib
-import errno
 import os
+import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from ofq import warm
-from ofq.errors import UserError
+from ofq.errors import UserError, refused
 from ofq.help import DETAILS
 
 RESUME_ACROSS_CODE = "OFQ_RESUME_ACROSS_CODE"
 """Environment variable: "1" is --resume-across-code for every job of a study."""
 
 INTERRUPTED = 128  # plus the signal's number, as shells count
-_CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+# How torch says it; what Python and numpy raise is a MemoryError.
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
 Step = Callable[[argparse.Namespace], None]
 
@@ -45,15 +47,18 @@ def _training(phase: str) -> Step:
         from ofq import params
         from ofq.paths import Run
 
-        run = Run.parse(arguments.run)
-        if run is None:
-            raise UserError(f"'{arguments.run}' names no run; write study/model/bits/variant/seedN")
+        run = Run.named(arguments.run)
         parameters = params.load()
         config = parameters.resolve(run)
         if config.phase != phase:
             raise UserError(f"{run} is a {config.phase} run; use: python -m ofq {config.phase} {run}")
         if phase == "teacher":
+            from ofq.training.student import check_study
             from ofq.training.teacher import run_teacher as train
+
+            # What its students would fail of should be known before it has been trained for days.
+            students = [parameters.resolve(other) for other in parameters.runs(run.study) if other.model == run.model]
+            check_study(run.study, [config, *students])
         elif phase == "qat":
             from ofq.training.qat import run_qat as train
         else:
@@ -81,7 +86,7 @@ def _figures(arguments: argparse.Namespace) -> None:
 def _track(arguments: argparse.Namespace) -> None:
     from ofq import params, tracking
 
-    if arguments.study:
+    if arguments.study is not None:
         params.load().study_named(arguments.study)
     if arguments.follow:
         tracking.follow(arguments.study)
@@ -108,9 +113,7 @@ def _probe(arguments: argparse.Namespace) -> None:
     from ofq import params
     from ofq.paths import Run
 
-    run = Run.parse(arguments.run)
-    if run is None:
-        raise UserError(f"'{arguments.run}' names no run; write study/model/bits/variant/seedN")
+    run = Run.named(arguments.run)
     config = params.load().resolve(run)
     from ofq.training.probe import WINDOW, run_probe
 
@@ -152,7 +155,10 @@ def _stages(arguments: argparse.Namespace) -> None:
 
 
 def _warm(arguments: argparse.Namespace) -> None:
-    warm.serve(arguments.socket)
+    try:
+        warm.serve(arguments.socket)
+    except OSError as error:
+        raise UserError(f"cannot listen on {arguments.socket}: {error.strerror or error}; name a new file") from None
 
 
 # name: (function, its argument, help)
@@ -183,8 +189,14 @@ _ARGUMENTS = {
 _TRAINING = {"teacher", "qat", "cga", "probe"}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line in place of the usage."""
+        self.exit(_fail(f"{message}; see: {self.prog} --help"))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m ofq",
         description="The steps of the pipeline. Snakemake calls them; each can be called alone in the project's root.",
         epilog="A RUN is study/model/bits/variant/seedN, such as digits/vit_micro/w2a2/statsq/seed0; "
@@ -252,17 +264,25 @@ def execute(argv: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
-            raise
-        return _fail(f"cannot write {error.filename or 'a file'}: {os.strerror(error.errno)}")
+        if problem := refused(error):
+            return _fail(str(problem))
+        raise
+    except MemoryError:
+        return _fail(_too_little_memory())
     except KeyboardInterrupt:
         return INTERRUPTED + 2
     except Exception as error:
         if type(error).__name__ == "Stopped":  # by name: importing the training loop to ask would cost seconds
             print(f"ofq: {error}", file=sys.stderr)
             return INTERRUPTED + error.signum  # type: ignore[attr-defined]
+        if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):
+            return _fail(_too_little_memory())
         raise
     return 0
+
+
+def _too_little_memory() -> str:
+    return "out of memory; run fewer jobs at once (snakemake --cores 1), or lower batch_size in params.yaml"
 
 
 def _fail(message: str) -> int:

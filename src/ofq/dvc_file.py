@@ -59,14 +59,14 @@ def stages(params: Params) -> str:
 def unlisted(params: Params, path: Path) -> list[str]:
     """Folders of the study that ``dvc.yaml`` at ``path`` does not list; none where there is no such file.
 
-    A file that is no YAML is left to DVC to complain of.
+    A file that is no such YAML is left to DVC to complain of.
     """
     try:
         content = yaml.safe_load(path.read_text())
-    except (FileNotFoundError, yaml.YAMLError):
+        entries = [entry for stage in content["stages"].values() for entry in stage.get("outs", [])]
+        listed = {out for entry in entries for out in ([entry] if isinstance(entry, str) else entry)}
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return []
-    entries = [entry for stage in content["stages"].values() for entry in stage.get("outs", [])]
-    listed = {out for entry in entries for out in ([entry] if isinstance(entry, str) else entry)}
     return [folder for folders in _folders(params) for folder in folders if folder not in listed]
 
 

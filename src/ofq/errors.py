@@ -53,7 +53,7 @@ def refused(error: OSError, path: Path | str | None = None, *, action: str = "re
         return None
     named = "" if error.filename is None else str(error.filename)
     path = str(path or named or "a file")
-    at = f" at {named}" if path.startswith(f"{named}/") else ""
+    at = f" at {named}" if named and path.startswith(f"{named}/") else ""
     return UserError(f"cannot {action} {shortened(path, 200)}: {os.strerror(error.errno or 0)}{at}; {mend}")
 
 

@@ -1,15 +1,15 @@
 """Writing files so that each is whole or absent."""
 
 import contextlib
-import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ofq.errors import UserError, missing
+from ofq.errors import UserError, missing, refused
 
 _UNFINISHED = ".tmp-"
 
@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     a killed process left is found by :func:`remove_unfinished`.
 
     Raises:
-        UserError: no space, or no permission to write.
+        UserError: no space, no permission to write, or something else stands in the way.
     """
     temporary: Path | None = None
     try:
@@ -37,9 +37,11 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_directory(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"cannot write {path}: {os.strerror(error.errno)}; what was there before is kept") from None
+    except UserError:
+        raise
+    except Exception as error:
+        if problem := refused(_system_error(error), path, action="write"):
+            raise UserError(f"{problem}; what was there before is kept") from None
         raise
     finally:
         if temporary is not None:
@@ -86,8 +88,18 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise missing(path) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
+        if isinstance(error, OSError) and (problem := refused(error, path, action="read")):
+            raise problem from None
         raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
+
+
+def _system_error(error: Exception) -> OSError:
+    """The operating system's error in what a library raised; safetensors, written in Rust, has it in the text."""
+    if isinstance(error, OSError):
+        return error
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), "") if found else OSError()
 
 
 def sync_directory(directory: Path) -> None:

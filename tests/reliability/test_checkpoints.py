@@ -223,7 +223,7 @@ def test_a_write_that_fails_keeps_the_earlier_ones_and_says_why(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match=r"cannot write .*: No space left on device; what was there before is kept"):
+    with pytest.raises(UserError, match=r"cannot write .*: No space left on device; .* what was there before is kept"):
         checkpoint.save(tmp_path, 30, state(30))
     assert names(tmp_path) == before
     assert whole(checkpoint.load_latest(tmp_path)) == 20
@@ -257,7 +257,8 @@ def test_on_a_full_disk_the_earlier_ones_stay(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     message, left = done.stdout.splitlines()
-    assert message.endswith("checkpoint-000000030.pt: No space left on device; what was there before is kept")
+    assert "checkpoint-000000030.pt: No space left on device; free some space" in message
+    assert message.endswith("what was there before is kept")
     assert left == "20 ['.pt', '.pt', '.sha256', '.sha256']", "nothing half-written is left"
 
 

@@ -1,6 +1,7 @@
 """The command line: help worth reading, one line for what the machine refuses."""
 
 import errno
+import os
 
 import pytest
 
@@ -15,8 +16,14 @@ def test_each_step_has_a_help_with_an_example(step: str, capsys: pytest.CaptureF
     assert f"python -m ofq {step}" in capsys.readouterr().out.split("example", 1)[1]
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
-def test_what_cannot_be_written_is_one_line(
+REFUSALS = [
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", REFUSALS, ids=errno.errorcode.get)
+def test_what_the_machine_refuses_is_one_line_that_says_how_to_mend_it(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -25,7 +32,8 @@ def test_what_cannot_be_written_is_one_line(
     monkeypatch.setattr("ofq.params.load", refuse)
     assert cli.main(["data", "digits"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("ofq: error: cannot write runs/digits: ") and error.count("\n") == 1
+    assert error.startswith(f"ofq: error: cannot read or write runs/digits: {os.strerror(number)}; ")
+    assert error.count("\n") == 1
 
 
 def test_any_other_fault_of_the_machine_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,10 @@ def read(data: Data) -> Source:
 
 def folder(data: Data) -> Path:
     """Where the downloaded files of a data set lie."""
-    return Path(data.root or f"data/{data.name}").expanduser()
+    try:
+        return Path(data.root or f"data/{data.name}").expanduser()
+    except RuntimeError:
+        raise UserError(f"data.root '{data.root}': no such home directory; write the whole path, without ~") from None
 
 
 def place(data: Data, name: str) -> str:

@@ -37,7 +37,13 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
     """The Parquet record ``oscillation`` or ``weights`` of every run, below each other, with the coordinates."""
     frames = []
     for run in runs:
-        frame = pd.read_parquet(getattr(run.files, file))
+        path = getattr(run.files, file)
+        try:
+            frame = pd.read_parquet(path)
+        except FileNotFoundError:
+            raise missing(path) from None
+        except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+            raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
         frames.append(frame.assign(run=str(run), model=run.model, bits=run.bits, variant=run.variant, seed=run.seed))
     return pd.concat(frames, ignore_index=True)
 
@@ -69,8 +75,8 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         UserError: missing, damaged, or no CSV.
     """
-    names = path.with_suffix(".runs.json")
     try:
+        names = path.with_suffix(".runs.json")
         table = pd.read_csv(path)
         return table.assign(runs=[" ".join(row) for row in read_json(names)]) if names.exists() else table
     except FileNotFoundError:

@@ -3,7 +3,7 @@
 import shutil
 
 from ofq.errors import UserError
-from ofq.files import read_json, write_json
+from ofq.files import read_json, replacing, write_json
 from ofq.params import Params
 from ofq.paths import REFERENCE, report_dir
 
@@ -27,23 +27,33 @@ def record(params: Params, study: str) -> None:
     mixed = [phase for phase, digests in steps.items() if len(digests) > 1]
     if mixed or len({str(info["versions"]) for info in infos}) > 1:
         raise UserError(f"the runs of {study} were made by different code or versions; run snakemake {study} again")
-    target = REFERENCE / study
-    shutil.rmtree(target, ignore_errors=True)
-    for part in ("tables", "figures"):
-        # Agreement with the record that is being replaced says nothing.
-        shutil.copytree(report / part, target / part, ignore=shutil.ignore_patterns("agreement.*"))
-    write_json(
-        target / "record.json",
-        {
-            "study": study,
-            "seeds": spec.seeds,
-            "runs": len(infos),
-            "finished": max(info["finished"] for info in infos),
-            "machine": infos[0]["machine"],
-            "device": infos[0]["device"],
-            "threads": infos[0]["threads"],
-            "versions": infos[0]["versions"],
-            "code": {phase: digests.pop() for phase, digests in steps.items()},
-            "cpu_seconds": round(sum(info["cpu_seconds"] for info in infos)),
-        },
-    )
+    description = {
+        "study": study,
+        "seeds": spec.seeds,
+        "runs": len(infos),
+        "finished": max(info["finished"] for info in infos),
+        "machine": infos[0]["machine"],
+        "device": infos[0]["device"],
+        "threads": infos[0]["threads"],
+        "versions": infos[0]["versions"],
+        "code": {phase: digests.pop() for phase, digests in steps.items()},
+        "cpu_seconds": round(sum(info["cpu_seconds"] for info in infos)),
+    }
+    # The old record goes only when the new one is whole.
+    target, new, old = REFERENCE / study, REFERENCE / f".{study}-new", REFERENCE / f".{study}-old"
+    try:
+        for part in ("tables", "figures"):
+            for path in sorted((report / part).iterdir()):
+                # Agreement with the record that is being replaced says nothing.
+                if not path.name.startswith("agreement."):
+                    with replacing(new / part / path.name) as temporary:
+                        shutil.copyfile(path, temporary)
+        write_json(new / "record.json", description)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

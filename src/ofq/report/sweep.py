@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from ofq.errors import UserError
 from ofq.params import Params
 from ofq.paths import FULL_PRECISION, report_dir
 from ofq.report import collect
@@ -17,7 +18,12 @@ def write_sweep(params: Params, study: str) -> None:
 
     The rate to choose is the one with the lowest cross-entropy on the evaluation images, which such a study
     takes from the training set. It is marked for each variant and bit width, and for all variants together.
+
+    Raises:
+        UserError: the study compares no learning rates, or a run is missing.
     """
+    if params.study_named(study).sweep_lr is None:
+        raise UserError(f"study {study} has no sweep_lr; name a study that compares learning rates")
     frame = collect.metrics(params.runs(study))
     frame[["base", "lr"]] = frame["variant"].str.rsplit("-lr", n=1, expand=True).to_numpy()
     frame["lr"] = frame["lr"].astype(float)

@@ -80,10 +80,12 @@ class Store:
         try:
             with _only_writer():
                 self._check_database()
-                from mlflow import MlflowClient
-                from mlflow.exceptions import MlflowException
-                from sqlalchemy.exc import SQLAlchemyError
-
+                try:
+                    from mlflow import MlflowClient
+                    from mlflow.exceptions import MlflowException
+                    from sqlalchemy.exc import SQLAlchemyError
+                except RuntimeError as error:  # a user without a home directory
+                    raise self._failure(error) from None
                 try:
                     yield MlflowClient(self.uri)
                 except (MlflowException, SQLAlchemyError) as error:
