@@ -23,19 +23,15 @@ except ImportError:
 from ofq import locks, states
 from ofq.cli import RESUME_ACROSS_CODE
 from ofq.dvc_file import unlisted
-from ofq.errors import UserError, unknown
+from ofq.errors import UserError, refused
 from ofq.files import read_json
 from ofq.paths import FULL_PRECISION, REFERENCE, Run, data_dir, data_info, report_dir
 from ofq.provenance import code_digest
+from ofq.targets import FIGURES, PLAIN_TABLE, TABLES, check_project, check_target
 from ofq.tracking import stamp, warnings
 from ofq.warm import WarmProcess
 
 os.environ[states.UNDER_SNAKEMAKE] = "1"
-
-TABLES = ["main", "agreement", "ablation", "oscillation"]
-PLAIN_TABLE = ["csv", "runs.json", "md", "tex"]
-PROBE = ["probe.json", "probe.parquet"]
-FIGURES = ["accuracy", "oscillation", "latent_weights", "layer_groups"]
 
 
 def command_line():
@@ -44,28 +40,6 @@ def command_line():
         return None
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         return parse_args(sys.argv[1:])[1]
-
-
-def check_target(target):
-    """Raise an error with the nearest right name where a target names something that does not exist."""
-    parts = target.split("/")
-    if parts[0] == "results" and len(parts) > 2:
-        if parts[1] == "reference":
-            raise UserError(f"{target} is a committed record; write it with: python -m ofq reference {parts[2]}")
-        run = Run.parse(target)
-        if run is not None:
-            PARAMS.check(run)
-            known = [path.name for path in run.files.published]
-            if run.bits != FULL_PRECISION:
-                known += PROBE
-            if len(parts) == 7 and parts[6] not in known:
-                raise unknown("file of a run:", parts[6], known)
-        else:
-            PARAMS.study_named(parts[1])
-    elif "/" not in target and not Path(target).exists():
-        known = {*PARAMS.studies, "all", "data", "teacher", "qat", "cga", "tables", "figures", "sweep", "track"}
-        if target not in known:
-            raise unknown("target", target, known)
 
 
 def hold_project():
@@ -85,14 +59,18 @@ def hold_project():
 try:
     PARAMS = params.load(Path(workflow.basedir) / "params.yaml")
     _arguments = command_line()
+    check_project(writing=_arguments is not None and not _arguments.dryrun)
     for _target in sorted(_arguments.targets if _arguments else []):
-        check_target(_target)
+        check_target(PARAMS, _target)
     if str(config.get("resume_across_code", "")).lower() == "true":
         os.environ[RESUME_ACROSS_CODE] = "1"
     if _arguments and not _arguments.dryrun:
         _alive = hold_project()
-except UserError as error:
-    print(f"ofq: error: {error}", file=sys.stderr)
+except (UserError, OSError) as error:
+    _problem = refused(error) if isinstance(error, OSError) else error
+    if _problem is None:
+        raise
+    print(f"ofq: error: {_problem}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -112,7 +90,7 @@ wildcard_constraints:
     bits=one_of({bits for study in PARAMS.studies.values() for bits in study.bits}),
     teacher=one_of({name for study in STUDY_NAMES for name in PARAMS.teacher_names(study)}),
     variant=one_of(VARIANT_NAMES),
-    seed=r"\d+",
+    seed=r"0|[1-9][0-9]*",
 
 
 def study_targets(study):
