@@ -1,14 +1,13 @@
 """Shared fixtures: a project directory with the real Snakefile, and a study so small that it trains in seconds."""
 
 import copy
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from ofq.scratch import copy_workflow, environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
@@ -23,26 +22,25 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        shutil.copy(ROOT / "Snakefile", root)
-        for name in ("rules", "report", "envs", "profiles", "src/ofq"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.params = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.params["recipes"]["digits"] = copy.deepcopy(SMALL)
         digits = self.params["studies"]["digits"]
         self.params["studies"] = {
             "digits": digits | {"bits": ["w2a2"], "variants": ["statsq", "statsq-cga", "lsq"], "seeds": [0, 1]}
         }
-        self.write_params()
+        copy_workflow(ROOT, root, self._text)
 
     @property
     def env(self) -> dict[str, str]:
         """This environment's programs, the copied package, and no warm process of another run."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if name != "OFQ_WARM_SOCKET"}
-        return kept | {"PATH": path, "PYTHONPATH": str(self.root / "src")}
+        return environment(self.root)
+
+    @property
+    def _text(self) -> str:
+        return yaml.safe_dump(self.params, sort_keys=False)
 
     def write_params(self) -> None:
-        (self.root / "params.yaml").write_text(yaml.safe_dump(self.params, sort_keys=False))
+        (self.root / "params.yaml").write_text(self._text)
 
     def run(self, *command: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's directory; ``python`` and ``snakemake`` are those of this environment."""
