@@ -154,6 +154,17 @@ def _stages(arguments: argparse.Namespace) -> None:
     print(stages(params.load()), end="")
 
 
+def _drill(arguments: argparse.Namespace) -> None:
+    import secrets
+    from pathlib import Path
+
+    from ofq.drill import drill
+
+    seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
+    if not drill(arguments.kills, seed=seed, keep=Path(arguments.keep) if arguments.keep else None):
+        raise SystemExit(1)
+
+
 def _warm(arguments: argparse.Namespace) -> None:
     try:
         warm.serve(arguments.socket)
@@ -178,6 +189,7 @@ _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
     "schema": (_schema, None, "print the JSON schema of params.yaml, or the page that explains its keys"),
     "clean": (_clean, None, "remove results, logs and caches, after asking"),
     "stages": (_stages, None, "print dvc.yaml for the study that params.yaml names"),
+    "drill": (_drill, None, "kill a short study again and again, and compare its results with an undisturbed one's"),
     "warm": (_warm, "socket", "serve training jobs from one warm process (the Snakefile starts it)"),
 }
 _ARGUMENTS = {
@@ -239,6 +251,10 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--markdown", action="store_true", help="print docs/params.md instead")
     clean = commands.choices["clean"]
     clean.add_argument("--yes", action="store_true", help="do not ask, and remove runs/ too")
+    drill = commands.choices["drill"]
+    drill.add_argument("--kills", type=int, default=20, help="how many (default: 20)")
+    drill.add_argument("--seed", type=int, help="of the random choices; drawn and printed where it is left out")
+    drill.add_argument("--keep", metavar="DIR", help="run in this new directory and leave it, logs included")
     return parser
 
 

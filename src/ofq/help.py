@@ -98,6 +98,15 @@ With --yes it does not ask, and removes runs too. It refuses while snakemake wor
 
 examples: python -m ofq clean
           make clean YES=1""",
+    "drill": """\
+Copies the workflow twice into a temporary directory and runs a short study of digits in both: undisturbed in one; in
+the other trainers, their callers, the warm process and Snakemake are killed at random moments by random signals, and
+plain snakemake is started again. Prints each kill with what was going on and what came after, then compares every
+deterministic file of both. Exit code 0 only if all are equal, no state and no temporary file is left, and snakemake has
+nothing more to do. The project itself is left alone. Takes some minutes on two cores, and Linux.
+
+examples: python -m ofq drill --kills 20
+          python -m ofq drill --kills 5 --seed 7 --keep /tmp/drill""",
     "warm": """\
 The Snakefile starts it beside local jobs and ends it; there is no need to call it. Jobs find it through the variable
 OFQ_WARM_SOCKET, and run in a process of their own where it does not answer.

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ofq import warm
+from ofq.errors import UserError
 from ofq.paths import PARAMS
 
 _FOLDERS = ("rules", "report", "envs", "profiles", "src/ofq")
@@ -20,7 +21,13 @@ def copy_workflow(source: Path, target: Path, params: str) -> None:
         source: root of the project.
         target: root of the copy; made where it does not exist.
         params: text of the copy's ``params.yaml``.
+
+    Raises:
+        UserError: ``source`` is no project.
     """
+    for name in ("Snakefile", *_FOLDERS):
+        if not (source / name).exists():
+            raise UserError(f"{name} not found in {source}; run from the project's root")
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(source / "Snakefile", target)
     for name in _FOLDERS:

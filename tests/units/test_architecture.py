@@ -15,7 +15,7 @@ LAYERS = [
     {"training"},
     {"tracking"},
     {"report"},
-    {"warm", "clean", "help", "params_page", "dvc_file", "targets", "scratch", "cli", "__main__"},
+    {"warm", "clean", "help", "params_page", "dvc_file", "targets", "scratch", "drill", "cli", "__main__"},
 ]
 PLACE = {name: place for place, layer in enumerate(LAYERS) for name in layer}
 
