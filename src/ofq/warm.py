@@ -23,7 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ADDRESS = "OFQ_WARM_SOCKET"
 """Environment variable that leads a job to the server."""
@@ -33,6 +35,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """What tells a job to stop: passed on by its caller to the child."""
 
 _POLL_SECONDS = 1.0
+_REFUSED = 0  # in place of a child's number: the server is ending, or its Snakemake is gone
 _NUMBER = struct.Struct("<i")
 _PR_SET_PDEATHSIG = 1
 
@@ -51,6 +54,9 @@ def delegate(address: str, argv: list[str]) -> int | None:
             return None
         if child is None:
             return None
+        if child == _REFUSED:
+            print("ofq: error: the snakemake of this job is ending; run snakemake again", file=sys.stderr)
+            return 1
 
         def forward(signum: int, frame: object) -> None:
             with contextlib.suppress(ProcessLookupError):
@@ -108,6 +114,9 @@ def serve(address: str) -> None:
     stopping: list[int] = []
     children: dict[int, socket.socket] = {}
 
+    def ending() -> bool:
+        return bool(stopping) or os.getppid() != owner
+
     def stop(signum: int, frame: object) -> None:
         stopping.append(signum)
         for pid in list(children):  # they save and end
@@ -133,9 +142,13 @@ def serve(address: str) -> None:
             for key, _ in selector.select(_POLL_SECONDS):
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
-                    if (pid := _start(connection)) is not None:
-                        children[pid] = connection
-                        selector.register(connection, selectors.EVENT_READ, pid)
+                    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+                    try:
+                        if (pid := _start(connection, ending, mask)) is not None:
+                            children[pid] = connection
+                            selector.register(connection, selectors.EVENT_READ, pid)
+                    finally:
+                        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 elif key.fileobj is wakeup:
                     with contextlib.suppress(BlockingIOError):
                         wakeup.recv(4096)
@@ -144,6 +157,10 @@ def serve(address: str) -> None:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(key.data, signal.SIGKILL)
             _report_ended(children, selector)
+        listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:  # who still waits would otherwise run in a process of its own
+                _refuse(listener.accept()[0])
     finally:
         Path(address).unlink(missing_ok=True)
         if os.getppid() != owner:  # nobody else is left to remove the folder that was made for the socket
@@ -151,16 +168,26 @@ def serve(address: str) -> None:
                 Path(address).parent.rmdir()
 
 
-def _start(connection: socket.socket) -> int | None:
-    """Read one request and fork a child for it; its process id."""
+def _start(connection: socket.socket, ending: Callable[[], bool], mask: set[int | signal.Signals]) -> int | None:
+    """Read one request and fork a child for it, unless the server is ending; its process id.
+
+    Args:
+        connection: of the caller.
+        ending: whether the server is told to stop or its owner is gone; importing the libraries takes seconds.
+        mask: signals that are blocked in the child. In this process more are blocked until the caller restores it.
+    """
     try:
-        head, streams, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
-        request = json.loads(_read(connection, _NUMBER.unpack(head)[0]))
+        request, streams = _receive(connection)
     except (OSError, ValueError, struct.error):
         connection.close()
         return None
     for name in LIBRARIES:
         importlib.import_module(name)
+    # A signal that came between the fork and the note of the child would reach neither of them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    if ending():
+        _send_refusal(connection, streams)
+        return None
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -173,6 +200,7 @@ def _start(connection: socket.socket) -> int | None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.environ.clear()
             os.environ.update(request["env"])
             os.chdir(request["cwd"])
@@ -191,6 +219,28 @@ def _start(connection: socket.socket) -> int | None:
     with contextlib.suppress(OSError):
         connection.sendall(_NUMBER.pack(pid))
     return pid
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A caller's request and its standard streams."""
+    connection.setblocking(True)
+    head, streams, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
+    return json.loads(_read(connection, _NUMBER.unpack(head)[0])), list(streams)
+
+
+def _refuse(connection: socket.socket) -> None:
+    """Tell a caller that nothing is started any more; read first what it sends, or it would take us for gone."""
+    with contextlib.suppress(OSError, ValueError, struct.error):
+        _send_refusal(connection, _receive(connection)[1])
+    connection.close()
+
+
+def _send_refusal(connection: socket.socket, streams: list[int]) -> None:
+    for stream in streams:
+        os.close(stream)
+    with contextlib.suppress(OSError):
+        connection.sendall(_NUMBER.pack(_REFUSED))
+    connection.close()
 
 
 def _report_ended(children: dict[int, socket.socket], selector: selectors.BaseSelector) -> None:

@@ -1,5 +1,6 @@
 """Jobs from the warm process: same numbers, same exit codes, same signals as jobs of their own."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,3 +95,32 @@ def test_without_a_server_a_job_runs_in_its_own_process(tmp_path: Path) -> None:
     project = Project(tmp_path)
     done = project.run("python", "-m", "ofq", "teacher", TEACHER, env={"OFQ_WARM_SOCKET": str(tmp_path / "nobody")})
     assert done.returncode == 2 and "manifest.json does not exist" in done.stderr
+
+
+def has_socket(pid: int) -> bool:
+    """Whether a process holds a socket."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(str(link.readlink()).startswith("socket:") for link in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def test_jobs_that_wait_for_the_warm_process_do_not_outlive_a_killed_snakemake(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    address = tmp_path / "socket"
+    start = "import subprocess, sys; subprocess.Popen([sys.executable, '-m', 'ofq', 'warm', sys.argv[1]]).wait()"
+    snakemake = subprocess.Popen([sys.executable, "-c", start, str(address)], cwd=tmp_path, env=project.env)
+    while not address.exists():
+        assert snakemake.poll() is None
+        time.sleep(0.01)
+    command = [sys.executable, "-m", "ofq", "teacher", TEACHER]
+    env = project.env | {"OFQ_WARM_SOCKET": str(address)}
+    jobs = [subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    while not all(has_socket(job.pid) for job in jobs):
+        assert [job.poll() for job in jobs] == [None] * 3
+        time.sleep(0.01)
+    time.sleep(0.2)  # they have asked, and the warm process imports libraries for seconds
+    snakemake.kill()
+    snakemake.wait()
+    for job in jobs:
+        _, err = job.communicate(timeout=60)
+        assert job.returncode == 1 and "the snakemake of this job is ending" in err
