@@ -108,6 +108,9 @@ def serve(address: str) -> None:
 
     Snakemake deletes what the children of a killed Snakemake would still write, so going on would be in vain.
     """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(address)  # first of all: it may fail
+    listener.listen(64)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a fork must find no running threads
     owner = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children; they save and end
@@ -129,9 +132,6 @@ def serve(address: str) -> None:
     wakeup.setblocking(False)
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(address)
-    listener.listen(64)
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     selector.register(wakeup, selectors.EVENT_READ)

@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -258,28 +257,6 @@ def test_a_file_that_is_in_one_only_is_a_difference(tmp_path: Path, side: int) -
 
 def test_nothing_to_compare_is_not_equality(tmp_path: Path) -> None:
     assert not compare(tmp_path / "a", tmp_path / "b").equal
-
-
-def with_bits(bits: int) -> torch.Tensor:
-    return torch.tensor([struct.unpack("<f", struct.pack("<I", bits))[0]])
-
-
-@pytest.mark.parametrize(
-    ("state", "same"),
-    [
-        ({"step": 3, "moments": torch.tensor([0.0, float("nan")])}, True),
-        ({"step": 3, "moments": torch.tensor([-0.0, float("nan")])}, False),
-        ({"step": 3, "moments": torch.tensor([[0.0, float("nan")]])}, False),
-        ({"step": 3, "moments": torch.tensor([0.0, float("nan")], dtype=torch.float64)}, False),
-        ({"step": 3.0, "moments": torch.tensor([0.0, float("nan")])}, False),
-        ({"step": 3}, False),
-    ],
-)
-def test_trainer_state_is_compared_by_the_bits_of_its_values(tmp_path: Path, state: dict[str, Any], same: bool) -> None:
-    left, right, folder = pair(tmp_path)
-    torch.save(state, folder / "trainer.pt", _use_new_zipfile_serialization=False)  # other bytes for the same values
-    found = compare(left, right)
-    assert (found.equal, found.by_content) == (same, int(same))
 
 
 def test_state_and_temporary_files_of_a_finished_study_are_found(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from ofq.paths import STATE, Run
 from ofq.remedies import ConfidenceGuidedAnnealing
@@ -27,23 +26,9 @@ CUTS = [
 RUNS = [run_of(variant) for variant in ("teacher", *VARIANTS)] + [run_of("statsq-qkr", DROPOUT)]
 
 
-def plain(state: object) -> object:
-    """State as values that compare, tensors to the last bit."""
-    if isinstance(state, torch.Tensor):
-        return str(state.dtype), tuple(state.shape), state.numpy().tobytes()
-    if isinstance(state, dict):
-        return {key: plain(value) for key, value in state.items()}
-    return [plain(value) for value in state] if isinstance(state, list | tuple) else state
-
-
-def contents(run: Run) -> dict[str, object]:
-    """All that the run published, but for ``run.json``; of the trainer's file what it holds."""
-    found: dict[str, object] = {
-        path.name: path.read_bytes() for path in run.files.published if path.suffix != ".pt" and path != run.files.info
-    }
-    if not run.files.full_precision:
-        found["trainer.pt"] = plain(torch.load(run.files.trainer, weights_only=True))
-    return found
+def contents(run: Run) -> dict[str, bytes]:
+    """All that the run published, but for ``run.json``."""
+    return {path.name: path.read_bytes() for path in run.files.published if path != run.files.info}
 
 
 def in_child(work: Callable[[], None]) -> int:

@@ -1,19 +1,17 @@
 """The training loop: same seed same numbers, exact resume, a passive meter, clear ends."""
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from ofq import params, states
+from ofq import params
 from ofq.data.prepare import prepare
 from ofq.errors import UserError
 from ofq.files import read_json
 from ofq.paths import Run
-from ofq.training import checkpoint, loop
 from ofq.training.anneal import run_cga
 from ofq.training.optim import make_optimizer, make_schedule
 from ofq.training.qat import run_qat
@@ -23,7 +21,6 @@ from tests.conftest import ROOT, SMALL
 
 TEACHER = Run("digits", "vit_micro", "fp", "teacher", 0)
 STATSQ = Run("digits", "vit_micro", "w2a2", "statsq", 0)
-DETERMINISTIC = ("metrics.json", "model.safetensors", "events.jsonl", "oscillation.parquet", "weights.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -47,58 +44,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> params.Params:
     monkeypatch.chdir(trained)
     return params.load()
-
-
-def contents(run: Run) -> dict[str, object]:
-    """What the run's files hold, tensors as their bytes (equal state may be pickled differently)."""
-    found: dict[str, object] = {name: (run.files.root / name).read_bytes() for name in DETERMINISTIC}
-    state = torch.load(run.files.trainer, weights_only=True)
-    return found | {"trainer.pt": plain(state)}
-
-
-def plain(state: object) -> object:
-    if isinstance(state, torch.Tensor):
-        return str(state.dtype), tuple(state.shape), state.numpy().tobytes()
-    if isinstance(state, dict):
-        return {key: plain(value) for key, value in state.items()}
-    return [plain(value) for value in state] if isinstance(state, list | tuple) else state
-
-
-@pytest.mark.parametrize("variant", ["statsq", "statsq-qkr", "lsq"])
-def test_two_runs_of_the_same_seed_agree_to_the_last_bit(here: params.Params, variant: str) -> None:
-    run = STATSQ.sibling(variant)
-    before = contents(run)
-    run_qat(run, here.resolve(run))
-    after = contents(run)
-    assert [name for name in before if before[name] != after[name]] == []
-
-
-@pytest.mark.parametrize("variant", ["statsq", "statsq-qkr-cga"])
-def test_a_run_stopped_in_the_middle_ends_as_one_that_was_not(
-    here: params.Params, variant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = STATSQ.sibling(variant)
-    config = here.resolve(run)
-    train = run_cga if config.phase == "cga" else run_qat
-    train(run, config)
-    before = contents(run)
-
-    evaluate, calls = loop.evaluate, []
-
-    def evaluate_then_stop(*arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 5:
-            signal.raise_signal(signal.SIGTERM)
-        return evaluate(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(loop, "evaluate", evaluate_then_stop)
-    with pytest.raises(loop.Stopped, match="stopped by SIGTERM after step"):
-        train(run, config)
-    monkeypatch.setattr(loop, "evaluate", evaluate)
-    assert contents(run) == before, "a stopped run publishes nothing"
-    train(run, config)
-    after = contents(run)
-    assert [name for name in before if before[name] != after[name]] == []
 
 
 def test_the_meter_does_not_alter_training(here: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,36 +95,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: param
         patch.setattr(batches, "load", lambda study: broken)
         with pytest.raises(UserError, match=r"fp teacher s0: the loss is nan before step 2; lower lr"):
             run_teacher(TEACHER, hot)
-
-
-def test_a_second_trainer_of_a_run_says_who_holds_it(tmp_path: Path) -> None:
-    expected = pytest.raises(UserError, match=r"is being trained by process \d+ on .* since")
-    with states.only_trainer(tmp_path), expected, states.only_trainer(tmp_path, patience=0):
-        pass
-    with states.only_trainer(tmp_path):
-        pass  # the lock went with its holder
-
-
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for step in (10, 20, 30):
-        checkpoint.save(tmp_path, step, {"step": step})
-    kept = sorted(path.name for path in tmp_path.glob("*.pt"))
-    assert kept == ["checkpoint-000000020.pt", "checkpoint-000000030.pt"]
-    newest = tmp_path / kept[-1]
-    newest.write_bytes(newest.read_bytes()[:-20])
-    assert checkpoint.load_latest(tmp_path) == {"step": 20}
-    assert "checkpoint-000000030.pt is damaged and passed over" in capsys.readouterr().out
-
-
-def test_trainer_state_cannot_run_code(tmp_path: Path) -> None:
-    class Malicious:
-        def __reduce__(self) -> tuple[object, ...]:
-            return (Path.touch, (tmp_path / "owned",))
-
-    torch.save({"optimizer": Malicious()}, tmp_path / "trainer.pt")
-    with pytest.raises(UserError, match="damaged or no trainer state"):
-        checkpoint.load(tmp_path / "trainer.pt")
-    assert not (tmp_path / "owned").exists()
 
 
 def test_a_truncated_model_is_named(here: params.Params, tmp_path: Path) -> None:

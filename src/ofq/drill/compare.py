@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ofq.paths import RESULTS, Run
 
@@ -17,7 +16,6 @@ class Comparison:
 
     compared: Counter[str] = field(default_factory=Counter)
     different: dict[str, list[str]] = field(default_factory=dict)
-    by_content: int = 0  # files of trainer state whose bytes differ and whose values do not
 
     @property
     def equal(self) -> bool:
@@ -31,11 +29,7 @@ class Comparison:
 
 
 def compare(undisturbed: Path, disturbed: Path) -> Comparison:
-    """Compare every deterministic file below ``results/`` of two projects, a missing one being different.
-
-    Trainer state is compared by value where its bytes differ: the type, shape and bits of every tensor, and every
-    other value with its type.
-    """
+    """Compare every deterministic file below ``results/`` of two projects, a missing one being different."""
     comparison = Comparison()
     for name in sorted(_files(undisturbed) | _files(disturbed)):
         owner = _owner(name)
@@ -44,9 +38,6 @@ def compare(undisturbed: Path, disturbed: Path) -> Comparison:
         if not all(path.is_file() for path in pair):
             verdict = f"{name.removeprefix(owner + '/')} (only in one)"
         elif pair[0].read_bytes() == pair[1].read_bytes():
-            continue
-        elif name.endswith(".pt") and _same_state(*pair):
-            comparison.by_content += 1
             continue
         else:
             verdict = name.removeprefix(owner + "/")
@@ -64,32 +55,3 @@ def _owner(name: str) -> str:
     """The run that a file belongs to, or ``study/data`` and ``study/report``."""
     run = Run.parse(name)
     return str(run) if run else "/".join(name.split("/")[:2])
-
-
-def _same_state(left: Path, right: Path) -> bool:
-    from ofq.training import checkpoint  # imports torch
-
-    return _same(checkpoint.load(left), checkpoint.load(right))
-
-
-def _same(left: Any, right: Any) -> bool:
-    import torch
-
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, dict):
-        return list(left) == list(right) and all(_same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(_same, left, right))
-    if isinstance(left, torch.Tensor):
-        return left.dtype == right.dtype and left.shape == right.shape and _bits(left) == _bits(right)
-    if isinstance(left, float):
-        return left.hex() == right.hex()
-    return bool(left == right)
-
-
-def _bits(tensor: Any) -> bytes:
-    """The bytes of a tensor: equal for equal bits only, which ``==`` is not for NaN and the two zeros."""
-    import torch
-
-    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b""

@@ -42,8 +42,6 @@ def summary(course: Course, comparison: Comparison, *, failed: bool) -> str:
     made_again = f", {len(course.removed)} times a run made again" if course.removed else ""
     if comparison.equal:
         verdict = "all equal to the undisturbed run"
-        if comparison.by_content:
-            verdict += f" ({comparison.by_content} by their values, not their bytes)"
     else:
         names = [f"{owner}/{name}" for owner, found in comparison.different.items() for name in found]
         verdict = f"{len(names)} differ from the undisturbed run: {', '.join(names) or 'nothing to compare'}"

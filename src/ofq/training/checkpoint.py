@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def save(directory: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Write trainer state, whole or not at all."""
+    """Write trainer state, whole or not at all; equal states make equal bytes."""
     write_bytes(path, _serialise(state))
 
 
@@ -145,5 +146,20 @@ def _checksum(path: Path) -> Path:
 def _serialise(state: dict[str, Any]) -> memoryview:
     # In memory first: where the disk is full torch.save raises an error of its own that does not say so.
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(_canonical(state), buffer)
     return buffer.getbuffer()
+
+
+def _canonical(value: Any) -> Any:
+    """The same value in objects of its own.
+
+    A pickle refers back to an object that it has met before, so that otherwise equal states, one of them read from a
+    file, would have other bytes.
+    """
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_canonical, value))
+    return value
