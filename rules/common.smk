@@ -163,7 +163,7 @@ def manifest_of(wildcards):
 
 
 def teacher_of(wildcards):
-    return run_of(wildcards).teacher.files.model
+    return run_of(wildcards).teacher.files.taught
 
 
 def parent_files(wildcards):

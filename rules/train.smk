@@ -5,6 +5,7 @@ rule teacher:
         metrics="results/{study}/{model}/fp/{teacher}/seed{seed}/metrics.json",
         info="results/{study}/{model}/fp/{teacher}/seed{seed}/run.json",
         model="results/{study}/{model}/fp/{teacher}/seed{seed}/model.safetensors",
+        logits="results/{study}/{model}/fp/{teacher}/seed{seed}/logits.safetensors",
         events="results/{study}/{model}/fp/{teacher}/seed{seed}/events.jsonl",
     log:
         "logs/{study}/{model}/fp/{teacher}/seed{seed}.log",

@@ -53,7 +53,7 @@ def _training(phase: str) -> Step:
         if config.phase != phase:
             raise UserError(f"{run} is a {config.phase} run; use: python -m ofq {config.phase} {run}")
         if phase == "teacher":
-            from ofq.training.student import check_study
+            from ofq.training.preflight import check_study
             from ofq.training.teacher import run_teacher as train
 
             # What its students would fail of should be known before it has been trained for days.

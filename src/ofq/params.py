@@ -126,6 +126,11 @@ class Recipe(_Strict):
     calibration_batches: Annotated[int, Field(gt=0, le=10_000)] = Field(
         1, description="training batches that set the learned steps"
     )
+    teacher_once: bool = Field(
+        True,
+        description="the teacher's output on every training image is computed once and shared by all students of its "
+        "seed; false: at every step",
+    )
 
 
 class Cga(_Strict):
@@ -266,6 +271,7 @@ class RunConfig(_Strict):
     seed: int
     train: Phase
     calibration_batches: int | None = None
+    teacher_once: bool | None = None
     quantization: Quantization | None = None
     cga: Cga | None = None
     parent: str | None = None
@@ -408,6 +414,7 @@ class Params(_Strict):
                 phase="qat",
                 train=_with_lr(recipe.qat, variant.lr),
                 calibration_batches=recipe.calibration_batches,
+                teacher_once=recipe.teacher_once,
                 quantization=quantization,
                 **common,
             )
@@ -416,7 +423,13 @@ class Params(_Strict):
             update={"lr": rate, "min_lr": rate, "steps": recipe.cga.steps, "warmup": 0.0, "constant_steps": 0}
         )
         return RunConfig(
-            phase="cga", train=train, quantization=quantization, cga=variant.cga, parent=variant.parent, **common
+            phase="cga",
+            train=train,
+            teacher_once=recipe.teacher_once,
+            quantization=quantization,
+            cga=variant.cga,
+            parent=variant.parent,
+            **common,
         )
 
 

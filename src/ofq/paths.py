@@ -112,6 +112,11 @@ class RunFiles:
         return self.root / "model.safetensors"
 
     @property
+    def logits(self) -> Path:
+        """Of a teacher: its output on every training image, from which students learn."""
+        return self.root / "logits.safetensors"
+
+    @property
     def trainer(self) -> Path:
         """Optimizer and oscillation state, from which annealing continues."""
         return self.root / "trainer.pt"
@@ -132,10 +137,16 @@ class RunFiles:
         return self.root / "weights.parquet"
 
     @property
+    def taught(self) -> list[Path]:
+        """Of a teacher: what its students read."""
+        return [self.model, self.logits]
+
+    @property
     def published(self) -> list[Path]:
-        """All files of the run; a teacher has no trainer state and no oscillation record."""
+        """All files of the run, those of a teacher or those of a student."""
         common = [self.metrics, self.info, self.model, self.events]
-        return common if self.full_precision else [*common, self.trainer, self.oscillation, self.weights]
+        own = [self.logits] if self.full_precision else [self.trainer, self.oscillation, self.weights]
+        return [*common, *own]
 
 
 def data_dir(study: str) -> Path:

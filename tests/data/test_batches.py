@@ -46,8 +46,8 @@ def test_a_batch_is_a_function_of_seed_and_step(here: Path) -> None:
     data, again = batches.load("digits"), batches.load("digits")
     expected = [data.train_batch(0, step, 64) for step in range(210)]
     for step in (209, 3, 206, 0):  # any order, over the border of an epoch (206 batches)
-        images, labels = again.train_batch(0, step, 64)
-        assert torch.equal(images, expected[step][0]) and torch.equal(labels, expected[step][1])
+        images, labels, _ = again.train_batch(0, step, 64)
+        assert torch.equal(images, expected[step].images) and torch.equal(labels, expected[step].labels)
     assert not torch.equal(data.train_batch(1, 0, 64)[0], expected[0][0])
     assert not torch.equal(expected[206][0], expected[0][0]), "each epoch has its own order"
 

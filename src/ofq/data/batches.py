@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +19,14 @@ from ofq.provenance import file_digest
 EVAL_BATCH = 256  # fixed: no setting may change a measured number
 
 
+class Batch(NamedTuple):
+    """The images of one optimizer step."""
+
+    images: Tensor  # (b, channels, height, width) float32
+    labels: Tensor  # (b,) int64
+    teacher_logits: Tensor | None  # (b, classes) float32, where they are stored
+
+
 @dataclass(frozen=True)
 class StudyData:
     """The images of a study in memory, normalised by the mean and standard deviation of its training pixels."""
@@ -27,6 +36,7 @@ class StudyData:
     eval_images: Tensor
     eval_labels: Tensor
     classes: int
+    teacher_logits: Tensor | None = None  # (n, classes) float32: of a teacher, for every training image
 
     @property
     def channels(self) -> int:
@@ -38,7 +48,7 @@ class StudyData:
         """Height and width of the images in pixels."""
         return self.train_images.shape[2], self.train_images.shape[3]
 
-    def train_batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
         """The batch of an optimizer step: a slice of the epoch's permutation, the remainder of an epoch dropped.
 
         It is a function of its arguments alone, so resuming at any step continues the same sequence.
@@ -50,7 +60,8 @@ class StudyData:
             )
         epoch, position = divmod(step, count // batch_size)
         chosen = _permutation(count, seed, epoch)[position * batch_size : (position + 1) * batch_size]
-        return self.train_images[chosen], self.train_labels[chosen]
+        logits = None if self.teacher_logits is None else self.teacher_logits[chosen]
+        return Batch(self.train_images[chosen], self.train_labels[chosen], logits)
 
     def eval_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All evaluation images in order, in batches of a fixed size."""

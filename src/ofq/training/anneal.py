@@ -1,13 +1,12 @@
 """Confidence-guided annealing: continue a finished run at its last learning rate, confident weights held still."""
 
-from ofq.data import batches
 from ofq.params import KEEPING, Keeping, RunConfig
 from ofq.paths import Run, data_dir
 from ofq.remedies import ConfidenceGuidedAnnealing
 from ofq.training.continued import hold_rate, last_state
 from ofq.training.loop import train
 from ofq.training.session import session
-from ofq.training.student import load_teacher, loss_from, publish
+from ofq.training.student import load_data, loss_from, publish
 
 
 def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
@@ -17,15 +16,20 @@ def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
     """
     assert config.parent is not None and config.cga is not None
     parent = run.sibling(config.parent)
-    inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model, parent.files.model, parent.files.trainer]
+    inputs = [
+        data_dir(run.study) / "manifest.json",
+        *run.teacher.files.taught,
+        parent.files.model,
+        parent.files.trainer,
+    ]
     with session(run, config, keeping, __name__, inputs) as current:
-        data = batches.load(run.study)
+        data = load_data(run, config)
         student, optimizer, recorder = last_state(parent, config, data)
         hold_rate(optimizer, config.train.lr)
         annealing = ConfidenceGuidedAnnealing(student, config.cga.boundary_range, freeze_qk=config.cga.freeze_qk)
         train(
             student,
-            loss_from(load_teacher(run, config, data), student),
+            loss_from(run, config, data, student),
             optimizer,
             data,
             config.train,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ofq.data.batches import StudyData
+from ofq.data.batches import Batch, StudyData
 from ofq.errors import UserError
 from ofq.params import Phase
 from ofq.training.checkpoint import Checkpoints
@@ -54,7 +54,7 @@ class Stopped(Exception):
 
 def train(
     model: nn.Module,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: Callable[[Batch], Tensor],
     optimizer: AdamW,
     data: StudyData,
     phase: Phase,
@@ -71,7 +71,7 @@ def train(
 
     Args:
         model: what is trained and evaluated.
-        loss_of: scalar loss of a batch (images, labels).
+        loss_of: scalar loss of a batch.
         optimizer: over the model's parameters.
         data: training and evaluation images.
         phase: schedule, batch size and number of steps.
@@ -117,8 +117,7 @@ def train(
         for step in range(first + 1, phase.steps + 1):
             model.train()
             schedule.step_update(step - 1)
-            images, labels = data.train_batch(seed, step - 1, phase.batch_size)
-            loss = loss_of(images, labels)
+            loss = loss_of(data.train_batch(seed, step - 1, phase.batch_size))
             optimizer.zero_grad()
             loss.backward()
             for hook in hooks:

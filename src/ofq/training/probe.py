@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from ofq import states
-from ofq.data import batches
 from ofq.errors import UserError
 from ofq.files import replacing, write_json
 from ofq.params import KEEPING, Phase, RunConfig
@@ -15,7 +14,7 @@ from ofq.paths import Run, data_dir
 from ofq.training.continued import hold_rate, last_state
 from ofq.training.loop import train
 from ofq.training.session import session
-from ofq.training.student import load_teacher, loss_from
+from ofq.training.student import load_data, loss_from
 
 WINDOW = 300  # steps
 _LONGEST = 10**9
@@ -51,16 +50,16 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
     if steps > _LONGEST:
         raise UserError(f"a window has at most {_LONGEST} steps, not {steps}")
     files = run.files
-    inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model, files.model, files.trainer]
+    inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught, files.model, files.trainer]
     window = config.model_copy(update={"train": _constant(config.train, steps), "cga": None})
     with session(run, window, KEEPING, __name__, inputs, aside="probe") as current:
-        data = batches.load(run.study)
+        data = load_data(run, config)
         student, optimizer, recorder = last_state(run, window, data)
         rate = optimizer.param_groups[0]["lr"]
         hold_rate(optimizer, rate)
         train(
             student,
-            loss_from(load_teacher(run, window, data), student),
+            loss_from(run, window, data, student),
             optimizer,
             data,
             _constant(config.train, steps, rate),

@@ -1,6 +1,5 @@
 """Quantization-aware training of one student, from its teacher's weights and with its teacher's guidance."""
 
-from ofq.data import batches
 from ofq.params import KEEPING, Keeping, RunConfig
 from ofq.paths import Run, data_dir
 from ofq.quant import calibrate
@@ -8,22 +7,22 @@ from ofq.training.loop import train
 from ofq.training.optim import make_optimizer
 from ofq.training.recorder import OscillationRecorder
 from ofq.training.session import session
-from ofq.training.student import load_teacher, loss_from, make_student, publish
+from ofq.training.student import load_data, loss_from, make_student, publish
 
 
 def run_qat(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
     """Train, measure and publish one quantized student."""
-    inputs = [data_dir(run.study) / "manifest.json", run.teacher.files.model]
+    inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught]
     with session(run, config, keeping, __name__, inputs) as current:
-        data = batches.load(run.study)
+        data = load_data(run, config)
         student = make_student(run, config, data)
         count = config.calibration_batches or 1
-        calibrate(student, [data.train_batch(config.seed, i, config.train.batch_size)[0] for i in range(count)])
+        calibrate(student, [data.train_batch(config.seed, i, config.train.batch_size).images for i in range(count)])
         optimizer = make_optimizer(student, config.train)
         recorder = OscillationRecorder(student)
         train(
             student,
-            loss_from(load_teacher(run, config, data), student),
+            loss_from(run, config, data, student),
             optimizer,
             data,
             config.train,

@@ -1,8 +1,12 @@
 """Train the full-precision model from which the students of a seed start and learn."""
 
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ofq.data import batches
+from ofq.files import write_bytes
 from ofq.models import build
 from ofq.params import KEEPING, Keeping, RunConfig
 from ofq.paths import Run, data_dir
@@ -12,7 +16,11 @@ from ofq.training.session import session
 
 
 def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
-    """Train one teacher on the labels and publish it; the model after the last step is the one evaluated."""
+    """Train one teacher on the labels and publish it; the model after the last step is the one evaluated.
+
+    Its output on every training image is published too: training images do not change from epoch to epoch, so students
+    need not compute it again.
+    """
     with session(run, config, keeping, __name__, [data_dir(run.study) / "manifest.json"]) as current:
         data = batches.load(run.study)
         model = build(
@@ -20,7 +28,7 @@ def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None
         )
         train(
             model,
-            lambda images, labels: cross_entropy(model(images), labels),
+            lambda batch: cross_entropy(model(batch.images), batch.labels),
             make_optimizer(model, config.train),
             data,
             config.train,
@@ -29,5 +37,13 @@ def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None
             checkpoints=current.checkpoints,
             events=current.events,
         )
+        write_bytes(run.files.logits, save({"train": _outputs(model, data)}))
         top1, loss = evaluate(model, data)
         current.publish(model, {"top1": top1, "loss": loss})
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, data: batches.StudyData) -> Tensor:
+    """Logits of every training image (n, classes), in evaluation mode and batches of a fixed size."""
+    model.eval()
+    return torch.cat([model(images) for images in data.train_images.split(batches.EVAL_BATCH)])

@@ -1,0 +1,64 @@
+"""Check before anything is trained that a study can be trained to its end."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ofq.data import batches
+from ofq.data.batches import StudyData
+from ofq.errors import UserError
+from ofq.params import RunConfig
+from ofq.training.student import build_model, quantize_as
+
+
+def check_study(study: str, configs: Sequence[RunConfig]) -> None:
+    """Check that one model, on a study's data, can be trained and become every student that is asked of it.
+
+    The model is built without memory for its weights (on torch's ``meta`` device), so that this takes an instant.
+
+    Args:
+        study: its data has been prepared.
+        configs: runs of one model.
+
+    Raises:
+        UserError: timm cannot build the model, it does not fit the images, it cannot be quantized as asked, or a batch
+            is larger than the data.
+    """
+    data = batches.load(study)
+    model = configs[0].model
+    for config in configs:
+        if config.train.batch_size > len(data.train_labels):
+            raise UserError(
+                f"batch_size {config.train.batch_size} of {config.phase} is larger than the {len(data.train_labels)} "
+                f"training images of {study}; lower it in params.yaml"
+            )
+    with torch.device("meta"):
+        _check_fit(build_model(configs[0], data), model.timm, data)
+        asked = [config.quantization for config in configs if config.quantization]
+        # What can be converted does not depend on the bits.
+        for quantization in {(one.weight, one.qkr, one.dead_biases): one for one in asked}.values():
+            quantize_as(build_model(configs[0], data), quantization, model.timm)
+
+
+def _check_fit(model: nn.Module, name: str, data: StudyData) -> None:
+    """Raise :class:`UserError` where the model does not take the study's images or give logits."""
+    height, width = data.image_size
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch and (height % patch[0] or width % patch[1]):
+        raise UserError(
+            f"patch_size {patch[0]} of {name} does not divide the images of {height}x{width} pixels; "
+            "choose one that does under models in params.yaml"
+        )
+    try:
+        logits = model.eval()(torch.empty(1, data.channels, height, width))
+    except Exception as error:  # timm's models check little: a wrong argument fails in them with whatever comes of it
+        raise UserError(
+            f"{name} does not take images of {height}x{width} pixels ({type(error).__name__}: {str(error)[:200]}); "
+            "mend its arguments under models in params.yaml"
+        ) from None
+    if getattr(logits, "shape", None) != (1, data.classes):
+        raise UserError(
+            f"{name} does not give one number for each of the {data.classes} classes; mend its arguments under models "
+            "in params.yaml"
+        )

@@ -1,0 +1,85 @@
+"""The teacher's output, computed once for all students: what it is, and what it may differ by."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from ofq import cli, params
+from ofq.training.student import load_data, load_teacher, loss_from, make_student
+from tests.reliability.conftest import run_of, train
+
+RUN = run_of("statsq")
+
+
+def test_the_stored_output_is_the_one_of_a_forward_pass_but_for_rounding(here: Path) -> None:
+    config = params.load().resolve(RUN)
+    data = load_data(RUN, config)
+    teacher = load_teacher(RUN, config, data)
+    differences = []
+    for step in range(10):
+        batch = data.train_batch(0, step, 64)
+        assert batch.teacher_logits is not None
+        with torch.no_grad():
+            differences.append((teacher(batch.images) - batch.teacher_logits).abs().max().item())
+    assert max(differences) < 1e-6, "another batch size may sum in another order"
+
+
+def test_the_loss_is_the_same_whether_the_output_is_stored_or_not(here: Path) -> None:
+    stored = params.load().resolve(RUN)
+    live = stored.model_copy(update={"teacher_once": False})
+    losses = []
+    for config in (stored, live):
+        data = load_data(RUN, config)
+        student = load_teacher(RUN, config, data)
+        losses.append(loss_from(RUN, config, data, student)(data.train_batch(0, 0, 64)).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_study_may_ask_the_teacher_at_every_step(here: Path) -> None:
+    before = RUN.files.model.read_bytes()
+    path = Path("params.yaml")
+    text = path.read_text()
+    content = yaml.safe_load(text)
+    content["recipes"]["digits"]["teacher_once"] = False
+    path.write_text(yaml.safe_dump(content))
+    try:
+        train(RUN)
+        other = load_file(RUN.files.model)
+    finally:
+        path.write_text(text)
+    train(RUN)
+    assert RUN.files.model.read_bytes() == before
+    stored = load_file(RUN.files.model)
+    assert max((stored[name] - other[name]).abs().max().item() for name in stored) < 0.02
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "other images", "no such array"])
+def test_an_output_that_does_not_fit_is_one_line(here: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = RUN.teacher.files.logits
+    content = path.read_bytes()
+    try:
+        match damage:
+            case "missing":
+                path.unlink()
+            case "damaged":
+                path.write_bytes(content[:-10])
+            case "other images":
+                save_file({"train": torch.zeros(5, 10)}, path)
+            case _:
+                save_file({"eval": torch.zeros(5, 10)}, path)
+        assert cli.execute(["qat", str(RUN)]) == 2
+    finally:
+        path.write_bytes(content)
+    error = capsys.readouterr().err
+    assert str(path) in error and error.count("\n") == 1
+
+
+def test_the_teacher_does_not_learn(here: Path) -> None:
+    config = params.load().resolve(RUN).model_copy(update={"teacher_once": False})
+    data = load_data(RUN, config)
+    student = make_student(RUN, config, data)
+    assert all(not parameter.requires_grad for parameter in load_teacher(RUN, config, data).parameters())
+    assert all(parameter.requires_grad for parameter in student.parameters())
