@@ -1,0 +1,1 @@
+"""What training costs, measured: ``python -m benchmarks.<name>`` from the root; results in docs/performance.md."""
