@@ -29,7 +29,7 @@ def _random(seed: int, *shape: int) -> Tensor:
 def test_statsq_agrees_with_the_reference(bits: int, seed: int, rows: int, columns: int) -> None:
     w, g = _random(seed, rows, columns), _random(seed + 1, rows, columns)
     fast, slow = w.clone().requires_grad_(), w.clone().requires_grad_()
-    values, codes = round_statistical(fast, bits)
+    values, codes, _ = round_statistical(fast, bits)
     expected = reference.statsq(slow, bits)
     torch.testing.assert_close(values, expected)
     (values * g).sum().backward()
@@ -75,7 +75,7 @@ def test_statsq_row_of_zeros_stays_zero(bits: int) -> None:
 
 def test_statsq_constant_row_rounds_its_exact_ties_to_even() -> None:
     # w/sigma = +-1/2, so n*v - 1/2 = 1/2 and -3/2 at two bits: ties, which go to 0 and -2.
-    values, codes = round_statistical(torch.tensor([[1.0, -1.0, 1.0, -1.0]]), 2)
+    values, codes, _ = round_statistical(torch.tensor([[1.0, -1.0, 1.0, -1.0]]), 2)
     assert codes.tolist() == [[0, -2, 0, -2]]
     assert values.tolist() == [[0.5, -1.5, 0.5, -1.5]]
 

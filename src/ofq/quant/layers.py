@@ -5,6 +5,7 @@ from typing import Self
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ofq.quant.products import fuses, quantized, quantized_linear
 from ofq.quant.quantizers import LSQQuantizer, Quantizer
 
 
@@ -58,9 +59,12 @@ class QuantLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
-        return F.linear(x, self.quantized_weight(), self.bias)
+        if self.input_quantizer is None:
+            return F.linear(x, self.quantized_weight(), self.bias)
+        if self.input_quantizer.axis in (-2, None) and fuses(x, self.input_quantizer):
+            weight = quantized(self.weight, self.weight_quantizer, beside=self.input_quantizer)
+            return quantized_linear(x, self.input_quantizer, weight, self.bias)
+        return F.linear(self.input_quantizer(x), self.quantized_weight(), self.bias)
 
 
 class QuantConv2d(nn.Conv2d):

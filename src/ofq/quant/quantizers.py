@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from ofq.quant.rounding import STEP_FLOOR, round_learned, round_statistical, statistical_position, statistical_step
+from ofq.quant.rounding import (
+    STEP_FLOOR,
+    Grid,
+    Rounded,
+    round_learned,
+    round_statistical,
+    statistical_position,
+    statistical_step,
+)
 
 _Unset: Any = UninitializedParameter  # its stub does not say that it is a Parameter
 
@@ -35,9 +43,13 @@ class Quantizer(nn.Module, ABC):
         self.record = False
         self.last_codes: Tensor | None = None
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantized ``x``."""
+        """Fake-quantized ``x``, same shape."""
+        return self.rounded(x).values
+
+    @abstractmethod
+    def rounded(self, x: Tensor) -> Rounded:
+        """Fake-quantized ``x`` with its codes and steps."""
 
     @abstractmethod
     def step(self, w: Tensor) -> Tensor:
@@ -55,11 +67,13 @@ class Quantizer(nn.Module, ABC):
     def _code_dtype(self) -> torch.dtype:
         return torch.int8
 
-    def _finish(self, rounded: tuple[Tensor, Tensor]) -> Tensor:
-        values, codes = rounded
-        if self.record:
-            self.last_codes = codes.to(self._code_dtype())
-        return values
+    @torch.no_grad()
+    def _keep(self, codes: Tensor) -> None:
+        if not self.record:
+            return
+        if self.last_codes is None or self.last_codes.shape != codes.shape:
+            self.last_codes = torch.empty_like(codes, dtype=self._code_dtype())
+        self.last_codes.copy_(codes)
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
@@ -81,9 +95,11 @@ class StatsQuantizer(Quantizer):
     Source: tests/golden/README.md section 2; OFQ paper equation 7.
     """
 
-    def forward(self, w: Tensor) -> Tensor:
-        """Fake-quantized weight, same shape."""
-        return self._finish(round_statistical(w, self.bits))
+    def rounded(self, x: Tensor) -> Rounded:
+        """Fake-quantized weight with its codes and steps."""
+        values, codes, step = round_statistical(x, self.bits)
+        self._keep(codes)
+        return Rounded(values, codes, step, 0.5)
 
     @torch.no_grad()
     def step(self, w: Tensor) -> Tensor:
@@ -142,15 +158,53 @@ class LSQQuantizer(Quantizer):
         self.signed = signed
         self.axis = axis
         self.grid = grid
+        self.shape: tuple[int, ...] = ()  # of the move biases, which only a MovedLSQQuantizer has
+        self.before: nn.Parameter | None = None
+        self.after: nn.Parameter | None = None
         self._axes = axes
         self._offset = 0.5 if grid == "midrise" else 0.0
         self._means: list[Tensor] | None = None  # of |x|, one for each calibration batch; None: not calibrating
         self.scale: nn.Parameter = _Unset()
         self.register_buffer("negative_seen", torch.zeros(()) if signed == "detect" else None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantized ``x``, same shape."""
-        return self._quantize(x)
+    def rounded(self, x: Tensor) -> Rounded:
+        """Fake-quantized ``x`` with its codes and steps."""
+        before = self.before
+        if self.signed == "detect":
+            if before is not None:
+                x, before = x + before.view(self.shape), None  # the sign is that of what is rounded
+            self._detect_sign(x)
+        grid = self.ready(x, moved=before is None)
+        values, codes = round_learned(
+            x,
+            self.scale,
+            grid.low,
+            grid.high,
+            step_shape=grid.step_shape,
+            offset=grid.offset,
+            before=before,
+            after=self.after,
+            move_shape=grid.move_shape,
+        )
+        self._keep(codes)
+        return Rounded(values, codes, grid.step(self.scale.detach()), grid.offset)
+
+    def ready(self, x: Tensor, *, moved: bool = False) -> Grid:
+        """How the levels stand beside ``x``, for a function that rounds it itself; counts ``x`` into a calibration.
+
+        Args:
+            x: what will be rounded.
+            moved: ``x`` has the bias ``before`` in it.
+
+        Raises:
+            RuntimeError: there is no step yet.
+            ValueError: the axis of the steps has another size than at calibration.
+        """
+        if self._means is not None:
+            self._observe(x if moved or self.before is None else x + self.before.view(self.shape))
+        self._require_scale()
+        low, high = self.levels()
+        return Grid(low, high, self._step_shape(x), self._offset, self.shape)
 
     def step(self, w: Tensor) -> Tensor:
         """max(scale, 1e-5), the same for every ``w``."""
@@ -192,36 +246,6 @@ class LSQQuantizer(Quantizer):
         if not keep and self.calibrated:
             self.scale = _Unset(device=self.scale.device, dtype=self.scale.dtype)
         return seen
-
-    def _quantize(
-        self,
-        x: Tensor,
-        *,
-        before: Tensor | None = None,
-        after: Tensor | None = None,
-        move_shape: tuple[int, ...] = (),
-    ) -> Tensor:
-        if self.signed == "detect":
-            if before is not None:
-                x, before = x + before.view(move_shape), None  # the sign is that of what is rounded
-            self._detect_sign(x)
-        if self._means is not None:
-            self._observe(x if before is None else x + before.view(move_shape))
-        self._require_scale()
-        low, high = self.levels()
-        return self._finish(
-            round_learned(
-                x,
-                self.scale,
-                low,
-                high,
-                step_shape=self._step_shape(x),
-                offset=self._offset,
-                before=before,
-                after=after,
-                move_shape=move_shape,
-            )
-        )
 
     @torch.no_grad()
     def _detect_sign(self, x: Tensor) -> None:
@@ -341,7 +365,3 @@ class MovedLSQQuantizer(LSQQuantizer):
         self.shape = shape
         self.before = nn.Parameter(torch.zeros(math.prod(shape)))
         self.after = nn.Parameter(torch.zeros(rows * math.prod(shape[1:]))) if rows else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Q(x + before) + after, same shape."""
-        return self._quantize(x, before=self.before, after=self.after, move_shape=self.shape)

@@ -5,7 +5,8 @@ kernels and a large one in moving memory. Both round to nearest, ties to even.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,113 @@ from torch.autograd.function import once_differentiable
 
 STEP_FLOOR = 1e-5
 """Learned steps act as at least this; the floor is straight-through, so a step below it still learns."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the levels, steps and move biases of an LSQ quantizer stand beside a tensor.
+
+    Attributes:
+        low: smallest code: 0, a negative power of two, or a tensor without axes.
+        high: largest code: one less than a power of two, or a tensor without axes.
+        step_shape: how the steps stand beside the tensor; broadcasts against it.
+        offset: 0 for levels at whole steps, 1/2 for levels halfway between them.
+        move_shape: how the move biases stand beside the tensor: the sizes of its last axes.
+    """
+
+    low: float | Tensor
+    high: float | Tensor
+    step_shape: tuple[int, ...]
+    offset: float = 0.0
+    move_shape: tuple[int, ...] = ()
+
+    def step(self, scale: Tensor) -> Tensor:
+        """max(scale, 1e-5), broadcasting against the tensor."""
+        return scale.clamp_min(STEP_FLOOR).view(self.step_shape)
+
+    def place(self, x: Tensor, step: Tensor, before: Tensor | None) -> Tensor:
+        """u = (x + before)/step - offset, a new tensor."""
+        # As before/step + x/step: the small tensor is divided, the large one is passed over once.
+        u = x / step if before is None else torch.addcdiv(before.view(self.move_shape) / step, x, step)
+        return u.sub_(self.offset) if self.offset else u
+
+    def codes(self, u: Tensor) -> Tensor:
+        """round(clamp(u, low, high)), a new tensor of the same dtype."""
+        return self._clamp(u).round_()
+
+    def shift(self, after: Tensor | None) -> Tensor | None:
+        """``after`` beside the tensor; the rows that it lacks are zero."""
+        if after is None:
+            return None
+        missing = math.prod(self.move_shape) - after.numel()
+        return (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(self.move_shape)
+
+    def gradients(
+        self, g: Tensor, u: Tensor, steps: int, *, codes: Tensor | None = None, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """dL/dx and dL/dscale, see :func:`round_learned`.
+
+        Args:
+            g: gradient of the rounded tensor.
+            u: what :meth:`place` returned.
+            steps: number of learned steps.
+            codes: what :meth:`codes` returned, if it is still there; it is overwritten.
+            out: takes dL/dx; may be ``g`` itself.
+        """
+        gamma = (self.high * (u.numel() / steps)) ** -0.5
+        # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
+        pull = (self.codes(u) if codes is None else codes).mul_(g)
+        if self.offset:
+            pull.add_(g, alpha=self.offset)
+        grad = self._masked(g, u, out)
+        pull.addcmul_(grad, u, value=-1)
+        if self.offset:
+            pull.sub_(grad, alpha=self.offset)
+        return grad, pull.sum_to_size(self.step_shape).mul_(gamma).flatten()
+
+    def move_gradient(self, g: Tensor) -> Tensor:
+        """Sum of ``g`` over the axes that a move bias is broadcast along, a vector."""
+        return g.sum_to_size(self.move_shape).flatten()
+
+    def _clamp(self, u: Tensor) -> Tensor:
+        return torch.clamp(u, self.low, self.high)  # type: ignore[arg-type]  # two numbers or two tensors
+
+    def _masked(self, g: Tensor, u: Tensor, out: Tensor | None) -> Tensor:
+        """g where low <= u <= high, both ends included, else 0.
+
+        The mask of torch.clamp is not used: whether it is closed depends on torch's version.
+        """
+        low, high = self.low, self.high
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            masked = g.masked_fill((u < low) | (u > high), 0.0)
+            return masked if out is None else out.copy_(masked)
+        # hardtanh's gradient is the mask and the product in one vectorised kernel, an order of magnitude faster than
+        # a boolean mask on the CPU. Its interval is open, so each bound is moved to the neighbouring number outside:
+        # exact for -2^k and for 2^k - 1. Below zero that neighbour is subnormal, which a processor may flush to zero:
+        # there it is the largest normal number.
+        info = torch.finfo(u.dtype)
+        below = low * (1 + info.eps) if low else -info.tiny
+        above = high + info.eps * (high + 1) / 2
+        hardtanh_backward = torch.ops.aten.hardtanh_backward
+        if out is None:
+            return hardtanh_backward(g, u, below, above)
+        return hardtanh_backward.grad_input(g, u, below, above, grad_input=out)
+
+
+class Rounded(NamedTuple):
+    """A fake-quantized tensor and what it is made of: values = step*(codes + offset).
+
+    Attributes:
+        values: fake-quantized, with gradient.
+        codes: integers in the dtype of the values.
+        step: broadcasts against them; no gradient.
+        offset: 0 or 1/2.
+    """
+
+    values: Tensor
+    codes: Tensor
+    step: Tensor
+    offset: float
 
 
 def round_learned(
@@ -54,11 +162,12 @@ def round_learned(
 
     Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
     """
-    out, codes = _RoundLearned.apply(x, scale, before, after, low, high, step_shape, move_shape, offset)
+    grid = Grid(low, high, step_shape, offset, move_shape)
+    out, codes = _RoundLearned.apply(x, scale, before, after, grid)
     return out, codes
 
 
-def round_statistical(w: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def round_statistical(w: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     """Fake-quantize a weight with a step that is a statistic of its row (StatsQ).
 
     With n = 2^(bits-1) and sigma = 2*mean|w| of the row:
@@ -72,12 +181,12 @@ def round_statistical(w: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         bits: at least 2.
 
     Returns:
-        The fake-quantized weight and its codes (same dtype, no gradient).
+        The fake-quantized weight, its codes (same dtype, no gradient) and its steps sigma/n (no gradient).
 
     Source: tests/golden/README.md section 2; OFQ paper equation 7.
     """
-    out, codes = _RoundStatistical.apply(w, bits)
-    return out, codes
+    out, codes, step = _RoundStatistical.apply(w, bits)
+    return out, codes, step
 
 
 def statistical_step(w: Tensor, bits: int) -> Tensor:
@@ -98,12 +207,12 @@ def statistical_position(w: Tensor, step: Tensor, bits: int) -> Tensor:
 
 class _RoundStatistical(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, w: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, w: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
         step = statistical_step(w, bits)
         codes = statistical_position(w, step, bits).round_()
-        ctx.mark_non_differentiable(codes)
+        ctx.mark_non_differentiable(codes, step)
         ctx.set_materialize_grads(False)
-        return torch.addcmul(step * 0.5, codes, step), codes
+        return torch.addcmul(step * 0.5, codes, step), codes, step
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
@@ -113,35 +222,16 @@ class _RoundStatistical(torch.autograd.Function):
 class _RoundLearned(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        scale: Tensor,
-        before: Tensor | None,
-        after: Tensor | None,
-        low: float | Tensor,
-        high: float | Tensor,
-        step_shape: tuple[int, ...],
-        move_shape: tuple[int, ...],
-        offset: float,
+        ctx: Any, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None, grid: Grid
     ) -> tuple[Tensor, Tensor]:
-        step = scale.clamp_min(STEP_FLOOR).view(step_shape)
-        # (x + before)/step as before/step + x/step: the small tensor is divided, the large one is passed over once.
-        u = x / step if before is None else torch.addcdiv(before.view(move_shape) / step, x, step)
-        if offset:
-            u.sub_(offset)
-        codes = _clamp(u, low, high).round_()
-        shift = None
-        if offset:
-            shift = step * offset
-        elif after is not None:
-            missing = math.prod(move_shape) - after.numel()
-            shift = (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(move_shape)
+        step = grid.step(scale)
+        u = grid.place(x, step, before)
+        codes = grid.codes(u)
+        shift = step * grid.offset if grid.offset else grid.shift(after)
         out = codes * step if shift is None else torch.addcmul(shift, codes, step)
 
         ctx.save_for_backward(u)
-        ctx.low, ctx.high, ctx.offset = low, high, offset
-        ctx.gamma = (high * (x.numel() / scale.numel())) ** -0.5
-        ctx.step_shape, ctx.move_shape = step_shape, move_shape
+        ctx.grid, ctx.steps = grid, scale.numel()
         ctx.after_size = 0 if after is None else after.numel()
         ctx.mark_non_differentiable(codes)
         ctx.set_materialize_grads(False)
@@ -152,43 +242,11 @@ class _RoundLearned(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         g = grads[0]
         if g is None:
-            return (None,) * 9
-        needs_x, needs_scale, needs_before, needs_after = ctx.needs_input_grad[:4]
+            return (None,) * 5
+        needs_x, _, needs_before, needs_after = ctx.needs_input_grad[:4]
         (u,) = ctx.saved_tensors
-        grad_x = _masked(g, u, ctx.low, ctx.high)
-        grad_scale = grad_before = grad_after = None
-        if needs_scale:
-            # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
-            pull = _clamp(u, ctx.low, ctx.high).round_().mul_(g).addcmul_(grad_x, u, value=-1)
-            if ctx.offset:
-                pull.add_(g - grad_x, alpha=ctx.offset)
-            grad_scale = pull.sum_to_size(ctx.step_shape).mul_(ctx.gamma).flatten()
-        if needs_before:
-            grad_before = grad_x.sum_to_size(ctx.move_shape).flatten()
-        if needs_after:
-            grad_after = g.sum_to_size(ctx.move_shape).flatten()
-            if grad_after.numel() != ctx.after_size:
-                grad_after = grad_after[: ctx.after_size]
-        return grad_x if needs_x else None, grad_scale, grad_before, grad_after, None, None, None, None, None
-
-
-def _clamp(u: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    return torch.clamp(u, low, high)  # type: ignore[arg-type]  # two numbers or two tensors
-
-
-def _masked(g: Tensor, u: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    """g where low <= u <= high, both ends included, else 0.
-
-    The mask of torch.clamp is not used: whether it is closed depends on torch's version.
-    """
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
-        return g.masked_fill((u < low) | (u > high), 0.0)
-    # hardtanh's gradient is the mask and the product in one vectorised kernel, an order of magnitude faster than a
-    # boolean mask on the CPU. Its interval is open, so each bound is moved to the neighbouring number outside: exact
-    # for -2^k and for 2^k - 1. Below zero that neighbour is subnormal, which a processor may flush to zero: there it
-    # is the largest normal number.
-    info = torch.finfo(u.dtype)
-    below = low * (1 + info.eps) if low else -info.tiny
-    above = high + info.eps * (high + 1) / 2
-    masked: Tensor = torch.ops.aten.hardtanh_backward(g, u, below, above)
-    return masked
+        grid: Grid = ctx.grid
+        grad_x, grad_scale = grid.gradients(g, u, ctx.steps)
+        grad_before = grid.move_gradient(grad_x) if needs_before else None
+        grad_after = grid.move_gradient(g)[: ctx.after_size] if needs_after else None
+        return grad_x if needs_x else None, grad_scale, grad_before, grad_after, None
