@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ofq.quant.fused import Heads, plain_attention
+from ofq.quant.fused_qkr import qkr_attention
 from ofq.quant.layers import QuantLinear
+from ofq.quant.products import fuses, quantized
 from ofq.quant.quantizers import LSQQuantizer, Quantizer
 
 
@@ -29,6 +32,17 @@ class _Attention(nn.Module):
         self.proj = proj
         self.proj_drop = nn.Dropout(proj_drop)
 
+    def _heads(self) -> Heads | None:
+        """What a fused function needs; None without quantizers."""
+        if self.v_quantizer is None or self.probability_quantizer is None:
+            return None
+        dropout = self.attn_drop.p if self.training else 0.0
+        return Heads(self.num_heads, self.v_quantizer, self.probability_quantizer, dropout)
+
+    def _output(self, context: Tensor) -> Tensor:
+        out: Tensor = self.proj_drop(self.proj(context))
+        return out
+
     def _context(self, scores: Tensor, v: Tensor) -> Tensor:
         """Scores (B, H, N, N), queries by keys, and values (B, N, A) to the output (B, N, C)."""
         probabilities = scores.softmax(dim=-1)
@@ -39,9 +53,7 @@ class _Attention(nn.Module):
         if self.v_quantizer is not None:
             v = self.v_quantizer(v)
         v = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, N, d)
-        context = (probabilities @ v).transpose(1, 2).flatten(2)  # (B, N, A)
-        out: Tensor = self.proj_drop(self.proj(context))
-        return out
+        return self._output((probabilities @ v).transpose(1, 2).flatten(2))  # (B, N, A)
 
 
 class QuantAttention(_Attention):
@@ -99,7 +111,11 @@ class QuantAttention(_Attention):
             ValueError: a mask is asked for, which is not supported.
         """
         _refuse_masks(attn_mask, is_causal=is_causal)
-        qkv = self.qkv(x).unflatten(-1, (3, -1))  # (B, N, 3, A)
+        qkv = self.qkv(x)
+        heads, qk_quantizer = self._heads(), self.qk_quantizer
+        if heads and qk_quantizer and fuses(qkv, qk_quantizer, heads.values, heads.probabilities):
+            return self._output(plain_attention(qkv, qk_quantizer, heads, self.scale))
+        qkv = qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
         qk, v = qkv.split([2, 1], dim=2)
         if self.qk_quantizer is not None:
             qk = self.qk_quantizer(qk)
@@ -182,14 +198,20 @@ class QKRAttention(_Attention):
             ValueError: a mask is asked for, which is not supported.
         """
         _refuse_masks(attn_mask, is_causal=is_causal)
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
         product = self.query_key_product()
+        heads, quantizer, u_quantizer = self._heads(), self.input_quantizer, self.product_quantizer
+        if heads and quantizer and u_quantizer and fuses(x, quantizer, u_quantizer, heads.values, heads.probabilities):
+            weight = quantized(product, self.weight_quantizer, beside=quantizer)
+            v = quantized(self.v.weight, self.v.weight_quantizer, beside=quantizer)
+            context = qkr_attention(x, quantizer, weight, u_quantizer, v, self.v.bias, heads, self.scale)
+            return self._output(context)
+        if quantizer is not None:
+            x = quantizer(x)
         if self.weight_quantizer is not None:
             product = self.weight_quantizer(product)
         u = F.linear(x, product).unflatten(-1, (self.num_heads, -1))  # (B, N, H, C)
-        if self.product_quantizer is not None:
-            u = self.product_quantizer(u)
+        if u_quantizer is not None:
+            u = u_quantizer(u)
         # One product for all heads; queries by (key, head).
         scores = torch.bmm(x * self.scale, u.flatten(1, 2).transpose(1, 2))  # (B, N, N*H)
         scores = scores.unflatten(-1, (-1, self.num_heads)).permute(0, 3, 1, 2)  # (B, H, N, N)

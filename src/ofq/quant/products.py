@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from ofq.quant.quantizers import LSQQuantizer, Quantizer
 from ofq.quant.rounding import Grid
 
-_INTEGER_BITS = 6  # of both factors at most: an unsigned code, or twice a signed one plus one, fits into eight
+INTEGER_BITS = 6
+"""Wider factors are not multiplied as integers: an unsigned code, or twice a signed one plus one, fits into eight."""
 
 
 class Weight(NamedTuple):
@@ -47,7 +48,7 @@ def quantized(weight: Tensor, quantizer: Quantizer | None, *, beside: Quantizer)
         return Weight(weight)
     rounded = quantizer.rounded(weight)
     by_row = rounded.step.numel() in (1, len(weight))
-    if not by_row or not integers_pay(rounded.codes) or max(quantizer.bits, beside.bits) > _INTEGER_BITS:
+    if not by_row or not integers_pay(rounded.codes) or max(quantizer.bits, beside.bits) > INTEGER_BITS:
         return Weight(rounded.values)
     step = rounded.step.detach()
     if rounded.offset:  # half steps, so that the offset is a whole one
@@ -71,11 +72,30 @@ def integer_product(codes: Tensor, integers: Tensor) -> Tensor:
     return torch._int_mm(rows, integers.t()).to(torch.float32).unflatten(0, codes.shape[:-1])
 
 
+def rounded_product(codes: Tensor, step: Tensor, after: Tensor | None, weight: Weight, bias: Tensor | None) -> Tensor:
+    """(codes*step + after) W^T + bias, with W*after added to the bias instead of ``after`` to the input.
+
+    Args:
+        codes: (..., in).
+        step: one a row, or a single one.
+        after: (in,).
+        weight: (out, in).
+        bias: (out,).
+    """
+    if after is not None:
+        bias = torch.mv(weight.values, after) if bias is None else torch.addmv(bias, weight.values, after)
+    if weight.integers is None or weight.step is None:
+        return F.linear(codes * step, weight.values, bias)
+    out = integer_product(codes, weight.integers).mul_(step)
+    steps = weight.step.flatten()
+    return out.mul_(steps) if bias is None else torch.addcmul(bias, out, steps, out=out)
+
+
 def fuses(x: Tensor, *quantizers: Quantizer | None) -> bool:
     """Whether a fused function can take the place of the quantizers and the product."""
     if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
         return False  # the parts are cast or traced one by one
-    return all(isinstance(quantizer, LSQQuantizer) and quantizer.signed != "detect" for quantizer in quantizers)
+    return all(isinstance(quantizer, LSQQuantizer) and quantizer.fusible for quantizer in quantizers)
 
 
 def quantized_linear(x: Tensor, quantizer: LSQQuantizer, weight: Weight, bias: Tensor | None) -> Tensor:
@@ -92,7 +112,7 @@ def quantized_linear(x: Tensor, quantizer: LSQQuantizer, weight: Weight, bias: T
 
     Source: tests/golden/README.md section 4.
     """
-    grid = quantizer.ready(x)
+    grid = quantizer.grid_for(x.shape)
     out: Tensor = _QuantizedLinear.apply(
         x, quantizer.scale, quantizer.before, quantizer.after, weight.values, bias, weight[1:], grid
     )
@@ -109,22 +129,15 @@ class _QuantizedLinear(torch.autograd.Function):
         after: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
-        factors: tuple[Tensor, Tensor] | tuple[None, None],
+        factors: tuple[Tensor | None, Tensor | None],
         grid: Grid,
     ) -> Tensor:
         step = grid.step(scale)
         u = grid.place(x, step, before)
         codes = grid.codes(u)
-        if after is not None:
-            bias = torch.mv(weight, after) if bias is None else torch.addmv(bias, weight, after)
         ctx.save_for_backward(u, step, weight, after)
         ctx.grid, ctx.steps = grid, scale.numel()
-        integers, weight_step = factors
-        if integers is None or weight_step is None:
-            return F.linear(codes.mul_(step), weight, bias)
-        out = integer_product(codes, integers).mul_(step)
-        weight_step = weight_step.flatten()
-        return out.mul_(weight_step) if bias is None else torch.addcmul(bias, out, weight_step, out=out)
+        return rounded_product(codes, step, after, Weight(weight, *factors), bias)
 
     @staticmethod
     @once_differentiable

@@ -174,7 +174,9 @@ class LSQQuantizer(Quantizer):
             if before is not None:
                 x, before = x + before.view(self.shape), None  # the sign is that of what is rounded
             self._detect_sign(x)
-        grid = self.ready(x, moved=before is None)
+        if self._means is not None:
+            self._observe(x if before is None else x + before.view(self.shape))
+        grid = self.grid_for(x.shape)
         values, codes = round_learned(
             x,
             self.scale,
@@ -189,22 +191,21 @@ class LSQQuantizer(Quantizer):
         self._keep(codes)
         return Rounded(values, codes, grid.step(self.scale.detach()), grid.offset)
 
-    def ready(self, x: Tensor, *, moved: bool = False) -> Grid:
-        """How the levels stand beside ``x``, for a function that rounds it itself; counts ``x`` into a calibration.
+    @property
+    def fusible(self) -> bool:
+        """Whether another function may do the rounding, on the grid of :meth:`grid_for`."""
+        return self.signed != "detect" and self._means is None and not self.record
 
-        Args:
-            x: what will be rounded.
-            moved: ``x`` has the bias ``before`` in it.
+    def grid_for(self, shape: torch.Size) -> Grid:
+        """How the levels and steps stand beside a tensor of the given shape.
 
         Raises:
             RuntimeError: there is no step yet.
             ValueError: the axis of the steps has another size than at calibration.
         """
-        if self._means is not None:
-            self._observe(x if moved or self.before is None else x + self.before.view(self.shape))
         self._require_scale()
         low, high = self.levels()
-        return Grid(low, high, self._step_shape(x), self._offset, self.shape)
+        return Grid(low, high, self._step_shape(shape), self._offset, self.shape)
 
     def step(self, w: Tensor) -> Tensor:
         """max(scale, 1e-5), the same for every ``w``."""
@@ -217,7 +218,7 @@ class LSQQuantizer(Quantizer):
         """clamp(w/step - offset, lowest code, largest code), same shape; offset 1/2 on the mid-rise grid."""
         step = self.step(w)
         low, high = self.levels()
-        u = (w / step.view(self._step_shape(w))).sub_(self._offset)
+        u = (w / step.view(self._step_shape(w.shape))).sub_(self._offset)
         return torch.clamp(u, low, high)  # type: ignore[arg-type]
 
     def levels(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
@@ -269,22 +270,22 @@ class LSQQuantizer(Quantizer):
             self.scale.materialize(step.shape, device=x.device, dtype=x.dtype)  # type: ignore[attr-defined]
         self.scale.copy_(step)
 
-    def _step_shape(self, x: Tensor) -> tuple[int, ...]:
-        """How the vector of steps stands beside ``x``.
+    def _step_shape(self, shape: torch.Size) -> tuple[int, ...]:
+        """How the vector of steps stands beside a tensor.
 
         Raises:
             ValueError: the axis has another size than at calibration.
         """
         if not self._axes:
             return (1,)
-        first, last = self._axes[0] % x.ndim, self._axes[-1] % x.ndim
-        kept = x.shape[first : last + 1]
+        first, last = self._axes[0] % len(shape), self._axes[-1] % len(shape)
+        kept = shape[first : last + 1]
         if kept.numel() != self.scale.numel():
             raise ValueError(
                 f"this quantizer was calibrated for {self.scale.numel()} steps along axis {self.axis}; "
-                f"the input {tuple(x.shape)} has {kept.numel()} there"
+                f"the input {tuple(shape)} has {kept.numel()} there"
             )
-        return (*kept, *(1,) * (x.ndim - 1 - last))
+        return (*kept, *(1,) * (len(shape) - 1 - last))
 
     def _require_scale(self) -> None:
         if not self.calibrated:

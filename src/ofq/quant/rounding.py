@@ -48,6 +48,12 @@ class Grid:
         """round(clamp(u, low, high)), a new tensor of the same dtype."""
         return self._clamp(u).round_()
 
+    def values(self, u: Tensor, step: Tensor, after: Tensor | None) -> Tensor:
+        """code*step + after for a grid without offset, a new tensor."""
+        codes = self.codes(u)
+        shift = self.shift(after)
+        return codes.mul_(step) if shift is None else torch.addcmul(shift, codes, step, out=codes)
+
     def shift(self, after: Tensor | None) -> Tensor | None:
         """``after`` beside the tensor; the rows that it lacks are zero."""
         if after is None:

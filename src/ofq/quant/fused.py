@@ -1,0 +1,182 @@
+"""Quantized attention as one function of the autograd graph: what lies between two linear layers, fused.
+
+Everything stands token by token, (B, N, H, d) and (B, N, H, N), so that no tensor is copied to bring the heads forward:
+the product of a head reads and writes views. Of a rounded tensor only its place on the grid is kept, of the
+probabilities only the softmax; the rounded values are made again in the backward pass.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ofq.quant.quantizers import LSQQuantizer
+from ofq.quant.rounding import Grid
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What the fused attentions have in common.
+
+    Attributes:
+        count: H.
+        values: quantizer of the values (B, N, A).
+        probabilities: quantizer of the probabilities, one step a query.
+        dropout: rate for the quantized probabilities; 0 in evaluation.
+    """
+
+    count: int
+    values: LSQQuantizer
+    probabilities: LSQQuantizer
+    dropout: float
+
+
+def plain_attention(qkv: Tensor, qk: LSQQuantizer, heads: Heads, scale: float) -> Tensor:
+    """Context of quantized queries, keys, values and probabilities.
+
+    Args:
+        qkv: queries, keys and values side by side (B, N, 3A).
+        qk: quantizer of queries and keys as (B, N, 2, A).
+        heads: what stands behind the scores.
+        scale: of the scores, 1/sqrt(d).
+
+    Returns:
+        (B, N, A).
+    """
+    batch, tokens, width = qkv.shape
+    context = Context.of(heads, batch, tokens, width // 3)
+    grid = qk.grid_for(torch.Size((batch, tokens, 2, width // 3)))
+    out: Tensor = _PlainAttention.apply(
+        qkv, qk.scale, qk.before, qk.after, *context.parameters(heads), grid, context, scale
+    )
+    return out
+
+
+@dataclass(frozen=True)
+class Context:
+    """Softmax, quantized probabilities and quantized values, forward and backward."""
+
+    heads: int
+    v: Grid
+    p: Grid
+    dropout: float
+
+    @classmethod
+    def of(cls, heads: Heads, batch: int, tokens: int, width: int) -> "Context":
+        """For a batch of B images with N tokens and values of width A."""
+        v = heads.values.grid_for(torch.Size((batch, tokens, width)))
+        p = heads.probabilities.grid_for(torch.Size((batch, heads.count, tokens, tokens)))
+        # Here the queries come before the heads.
+        return cls(heads.count, v, replace(p, step_shape=(*p.step_shape, 1)), heads.dropout)
+
+    @staticmethod
+    def parameters(heads: Heads) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """The learned vectors in the order of the last arguments of :meth:`forward`."""
+        v = heads.values
+        return v.scale, v.before, v.after, heads.probabilities.scale
+
+    def forward(
+        self,
+        scores: Tensor,
+        v: Tensor,
+        v_scale: Tensor,
+        v_before: Tensor | None,
+        v_after: Tensor | None,
+        p_scale: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Scores (B, N, H, N) and values (B, N, A) to the context (B, N, A), and what the way back needs."""
+        v_step, p_step = self.v.step(v_scale), self.p.step(p_scale)
+        probabilities = scores.softmax(-1)
+        mask = None
+        quantized = self.p.values(self.p.place(probabilities, p_step, None), p_step, None)
+        if self.dropout:
+            mask = torch.empty_like(quantized).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
+            quantized.mul_(mask)
+        v_u = self.v.place(v, v_step, v_before)
+        values = self.v.values(v_u, v_step, v_after)
+        context = torch.empty_like(values)
+        for out, p, part in zip(self.split(context), quantized.unbind(2), self.split(values), strict=True):
+            torch.bmm(p, part, out=out)
+        return context, (probabilities, p_step, v_u, v_step, v_after, mask)
+
+    def backward(
+        self, g: Tensor, saved: tuple[Tensor, ...], grad_v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
+        """Gradients of the scores and, in ``grad_v``, of the values, and those of :meth:`parameters`."""
+        probabilities, p_step, v_u, v_step, v_after, mask = saved
+        p_u = self.p.place(probabilities, p_step, None)
+        codes = self.p.codes(p_u)
+        # The step of a query goes with its gradient, so that the codes serve twice.
+        scaled = g * p_step.view(-1, 1)
+        values = self.v.values(v_u, v_step, v_after)
+        grad_p = torch.empty_like(codes)
+        quantized = codes if mask is None else codes * mask
+        for h, (part, out_v) in enumerate(zip(self.split(values), self.split(grad_v), strict=True)):
+            torch.bmm(quantized[:, :, h].transpose(1, 2), self.split(scaled)[h], out=out_v)
+            torch.bmm(self.split(g)[h], part.transpose(1, 2), out=grad_p[:, :, h])
+        if mask is not None:
+            grad_p.mul_(mask)
+        grad_p, grad_p_scale = self.p.gradients(grad_p, p_u, p_step.numel(), codes=codes, out=grad_p)
+        grad_scores = torch._softmax_backward_data(grad_p, probabilities, -1, probabilities.dtype)
+        grad_v_after = self.v.move_gradient(grad_v) if v_after is not None else None
+        _, grad_v_scale = self.v.gradients(grad_v, v_u, v_step.numel(), out=grad_v)
+        grad_v_before = self.v.move_gradient(grad_v) if self.v.move_shape else None
+        return grad_scores, grad_v_scale, grad_v_before, grad_v_after, grad_p_scale
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The heads of (B, N, A), views (B, N, d)."""
+        return x.chunk(self.heads, dim=-1)
+
+
+class _PlainAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        scale: Tensor,
+        before: Tensor | None,
+        after: Tensor | None,
+        v_scale: Tensor,
+        v_before: Tensor | None,
+        v_after: Tensor | None,
+        p_scale: Tensor,
+        grid: Grid,
+        context: Context,
+        factor: float,
+    ) -> Tensor:
+        batch, tokens, width = qkv.shape
+        parts = qkv.unflatten(-1, (3, -1))
+        step = grid.step(scale)
+        u = grid.place(parts[:, :, :2], step, before)
+        q, k = grid.values(u, step, after).unbind(2)
+        scores = qkv.new_empty(batch, tokens, context.heads, tokens)
+        for h, (one, other) in enumerate(zip(context.split(q), context.split(k), strict=True)):
+            out = scores[:, :, h]
+            torch.baddbmm(out, one, other.transpose(1, 2), beta=0, alpha=factor, out=out)
+        out, saved = context.forward(scores, parts[:, :, 2], v_scale, v_before, v_after, p_scale)
+        ctx.save_for_backward(u, step, after, *saved)
+        ctx.grid, ctx.context, ctx.factor, ctx.width = grid, context, factor, width
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        u, step, after, *saved = ctx.saved_tensors
+        grid: Grid = ctx.grid
+        context: Context = ctx.context
+        grad_qkv = g.new_empty(*g.shape[:2], ctx.width)
+        parts = grad_qkv.unflatten(-1, (3, -1))
+        grad_scores, *grad_rest = context.backward(g, tuple(saved), parts[:, :, 2])
+        q, k = grid.values(u, step, after).unbind(2)
+        grad_qk = parts[:, :, :2]
+        grad_q, grad_k = (context.split(part) for part in grad_qk.unbind(2))
+        for h, (one, other) in enumerate(zip(context.split(q), context.split(k), strict=True)):
+            grad = grad_scores[:, :, h]
+            torch.baddbmm(grad_q[h], grad, other, beta=0, alpha=ctx.factor, out=grad_q[h])
+            torch.baddbmm(grad_k[h], grad.transpose(1, 2), one, beta=0, alpha=ctx.factor, out=grad_k[h])
+        grad_after = None if after is None else grid.move_gradient(grad_qk)[: after.numel()]
+        _, grad_scale = grid.gradients(grad_qk, u, step.numel(), out=grad_qk)
+        grad_before = grid.move_gradient(grad_qk) if grid.move_shape else None
+        return grad_qkv, grad_scale, grad_before, grad_after, *grad_rest, None, None, None
