@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+_PIECE = 2**17  # weights that are counted at a time
+
 
 class OscillationMeter:
     """Passive meter of the rule of Nagel et al.: an oscillation is a change against the direction of the last one.
@@ -13,8 +15,8 @@ class OscillationMeter:
 
         osc = 1[D*dir = -1],   frequency <- m*osc + (1-m)*frequency,   reversals += osc,   dir <- D where D != 0
 
-    The first update only takes the codes down. All names lie in one flat tensor per quantity, so that an update is a
-    dozen kernels whatever the number of layers. Nothing is read back to the host.
+    The first update only takes the codes down. All names lie in one flat tensor per quantity, updated in place and in
+    pieces that stay in a processor's cache, whatever the number of layers. Nothing is read back to the host.
 
     Args:
         momentum: m of the frequency's exponential mean.
@@ -30,7 +32,7 @@ class OscillationMeter:
             raise ValueError(f"momentum must be above 0 and at most 1, not {momentum}")
         self.momentum = momentum
         self._shapes: dict[str, torch.Size] = {}
-        self._codes = self._direction = torch.empty(0, dtype=torch.int16)
+        self._codes = self._direction = self._next = torch.empty(0, dtype=torch.int8)
         self._frequency = torch.empty(0)
         self._reversals = torch.empty(0, dtype=torch.int32)
 
@@ -50,28 +52,44 @@ class OscillationMeter:
             ValueError: there are none, or names or shapes differ from those of the first update.
         """
         shapes = {name: value.shape for name, value in codes.items()}
-        flat = torch.cat([codes[name].flatten() for name in (self._shapes or shapes) if name in codes] or [self._codes])
-        if not self._shapes:
-            if not shapes:
-                raise ValueError("the meter got no codes")
-            self._shapes = shapes
-            self._codes = flat.to(torch.int16)
-            self._direction = torch.zeros_like(self._codes)
-            self._frequency = torch.zeros_like(flat, dtype=torch.float32)
-            self._reversals = torch.zeros_like(flat, dtype=torch.int32)
-            return
-        if shapes != self._shapes:
+        if not shapes and not self._shapes:
+            raise ValueError("the meter got no codes")
+        if self._shapes and shapes != self._shapes:
             wrong = next(name for name in [*shapes, *self._shapes] if shapes.get(name) != self._shapes.get(name))
             raise ValueError(f"the meter's names and shapes are those of its first update; '{wrong}' differs")
-        flat = flat.to(torch.int16)  # 8-bit codes may differ by 255
-        change = self._codes.sub_(flat).sign_()
-        # -1 where a weight turned round, else 0 or 1, and then clamped: boolean kernels are slow on the CPU.
-        turned = (change * self._direction).clamp_(max=0).neg_()
-        self._frequency.mul_(1 - self.momentum).add_(turned, alpha=self.momentum)
-        self._reversals.add_(turned)
-        # Where nothing changed the last direction stands: |D| picks between the two.
-        self._direction.addcmul_(self._direction, change.abs(), value=-1).add_(change)
-        self._codes = flat
+        parts = [codes[name].flatten() for name in self._shapes or shapes]
+        if not self._shapes:
+            self._shapes = shapes
+            self._codes = torch.cat(parts)
+            self._direction = torch.zeros_like(self._codes, dtype=torch.int8)
+            self._frequency = torch.zeros_like(self._codes, dtype=torch.float32)
+            self._reversals = torch.zeros_like(self._codes, dtype=torch.int32)
+            return
+        if self._next.shape != self._codes.shape or self._next.dtype != parts[0].dtype:
+            self._next = torch.empty_like(self._codes, dtype=parts[0].dtype)
+        torch.cat(parts, out=self._next)
+        self._count()
+        self._codes, self._next = self._next, self._codes
+
+    def _count(self) -> None:
+        """From the codes to the next ones."""
+        flat = (self._codes, self._next, self._direction, self._frequency, self._reversals)
+        size = min(_PIECE, self._codes.numel())
+        device = self._codes.device
+        booleans = torch.empty(2, size, dtype=torch.bool, device=device)
+        numbers = torch.empty(size, device=device)
+        for old, new, direction, frequency, reversals in zip(*(part.split(_PIECE) for part in flat), strict=True):
+            count = old.numel()
+            # Compared, not subtracted: 8-bit codes may differ by 255.
+            fell, rose = torch.gt(old, new, out=booleans[0, :count]), torch.lt(old, new, out=booleans[1, :count])
+            change, turned = fell.view(torch.int8).sub_(rose.view(torch.int8)), rose.view(torch.int8)
+            # -1 where a weight turned round, else 0 or 1, and then clamped: boolean kernels are slow on the CPU.
+            torch.mul(change, direction, out=turned).clamp_(max=0).neg_()
+            frequency.lerp_(numbers[:count].copy_(turned), self.momentum)
+            reversals.add_(turned)
+            # Where nothing changed the last direction stands: |D| picks between the two.
+            stale = torch.abs(change, out=turned).mul_(direction)
+            direction.sub_(stale).add_(change)
 
     def frequency(self, name: str) -> Tensor:
         """Exponential mean of the oscillations per step, in the codes' shape."""
@@ -82,7 +100,7 @@ class OscillationMeter:
         return self._of(self._reversals, name)
 
     def direction(self, name: str) -> Tensor:
-        """Sign of the last change, old code minus new (int16, 0 before any), in the codes' shape."""
+        """Sign of the last change, old code minus new (int8, 0 before any), in the codes' shape."""
         return self._of(self._direction, name)
 
     def share(self, threshold: float = 0.005) -> dict[str, float]:
@@ -130,11 +148,8 @@ class OscillationMeter:
         self._shapes = shapes
         if not shapes:
             return
-        flat = {
-            quantity: torch.cat([values[name].flatten() for name in shapes]).to(quantities[quantity].dtype)
-            for quantity, values in parts.items()
-        }
-        self._codes, self._direction = flat["codes"], flat["direction"]
+        flat = {quantity: torch.cat([values[name].flatten() for name in shapes]) for quantity, values in parts.items()}
+        self._codes, self._direction = flat["codes"], flat["direction"].to(torch.int8)
         self._frequency, self._reversals = flat["frequency"], flat["reversals"]
 
     def _quantities(self) -> dict[str, Tensor]:
