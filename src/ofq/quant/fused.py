@@ -1,11 +1,11 @@
 """Quantized attention as one function of the autograd graph: what lies between two linear layers, fused.
 
-Everything stands token by token, (B, N, H, d) and (B, N, H, N), so that no tensor is copied to bring the heads forward:
-the product of a head reads and writes views. Of a rounded tensor only its place on the grid is kept, of the
-probabilities only the softmax; the rounded values are made again in the backward pass.
+Queries, keys and values stay token by token, (B, N, A), scores and probabilities head by head, (H, B, N, N): the
+product of a head reads views, and no tensor is copied to bring the heads forward. Of a rounded tensor only its place on
+the grid is kept, of the probabilities only the softmax; the rounded values are made again in the backward pass.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,8 +68,7 @@ class Context:
         """For a batch of B images with N tokens and values of width A."""
         v = heads.values.grid_for(torch.Size((batch, tokens, width)))
         p = heads.probabilities.grid_for(torch.Size((batch, heads.count, tokens, tokens)))
-        # Here the queries come before the heads.
-        return cls(heads.count, v, replace(p, step_shape=(*p.step_shape, 1)), heads.dropout)
+        return cls(heads.count, v, p, heads.dropout)
 
     @staticmethod
     def parameters(heads: Heads) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
@@ -86,7 +85,7 @@ class Context:
         v_after: Tensor | None,
         p_scale: Tensor,
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Scores (B, N, H, N) and values (B, N, A) to the context (B, N, A), and what the way back needs."""
+        """Scores (H, B, N, N) and values (B, N, A) to the context (B, N, A), and what the way back needs."""
         v_step, p_step = self.v.step(v_scale), self.p.step(p_scale)
         probabilities = scores.softmax(-1)
         mask = None
@@ -97,8 +96,8 @@ class Context:
         v_u = self.v.place(v, v_step, v_before)
         values = self.v.values(v_u, v_step, v_after)
         context = torch.empty_like(values)
-        for out, p, part in zip(self.split(context), quantized.unbind(2), self.split(values), strict=True):
-            torch.bmm(p, part, out=out)
+        for out, p, part in zip(self.split(context), quantized, self.split(values), strict=True):
+            out.copy_(torch.bmm(p, part))  # not out=: into a view the library multiplies image by image
         return context, (probabilities, p_step, v_u, v_step, v_after, mask)
 
     def backward(
@@ -109,13 +108,14 @@ class Context:
         p_u = self.p.place(probabilities, p_step, None)
         codes = self.p.codes(p_u)
         # The step of a query goes with its gradient, so that the codes serve twice.
-        scaled = g * p_step.view(-1, 1)
+        scaled = g * p_step
         values = self.v.values(v_u, v_step, v_after)
         grad_p = torch.empty_like(codes)
         quantized = codes if mask is None else codes * mask
-        for h, (part, out_v) in enumerate(zip(self.split(values), self.split(grad_v), strict=True)):
-            torch.bmm(quantized[:, :, h].transpose(1, 2), self.split(scaled)[h], out=out_v)
-            torch.bmm(self.split(g)[h], part.transpose(1, 2), out=grad_p[:, :, h])
+        parts = (self.split(x) for x in (values, g, scaled, grad_v))
+        for p, grad, value, one, scaled_one, out in zip(quantized, grad_p, *parts, strict=True):
+            torch.bmm(one, value.transpose(1, 2), out=grad)
+            out.copy_(torch.bmm(p.transpose(1, 2), scaled_one))
         if mask is not None:
             grad_p.mul_(mask)
         grad_p, grad_p_scale = self.p.gradients(grad_p, p_u, p_step.numel(), codes=codes, out=grad_p)
@@ -151,10 +151,9 @@ class _PlainAttention(torch.autograd.Function):
         step = grid.step(scale)
         u = grid.place(parts[:, :, :2], step, before)
         q, k = grid.values(u, step, after).unbind(2)
-        scores = qkv.new_empty(batch, tokens, context.heads, tokens)
-        for h, (one, other) in enumerate(zip(context.split(q), context.split(k), strict=True)):
-            out = scores[:, :, h]
-            torch.baddbmm(out, one, other.transpose(1, 2), beta=0, alpha=factor, out=out)
+        scores = qkv.new_empty(context.heads, batch, tokens, tokens)
+        for out, one, other in zip(scores, context.split(q), context.split(k), strict=True):
+            out.baddbmm_(one, other.transpose(1, 2), beta=0, alpha=factor)
         out, saved = context.forward(scores, parts[:, :, 2], v_scale, v_before, v_after, p_scale)
         ctx.save_for_backward(u, step, after, *saved)
         ctx.grid, ctx.context, ctx.factor, ctx.width = grid, context, factor, width
@@ -171,11 +170,11 @@ class _PlainAttention(torch.autograd.Function):
         grad_scores, *grad_rest = context.backward(g, tuple(saved), parts[:, :, 2])
         q, k = grid.values(u, step, after).unbind(2)
         grad_qk = parts[:, :, :2]
-        grad_q, grad_k = (context.split(part) for part in grad_qk.unbind(2))
-        for h, (one, other) in enumerate(zip(context.split(q), context.split(k), strict=True)):
-            grad = grad_scores[:, :, h]
-            torch.baddbmm(grad_q[h], grad, other, beta=0, alpha=ctx.factor, out=grad_q[h])
-            torch.baddbmm(grad_k[h], grad.transpose(1, 2), one, beta=0, alpha=ctx.factor, out=grad_k[h])
+        grad_scores.mul_(ctx.factor)
+        parts_of_heads = (context.split(x) for x in (q, k, *grad_qk.unbind(2)))
+        for grad, one, other, out_q, out_k in zip(grad_scores, *parts_of_heads, strict=True):
+            out_q.copy_(torch.bmm(grad, other))
+            out_k.copy_(torch.bmm(grad.transpose(1, 2), one))
         grad_after = None if after is None else grid.move_gradient(grad_qk)[: after.numel()]
         _, grad_scale = grid.gradients(grad_qk, u, step.numel(), out=grad_qk)
         grad_before = grid.move_gradient(grad_qk) if grid.move_shape else None

@@ -84,10 +84,9 @@ class _QKRAttention(torch.autograd.Function):
             scores = _integer_scores(codes, x_step, x_after, u_grid.codes(u_u), u_step, factor)
         else:
             values, keys = x_grid.values(x_u, x_step, x_after), u_grid.values(u_u, u_step, u_after)
-            scores = x.new_empty(*x.shape[:2], context.heads, x.shape[1])
-            for h in range(context.heads):
-                out = scores[:, :, h]
-                torch.baddbmm(out, values, keys[:, :, h].transpose(1, 2), beta=0, alpha=factor, out=out)
+            scores = x.new_empty(context.heads, *x.shape[:2], x.shape[1])
+            for out, key in zip(scores, keys.unbind(2), strict=True):
+                out.baddbmm_(values, key.transpose(1, 2), beta=0, alpha=factor)
         out, saved = context.forward(scores, v, v_scale, v_before, v_after, p_scale)
         ctx.save_for_backward(x_u, x_step, x_after, u_u, u_step, u_after, product, v_weight, *saved)
         ctx.grids, ctx.context, ctx.factor = grids, context, factor
@@ -104,10 +103,10 @@ class _QKRAttention(torch.autograd.Function):
 
         x, keys = x_grid.values(x_u, x_step, x_after), u_grid.values(u_u, u_step, u_after)
         grad_u, grad_x = torch.empty_like(keys), torch.empty_like(x)
-        for h in range(context.heads):
-            grad, out = grad_scores[:, :, h], grad_u[:, :, h]
-            torch.baddbmm(out, grad.transpose(1, 2), x, beta=0, alpha=ctx.factor, out=out)
-            grad_x.baddbmm_(grad, keys[:, :, h], beta=min(h, 1), alpha=ctx.factor)
+        grad_scores.mul_(ctx.factor)
+        for h, (grad, key, out) in enumerate(zip(grad_scores, keys.unbind(2), grad_u.unbind(2), strict=True)):
+            out.copy_(torch.bmm(grad.transpose(1, 2), x))
+            grad_x.baddbmm_(grad, key, beta=min(h, 1))
         del keys, grad_scores
         grad_u_after = None if u_after is None else u_grid.move_gradient(grad_u)
         _, grad_u_scale = u_grid.gradients(grad_u, u_u, u_step.numel(), out=grad_u)
@@ -131,7 +130,7 @@ class _QKRAttention(torch.autograd.Function):
 def _integer_scores(
     x: Tensor, x_step: Tensor, x_after: Tensor | None, u: Tensor, u_step: Tensor, factor: float
 ) -> Tensor:
-    """Codes x (B, N, C) and u (B, N, H, C) to (x*x_step + x_after) (u*u_step)^T * factor, (B, N, H, N)."""
+    """Codes x (B, N, C) and u (B, N, H, C) to (x*x_step + x_after) (u*u_step)^T * factor, (H, B, N, N)."""
     batch, tokens, heads, channels = u.shape
     queries = x.to(torch.int8)
     keys = torch.empty(batch, heads, tokens, channels, dtype=torch.int8, device=u.device)
@@ -140,7 +139,9 @@ def _integer_scores(
     for query, key, out in zip(queries, keys.flatten(1, 2), dots, strict=True):
         torch._int_mm(query, key.t(), out=out)
     steps = u_step.view(tokens, heads).t() * factor  # (H, N)
-    scores = dots.to(u.dtype).unflatten(-1, (heads, tokens)).mul_(x_step.unsqueeze(-1) * steps)
+    scores = torch.empty(heads, batch, tokens, tokens, dtype=u.dtype, device=u.device)
+    by_head = dots.unflatten(-1, (heads, tokens)).permute(2, 0, 1, 3)
+    torch.mul(by_head, x_step * steps.view(heads, 1, 1, tokens), out=scores)
     if x_after is not None:
-        scores.add_(((u @ x_after).transpose(1, 2) * steps).unsqueeze(1))
+        scores.add_(((u @ x_after).permute(2, 0, 1) * steps.unsqueeze(1)).unsqueeze(2))
     return scores

@@ -150,7 +150,7 @@ def round_learned(
         dL/dscale  = gamma * sum(g*((code + offset) - (u + offset)*1[low <= u <= high])),   gamma = 1/sqrt(high*M)
         dL/dbefore = sum of dL/dx,   dL/dafter = sum of g       over the axes that they are broadcast along
 
-    M is the number of elements that share one step. One tensor of x's size is kept for the backward pass.
+    M is the number of elements that share one step. Of tensors of x's size only x is kept for the backward pass.
 
     Args:
         x: what is rounded.
@@ -236,7 +236,8 @@ class _RoundLearned(torch.autograd.Function):
         shift = step * grid.offset if grid.offset else grid.shift(after)
         out = codes * step if shift is None else torch.addcmul(shift, codes, step)
 
-        ctx.save_for_backward(u)
+        # Not u: a weight and an image are there anyway.
+        ctx.save_for_backward(x, step, before)
         ctx.grid, ctx.steps = grid, scale.numel()
         ctx.after_size = 0 if after is None else after.numel()
         ctx.mark_non_differentiable(codes)
@@ -250,8 +251,9 @@ class _RoundLearned(torch.autograd.Function):
         if g is None:
             return (None,) * 5
         needs_x, _, needs_before, needs_after = ctx.needs_input_grad[:4]
-        (u,) = ctx.saved_tensors
+        x, step, before = ctx.saved_tensors
         grid: Grid = ctx.grid
+        u = grid.place(x, step, before)
         grad_x, grad_scale = grid.gradients(g, u, ctx.steps)
         grad_before = grid.move_gradient(grad_x) if needs_before else None
         grad_after = grid.move_gradient(g)[: ctx.after_size] if needs_after else None
