@@ -89,12 +89,11 @@ class Context:
         v_step, p_step = self.v.step(v_scale), self.p.step(p_scale)
         probabilities = scores.softmax(-1)
         mask = None
-        quantized = self.p.values(self.p.place(probabilities, p_step, None), p_step, None)
+        quantized = self.p.place_and_codes(probabilities, p_step, None)[1].mul_(p_step)
         if self.dropout:
             mask = torch.empty_like(quantized).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
             quantized.mul_(mask)
-        v_u = self.v.place(v, v_step, v_before)
-        values = self.v.values(v_u, v_step, v_after)
+        v_u, values = self.v.place_and_values(v, v_step, v_before, v_after)
         context = torch.empty_like(values)
         for out, p, part in zip(self.split(context), quantized, self.split(values), strict=True):
             out.copy_(torch.bmm(p, part))  # not out=: into a view the library multiplies image by image
@@ -105,10 +104,8 @@ class Context:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
         """Gradients of the scores and, in ``grad_v``, of the values, and those of :meth:`parameters`."""
         probabilities, p_step, v_u, v_step, v_after, mask = saved
-        p_u = self.p.place(probabilities, p_step, None)
-        codes = self.p.codes(p_u)
-        # The step of a query goes with its gradient, so that the codes serve twice.
-        scaled = g * p_step
+        p_u, codes = self.p.place_and_codes(probabilities, p_step, None)
+        scaled = g * p_step  # the step of a query goes with its gradient
         values = self.v.values(v_u, v_step, v_after)
         grad_p = torch.empty_like(codes)
         quantized = codes if mask is None else codes * mask
@@ -118,11 +115,10 @@ class Context:
             out.copy_(torch.bmm(p.transpose(1, 2), scaled_one))
         if mask is not None:
             grad_p.mul_(mask)
-        grad_p, grad_p_scale = self.p.gradients(grad_p, p_u, p_step.numel(), codes=codes, out=grad_p)
+        grad_p_scale, _ = self.p.gradients(grad_p, p_u, p_step.numel())
         grad_scores = torch._softmax_backward_data(grad_p, probabilities, -1, probabilities.dtype)
         grad_v_after = self.v.move_gradient(grad_v) if v_after is not None else None
-        _, grad_v_scale = self.v.gradients(grad_v, v_u, v_step.numel(), out=grad_v)
-        grad_v_before = self.v.move_gradient(grad_v) if self.v.move_shape else None
+        grad_v_scale, grad_v_before = self.v.gradients(grad_v, v_u, v_step.numel())
         return grad_scores, grad_v_scale, grad_v_before, grad_v_after, grad_p_scale
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -149,8 +145,8 @@ class _PlainAttention(torch.autograd.Function):
         batch, tokens, width = qkv.shape
         parts = qkv.unflatten(-1, (3, -1))
         step = grid.step(scale)
-        u = grid.place(parts[:, :, :2], step, before)
-        q, k = grid.values(u, step, after).unbind(2)
+        u, qk = grid.place_and_values(parts[:, :, :2], step, before, after)
+        q, k = qk.unbind(2)
         scores = qkv.new_empty(context.heads, batch, tokens, tokens)
         for out, one, other in zip(scores, context.split(q), context.split(k), strict=True):
             out.baddbmm_(one, other.transpose(1, 2), beta=0, alpha=factor)
@@ -176,6 +172,5 @@ class _PlainAttention(torch.autograd.Function):
             out_q.copy_(torch.bmm(grad, other))
             out_k.copy_(torch.bmm(grad.transpose(1, 2), one))
         grad_after = None if after is None else grid.move_gradient(grad_qk)[: after.numel()]
-        _, grad_scale = grid.gradients(grad_qk, u, step.numel(), out=grad_qk)
-        grad_before = grid.move_gradient(grad_qk) if grid.move_shape else None
+        grad_scale, grad_before = grid.gradients(grad_qk, u, step.numel())
         return grad_qkv, grad_scale, grad_before, grad_after, *grad_rest, None, None, None

@@ -75,13 +75,13 @@ class _QKRAttention(torch.autograd.Function):
     ) -> Tensor:
         x_grid, u_grid = grids
         x_step, u_step = x_grid.step(x_scale), u_grid.step(u_scale)
-        x_u = x_grid.place(x, x_step, x_before)
-        codes = x_grid.codes(x_u)
-        u = rounded_product(codes, x_step, x_after, Weight(product, *factors[0]), None)
-        v = rounded_product(codes, x_step, x_after, Weight(v_weight, *factors[1]), v_bias)
-        u_u = u_grid.place(u.unflatten(-1, (context.heads, -1)), u_step, u_before)
-        if factors[0][0] is not None and u_after is None and u_grid.high < 2**INTEGER_BITS:
-            scores = _integer_scores(codes, x_step, x_after, u_grid.codes(u_u), u_step, factor)
+        integers = factors[0][0] is not None
+        x_u, codes = x_grid.place_and_codes(x, x_step, x_before, integers=integers)
+        products = (Weight(product, *factors[0]), None), (Weight(v_weight, *factors[1]), v_bias)
+        u, v = (rounded_product(codes, x_step, x_after, *pair, loops=x_grid.loops) for pair in products)
+        u_u, u_codes = u_grid.place_and_codes(u.unflatten(-1, (context.heads, -1)), u_step, u_before)
+        if integers and u_after is None and u_grid.high < 2**INTEGER_BITS:
+            scores = _integer_scores(codes, x_step, x_after, u_codes, u_step, factor)
         else:
             values, keys = x_grid.values(x_u, x_step, x_after), u_grid.values(u_u, u_step, u_after)
             scores = x.new_empty(context.heads, *x.shape[:2], x.shape[1])
@@ -109,16 +109,14 @@ class _QKRAttention(torch.autograd.Function):
             grad_x.baddbmm_(grad, key, beta=min(h, 1))
         del keys, grad_scores
         grad_u_after = None if u_after is None else u_grid.move_gradient(grad_u)
-        _, grad_u_scale = u_grid.gradients(grad_u, u_u, u_step.numel(), out=grad_u)
-        grad_u_before = u_grid.move_gradient(grad_u) if u_grid.move_shape else None
+        grad_u_scale, grad_u_before = u_grid.gradients(grad_u, u_u, u_step.numel())
 
         rows, v_rows, u_rows = x.flatten(0, 1), grad_v.flatten(0, 1), grad_u.flatten(2).flatten(0, 1)
         grad_x.flatten(0, 1).addmm_(u_rows, product).addmm_(v_rows, v_weight)
         grad_product, grad_v_weight = u_rows.t() @ rows, v_rows.t() @ rows
         grad_v_bias = v_rows.sum(0) if ctx.needs_input_grad[9] else None
         grad_x_after = None if x_after is None else x_grid.move_gradient(grad_x)
-        _, grad_x_scale = x_grid.gradients(grad_x, x_u, x_step.numel(), out=grad_x)
-        grad_x_before = x_grid.move_gradient(grad_x) if x_grid.move_shape else None
+        grad_x_scale, grad_x_before = x_grid.gradients(grad_x, x_u, x_step.numel())
         return (
             *(grad_x, grad_x_scale, grad_x_before, grad_x_after),
             *(grad_product, grad_u_scale, grad_u_before, grad_u_after, grad_v_weight, grad_v_bias),
@@ -130,13 +128,12 @@ class _QKRAttention(torch.autograd.Function):
 def _integer_scores(
     x: Tensor, x_step: Tensor, x_after: Tensor | None, u: Tensor, u_step: Tensor, factor: float
 ) -> Tensor:
-    """Codes x (B, N, C) and u (B, N, H, C) to (x*x_step + x_after) (u*u_step)^T * factor, (H, B, N, N)."""
+    """Codes x (B, N, C), int8, and u (B, N, H, C) to (x*x_step + x_after) (u*u_step)^T * factor, (H, B, N, N)."""
     batch, tokens, heads, channels = u.shape
-    queries = x.to(torch.int8)
     keys = torch.empty(batch, heads, tokens, channels, dtype=torch.int8, device=u.device)
     keys.copy_(u.transpose(1, 2))
     dots = torch.empty(batch, tokens, heads * tokens, dtype=torch.int32, device=u.device)
-    for query, key, out in zip(queries, keys.flatten(1, 2), dots, strict=True):
+    for query, key, out in zip(x, keys.flatten(1, 2), dots, strict=True):
         torch._int_mm(query, key.t(), out=out)
     steps = u_step.view(tokens, heads).t() * factor  # (H, N)
     scores = torch.empty(heads, batch, tokens, tokens, dtype=u.dtype, device=u.device)

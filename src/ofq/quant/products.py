@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ofq.quant.loops import Loops
 from ofq.quant.quantizers import LSQQuantizer, Quantizer
 from ofq.quant.rounding import Grid
 
@@ -61,33 +62,35 @@ def integers_pay(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and _multiplies_integers()
 
 
-def integer_product(codes: Tensor, integers: Tensor) -> Tensor:
-    """codes @ integers^T in float32, exact below 2^24.
-
-    Args:
-        codes: whole numbers (..., in) that fit into int8.
-        integers: int8 (out, in).
-    """
-    rows = codes.to(torch.int8).flatten(0, -2)
-    return torch._int_mm(rows, integers.t()).to(torch.float32).unflatten(0, codes.shape[:-1])
-
-
-def rounded_product(codes: Tensor, step: Tensor, after: Tensor | None, weight: Weight, bias: Tensor | None) -> Tensor:
+def rounded_product(
+    codes: Tensor,
+    step: Tensor,
+    after: Tensor | None,
+    weight: Weight,
+    bias: Tensor | None,
+    *,
+    loops: Loops | None,
+) -> Tensor:
     """(codes*step + after) W^T + bias, with W*after added to the bias instead of ``after`` to the input.
 
     Args:
-        codes: (..., in).
+        codes: (..., in), int8 where the weight has integers.
         step: one a row, or a single one.
         after: (in,).
         weight: (out, in).
         bias: (out,).
+        loops: compiled loops, if any.
     """
     if after is not None:
         bias = torch.mv(weight.values, after) if bias is None else torch.addmv(bias, weight.values, after)
     if weight.integers is None or weight.step is None:
         return F.linear(codes * step, weight.values, bias)
-    out = integer_product(codes, weight.integers).mul_(step)
-    steps = weight.step.flatten()
+    # Exact: sums of products of such small integers stay far below 2^24.
+    dots = torch._int_mm(codes.to(torch.int8).flatten(0, -2), weight.integers.t())
+    steps = weight.step.expand(len(weight.values), 1).flatten()
+    if loops and torch.get_num_threads() == 1:
+        return loops.combine(dots, step, steps, bias).unflatten(0, codes.shape[:-1])
+    out = dots.to(step.dtype).unflatten(0, codes.shape[:-1]).mul_(step)
     return out.mul_(steps) if bias is None else torch.addcmul(bias, out, steps, out=out)
 
 
@@ -133,11 +136,10 @@ class _QuantizedLinear(torch.autograd.Function):
         grid: Grid,
     ) -> Tensor:
         step = grid.step(scale)
-        u = grid.place(x, step, before)
-        codes = grid.codes(u)
+        u, codes = grid.place_and_codes(x, step, before, integers=factors[0] is not None)
         ctx.save_for_backward(u, step, weight, after)
         ctx.grid, ctx.steps = grid, scale.numel()
-        return rounded_product(codes, step, after, Weight(weight, *factors), bias)
+        return rounded_product(codes, step, after, Weight(weight, *factors), bias, loops=grid.loops)
 
     @staticmethod
     @once_differentiable
@@ -146,25 +148,20 @@ class _QuantizedLinear(torch.autograd.Function):
         grid: Grid = ctx.grid
         needs_x, _, needs_before, needs_after, needs_weight, needs_bias = ctx.needs_input_grad[:6]
         rows = g.flatten(0, -2)
-        codes = grid.codes(u)
-        grad_weight = grad_before = grad_after = grad_bias = None
-        if needs_bias or after is not None:
-            grad_bias = rows.sum(0)
+        grad_weight = grad_after = None
+        grad_bias = rows.sum(0)
         if needs_weight:
-            # The step moves from the codes to the other factor: the codes are needed once more below.
-            grad_weight = (g * step).flatten(0, -2).t() @ codes.flatten(0, -2)
+            grad_weight = rows.t() @ grid.values(u, step, None).flatten(0, -2)
             if after is not None:
                 grad_weight.addr_(grad_bias, after)
         if needs_after:
             grad_after = weight.t() @ grad_bias
         grad = (rows @ weight).view_as(u)
-        grad_x, grad_scale = grid.gradients(grad, u, ctx.steps, codes=codes, out=grad)
-        if needs_before:
-            grad_before = grid.move_gradient(grad_x)
+        grad_scale, grad_before = grid.gradients(grad, u, ctx.steps)
         return (
-            grad_x if needs_x else None,
+            grad if needs_x else None,
             grad_scale,
-            grad_before,
+            grad_before if needs_before else None,
             grad_after,
             grad_weight,
             grad_bias if needs_bias else None,

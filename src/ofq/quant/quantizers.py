@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from ofq.quant.loops import Loops
 from ofq.quant.rounding import (
     STEP_FLOOR,
     Grid,
     Rounded,
-    round_learned,
+    round_on,
     round_statistical,
     statistical_position,
     statistical_step,
@@ -161,6 +162,7 @@ class LSQQuantizer(Quantizer):
         self.shape: tuple[int, ...] = ()  # of the move biases, which only a MovedLSQQuantizer has
         self.before: nn.Parameter | None = None
         self.after: nn.Parameter | None = None
+        self.loops: Loops | None = None  # compiled ones, see ofq.quant.compile_loops
         self._axes = axes
         self._offset = 0.5 if grid == "midrise" else 0.0
         self._means: list[Tensor] | None = None  # of |x|, one for each calibration batch; None: not calibrating
@@ -177,17 +179,7 @@ class LSQQuantizer(Quantizer):
         if self._means is not None:
             self._observe(x if before is None else x + before.view(self.shape))
         grid = self.grid_for(x.shape)
-        values, codes = round_learned(
-            x,
-            self.scale,
-            grid.low,
-            grid.high,
-            step_shape=grid.step_shape,
-            offset=grid.offset,
-            before=before,
-            after=self.after,
-            move_shape=grid.move_shape,
-        )
+        values, codes = round_on(grid, x, self.scale, before, self.after)
         self._keep(codes)
         return Rounded(values, codes, grid.step(self.scale.detach()), grid.offset)
 
@@ -205,7 +197,7 @@ class LSQQuantizer(Quantizer):
         """
         self._require_scale()
         low, high = self.levels()
-        return Grid(low, high, self._step_shape(shape), self._offset, self.shape)
+        return Grid(low, high, self._step_shape(shape), self._offset, self.shape, self.loops)
 
     def step(self, w: Tensor) -> Tensor:
         """max(scale, 1e-5), the same for every ``w``."""

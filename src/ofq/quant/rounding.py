@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ofq.quant.loops import Loops
+
 STEP_FLOOR = 1e-5
 """Learned steps act as at least this; the floor is straight-through, so a step below it still learns."""
 
@@ -26,6 +28,7 @@ class Grid:
         step_shape: how the steps stand beside the tensor; broadcasts against it.
         offset: 0 for levels at whole steps, 1/2 for levels halfway between them.
         move_shape: how the move biases stand beside the tensor: the sizes of its last axes.
+        loops: compiled loops for what they take, or None for torch's operations only.
     """
 
     low: float | Tensor
@@ -33,6 +36,7 @@ class Grid:
     step_shape: tuple[int, ...]
     offset: float = 0.0
     move_shape: tuple[int, ...] = ()
+    loops: Loops | None = None
 
     def step(self, scale: Tensor) -> Tensor:
         """max(scale, 1e-5), broadcasting against the tensor."""
@@ -44,13 +48,36 @@ class Grid:
         u = x / step if before is None else torch.addcdiv(before.view(self.move_shape) / step, x, step)
         return u.sub_(self.offset) if self.offset else u
 
+    def place_and_codes(
+        self, x: Tensor, step: Tensor, before: Tensor | None, *, integers: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """u and :meth:`codes` of it, as int8 on request."""
+        if self.loops and self.loops.take(self, x):
+            return self.loops.place(self, x, step, before, integers=integers)
+        u = self.place(x, step, before)
+        codes = self.codes(u)
+        return u, codes.to(torch.int8) if integers else codes
+
+    def place_and_values(
+        self, x: Tensor, step: Tensor, before: Tensor | None, after: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """u and :meth:`values` of it."""
+        u, codes = self.place_and_codes(x, step, before)
+        return u, self._scaled(codes, step, after)
+
     def codes(self, u: Tensor) -> Tensor:
         """round(clamp(u, low, high)), a new tensor of the same dtype."""
+        if self.loops and self.loops.take(self, u):
+            return self.loops.values(self, u, None, None)
         return self._clamp(u).round_()
 
     def values(self, u: Tensor, step: Tensor, after: Tensor | None) -> Tensor:
         """code*step + after for a grid without offset, a new tensor."""
-        codes = self.codes(u)
+        if self.loops and self.loops.take(self, u):
+            return self.loops.values(self, u, step, self.shift(after))
+        return self._scaled(self.codes(u), step, after)
+
+    def _scaled(self, codes: Tensor, step: Tensor, after: Tensor | None) -> Tensor:
         shift = self.shift(after)
         return codes.mul_(step) if shift is None else torch.addcmul(shift, codes, step, out=codes)
 
@@ -61,28 +88,28 @@ class Grid:
         missing = math.prod(self.move_shape) - after.numel()
         return (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(self.move_shape)
 
-    def gradients(
-        self, g: Tensor, u: Tensor, steps: int, *, codes: Tensor | None = None, out: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """dL/dx and dL/dscale, see :func:`round_learned`.
+    def gradients(self, g: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor | None]:
+        """dL/dx in place of ``g``; returns dL/dscale and dL/dbefore, see :func:`round_learned`.
 
         Args:
             g: gradient of the rounded tensor.
             u: what :meth:`place` returned.
             steps: number of learned steps.
-            codes: what :meth:`codes` returned, if it is still there; it is overwritten.
-            out: takes dL/dx; may be ``g`` itself.
         """
         gamma = (self.high * (u.numel() / steps)) ** -0.5
+        if self.loops and self.loops.take(self, g, u):
+            pulled, moved = self.loops.gradients(self, g, u, steps)
+            return pulled.mul_(gamma).to(g.dtype), moved if self.move_shape else None
         # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
-        pull = (self.codes(u) if codes is None else codes).mul_(g)
+        pull = self.codes(u).mul_(g)
         if self.offset:
             pull.add_(g, alpha=self.offset)
-        grad = self._masked(g, u, out)
-        pull.addcmul_(grad, u, value=-1)
+        self._mask(g, u)
+        pull.addcmul_(g, u, value=-1)
         if self.offset:
-            pull.sub_(grad, alpha=self.offset)
-        return grad, pull.sum_to_size(self.step_shape).mul_(gamma).flatten()
+            pull.sub_(g, alpha=self.offset)
+        grad_scale = pull.sum_to_size(self.step_shape).mul_(gamma).flatten()
+        return grad_scale, self.move_gradient(g) if self.move_shape else None
 
     def move_gradient(self, g: Tensor) -> Tensor:
         """Sum of ``g`` over the axes that a move bias is broadcast along, a vector."""
@@ -91,15 +118,15 @@ class Grid:
     def _clamp(self, u: Tensor) -> Tensor:
         return torch.clamp(u, self.low, self.high)  # type: ignore[arg-type]  # two numbers or two tensors
 
-    def _masked(self, g: Tensor, u: Tensor, out: Tensor | None) -> Tensor:
-        """g where low <= u <= high, both ends included, else 0.
+    def _mask(self, g: Tensor, u: Tensor) -> None:
+        """Zero g where not low <= u <= high, both ends included.
 
         The mask of torch.clamp is not used: whether it is closed depends on torch's version.
         """
         low, high = self.low, self.high
         if isinstance(low, Tensor) or isinstance(high, Tensor):
-            masked = g.masked_fill((u < low) | (u > high), 0.0)
-            return masked if out is None else out.copy_(masked)
+            g.masked_fill_((u < low) | (u > high), 0.0)
+            return
         # hardtanh's gradient is the mask and the product in one vectorised kernel, an order of magnitude faster than
         # a boolean mask on the CPU. Its interval is open, so each bound is moved to the neighbouring number outside:
         # exact for -2^k and for 2^k - 1. Below zero that neighbour is subnormal, which a processor may flush to zero:
@@ -107,10 +134,7 @@ class Grid:
         info = torch.finfo(u.dtype)
         below = low * (1 + info.eps) if low else -info.tiny
         above = high + info.eps * (high + 1) / 2
-        hardtanh_backward = torch.ops.aten.hardtanh_backward
-        if out is None:
-            return hardtanh_backward(g, u, below, above)
-        return hardtanh_backward.grad_input(g, u, below, above, grad_input=out)
+        torch.ops.aten.hardtanh_backward.grad_input(g, u, below, above, grad_input=g)
 
 
 class Rounded(NamedTuple):
@@ -168,7 +192,13 @@ def round_learned(
 
     Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
     """
-    grid = Grid(low, high, step_shape, offset, move_shape)
+    return round_on(Grid(low, high, step_shape, offset, move_shape), x, scale, before, after)
+
+
+def round_on(
+    grid: Grid, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """:func:`round_learned` on a grid."""
     out, codes = _RoundLearned.apply(x, scale, before, after, grid)
     return out, codes
 
@@ -231,8 +261,7 @@ class _RoundLearned(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None, grid: Grid
     ) -> tuple[Tensor, Tensor]:
         step = grid.step(scale)
-        u = grid.place(x, step, before)
-        codes = grid.codes(u)
+        _, codes = grid.place_and_codes(x, step, before)
         shift = step * grid.offset if grid.offset else grid.shift(after)
         out = codes * step if shift is None else torch.addcmul(shift, codes, step)
 
@@ -250,11 +279,11 @@ class _RoundLearned(torch.autograd.Function):
         g = grads[0]
         if g is None:
             return (None,) * 5
-        needs_x, _, needs_before, needs_after = ctx.needs_input_grad[:4]
+        needs_x, _, _, needs_after = ctx.needs_input_grad[:4]
         x, step, before = ctx.saved_tensors
         grid: Grid = ctx.grid
         u = grid.place(x, step, before)
-        grad_x, grad_scale = grid.gradients(g, u, ctx.steps)
-        grad_before = grid.move_gradient(grad_x) if needs_before else None
         grad_after = grid.move_gradient(g)[: ctx.after_size] if needs_after else None
-        return grad_x if needs_x else None, grad_scale, grad_before, grad_after, None
+        grad_x = g.clone(memory_format=torch.contiguous_format)
+        grad_scale, grad_before = grid.gradients(grad_x, u, ctx.steps)
+        return grad_x if needs_x else None, grad_scale, grad_before if before is not None else None, grad_after, None

@@ -1,0 +1,304 @@
+"""The rounding's loops in C, for a processor: one pass where torch's operations need several.
+
+The source is compiled once with the machine's C compiler and kept. Elements are computed by the same operations in the
+same order as with torch, so rounded values and codes have the same bits; sums over many elements are added up in
+another order and differ in their last bits. Which of the two ran is therefore a setting of a run, and is written down.
+"""
+
+import ctypes
+import hashlib
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ofq.quant.rounding import Grid
+
+_FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+
+_SOURCE = r"""
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* A tensor is R rows of C numbers. Row r stands at (r / G) * outer + (r % G) * C, has the step r % T, and the move
+   biases of row r % K; without T every column has its own step. */
+typedef struct {
+    int64_t rows, columns, steps, moves, groups, outer;
+    float low, high;
+} Grid;
+
+static inline const float *row_of(const Grid *grid, const float *x, int64_t r) {
+    return x + (r / grid->groups) * grid->outer + (r % grid->groups) * grid->columns;
+}
+
+static inline float code_of(float u, float low, float high) {
+    const float raised = u < low ? low : u; /* not fmaxf: a NaN stays one */
+    return nearbyintf(raised > high ? high : raised);
+}
+
+/* u = shifted + x/step, and its code as a number or an integer; shifted is before/step, R x C with period T. */
+void place(const Grid *grid, const float *x, const float *step, const float *shifted, float *spare, float *u,
+           float *codes, int8_t *integers) {
+    const int64_t C = grid->columns, T = grid->steps;
+    const float low = grid->low, high = grid->high;
+    for (int64_t r = 0; r < grid->rows; r++) {
+        const float *in = row_of(grid, x, r), *moved = shifted + (T ? r % T * C : 0);
+        float *restrict to_u = u + r * C;
+        float *restrict to_codes = codes ? codes + r * C : spare;
+        if (T) {
+            const float s = step[r % T];
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) {
+                to_u[c] = moved[c] + in[c] / s;
+                to_codes[c] = code_of(to_u[c], low, high);
+            }
+        } else {
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) {
+                to_u[c] = moved[c] + in[c] / step[c];
+                to_codes[c] = code_of(to_u[c], low, high);
+            }
+        }
+        if (integers)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) integers[r * C + c] = (int8_t)to_codes[c];
+    }
+}
+
+/* code * step + after, from u; only the code without step. */
+void values(const Grid *grid, const float *u, const float *step, const float *after, float *out) {
+    const int64_t C = grid->columns;
+    const float low = grid->low, high = grid->high;
+    for (int64_t r = 0; r < grid->rows; r++) {
+        const float *in = u + r * C;
+        float *restrict to = out + r * C;
+        const float *shift = after ? after + (r % grid->moves) * C : 0;
+        const float s = step && grid->steps ? step[r % grid->steps] : 1.0f;
+        if (step && !grid->steps) {
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) to[c] = code_of(in[c], low, high) * step[c];
+        } else {
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) to[c] = code_of(in[c], low, high) * s;
+        }
+        if (shift)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) to[c] = shift[c] + to[c];
+    }
+}
+
+/* Gradients of x, in place of g, of the steps (not yet times gamma) and of the bias before. */
+void gradients(const Grid *grid, float *g, const float *u, double *scale, float *before, float *sums) {
+    const int64_t C = grid->columns, T = grid->steps, K = grid->moves, block = 64 * K;
+    const float low = grid->low, high = grid->high;
+    float *pulled = sums + K * C; /* of one column each, without T */
+    memset(before, 0, sizeof(float) * K * C);
+    memset(scale, 0, sizeof(double) * (T ? T : C));
+    for (int64_t from = 0; from < grid->rows; from += block) {
+        /* Sums of few rows first, so that their errors stay small. */
+        memset(sums, 0, sizeof(float) * (K + 1) * C);
+        for (int64_t r = from; r < grid->rows && r < from + block; r++) {
+            float *restrict grad = (float *)row_of(grid, g, r);
+            float *restrict moved = sums + r % K * C;
+            const float *place = u + r * C;
+            if (T) {
+                float pull = 0.0f;
+#pragma omp simd reduction(+ : pull)
+                for (int64_t c = 0; c < C; c++) {
+                    const float one = grad[c], inside = place[c] >= low && place[c] <= high ? one : 0.0f;
+                    pull += code_of(place[c], low, high) * one - inside * place[c];
+                    moved[c] += inside;
+                    grad[c] = inside;
+                }
+                scale[r % T] += pull;
+            } else {
+#pragma omp simd
+                for (int64_t c = 0; c < C; c++) {
+                    const float one = grad[c], inside = place[c] >= low && place[c] <= high ? one : 0.0f;
+                    pulled[c] += code_of(place[c], low, high) * one - inside * place[c];
+                    moved[c] += inside;
+                    grad[c] = inside;
+                }
+            }
+        }
+        for (int64_t c = 0; c < K * C; c++) before[c] += sums[c];
+        if (!T)
+            for (int64_t c = 0; c < C; c++) scale[c] += pulled[c];
+    }
+}
+
+/* bias + (dot * step of the row) * step of the column. */
+void combine(const Grid *grid, const int32_t *dots, const float *row_step, const float *column_step, const float *bias,
+             float *out) {
+    const int64_t C = grid->columns;
+    for (int64_t r = 0; r < grid->rows; r++) {
+        const int32_t *in = dots + r * C;
+        float *restrict to = out + r * C;
+        const float s = row_step[r % grid->steps];
+        if (bias) {
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) to[c] = bias[c] + (float)in[c] * s * column_step[c];
+        } else {
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) to[c] = (float)in[c] * s * column_step[c];
+        }
+    }
+}
+"""
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "columns", "steps", "moves", "groups", "outer")),
+        *((name, ctypes.c_float) for name in ("low", "high")),
+    )
+
+
+class Loops:
+    """The compiled loops. They take float32 tensors on the CPU, and with one thread only, because they use one."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = library
+        loaded = ctypes.CDLL(str(library))  # calls let go of the interpreter's lock
+        self._place, self._values = loaded.place, loaded.values
+        self._gradients, self._combine = loaded.gradients, loaded.combine
+        for function in (self._place, self._values, self._gradients, self._combine):
+            function.restype = None
+
+    def __reduce__(self) -> tuple[type["Loops"], tuple[Path]]:
+        return Loops, (self.library,)  # a copied or pickled model loads it again
+
+    @classmethod
+    def compiled(cls) -> "Loops | None":
+        """Compile them, or take them from the cache; None where there is no C compiler or it fails."""
+        compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+        if compiler is None:
+            return None
+        library = _cache() / f"loops-{_key(compiler)}.so"
+        if not library.exists() and not _compile(compiler, library):
+            return None
+        return cls(library)
+
+    def take(self, grid: "Grid", *tensors: Tensor) -> bool:
+        """Whether they can do the rounding of the tensors."""
+        return (
+            torch.get_num_threads() == 1
+            and all(x.device.type == "cpu" and x.dtype == torch.float32 and _rows(x) is not None for x in tensors)
+            and _fits(grid)
+        )
+
+    def place(
+        self, grid: "Grid", x: Tensor, step: Tensor, before: Tensor | None, *, integers: bool
+    ) -> tuple[Tensor, Tensor]:
+        """u and the codes, as int8 or in the tensor's dtype."""
+        shape = _shape(grid, x)
+        if before is None:
+            shifted = x.new_zeros(max(shape.steps, 1), shape.columns)
+        else:
+            shifted = before.view(grid.move_shape) / step
+        u = x.new_empty(x.shape)
+        codes = torch.empty_like(u, dtype=torch.int8 if integers else u.dtype)
+        spare = u.new_empty(shape.columns)
+        outputs = (u, None, codes) if integers else (u, codes, None)
+        self._place(ctypes.byref(shape), *_pointers(x, step, shifted, spare, *outputs))
+        return u, codes
+
+    def values(self, grid: "Grid", u: Tensor, step: Tensor | None, after: Tensor | None) -> Tensor:
+        """code*step + after, or the codes alone without a step."""
+        out = u.new_empty(u.shape)
+        shape = _shape(grid, u)
+        self._values(ctypes.byref(shape), *_pointers(u, step, after, out))
+        return out
+
+    def gradients(self, grid: "Grid", g: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """dL/dx in place of ``g``; returns the sums for the step, without its factor, and for ``before``."""
+        shape = _shape(grid, g)
+        scale = u.new_empty(steps, dtype=torch.float64)
+        before = u.new_empty(shape.moves * shape.columns)
+        sums = u.new_empty(shape.moves + 1, shape.columns)
+        self._gradients(ctypes.byref(shape), *_pointers(g, u, scale, before, sums))
+        return scale, before
+
+    def combine(self, dots: Tensor, step: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
+        """bias + dots*step*columns for int32 products (rows, out), one step a row, one column factor an output."""
+        out = step.new_empty(dots.shape)
+        shape = _Shape(rows=dots.shape[0], columns=dots.shape[1], steps=step.numel(), moves=1, groups=1)
+        self._combine(ctypes.byref(shape), *_pointers(dots, step, columns, bias, out))
+        return out
+
+
+def _fits(grid: "Grid") -> bool:
+    """Whether row r has the step r % T and the move biases of row r % K, or each column has its own step."""
+    kept, moves = grid.step_shape, math.prod(grid.move_shape[:-1])
+    if isinstance(grid.low, Tensor) or grid.offset:
+        return False
+    by_row = kept[-1] == 1 and (len(kept) == 1 or kept[-2] != 1 or math.prod(kept) == 1)
+    return (by_row and math.prod(kept) % moves == 0) or len(kept) == moves == 1
+
+
+def _rows(x: Tensor) -> tuple[int, int] | None:
+    """How rows of the last axis stand: how many side by side, and the distance of such groups; None: another way."""
+    columns = x.shape[-1]
+    if x.is_contiguous():
+        return 1, columns
+    if x.ndim not in (3, 4) or x.stride(-1) != 1 or x.stride(0) != x.shape[1] * x.stride(1):
+        return None
+    if x.ndim == 3:
+        return 1, x.stride(1)
+    return (x.shape[2], x.stride(1)) if x.stride(2) == columns else None
+
+
+def _shape(grid: "Grid", x: Tensor) -> _Shape:
+    rows = _rows(x)
+    assert rows is not None
+    columns = x.shape[-1]
+    steps = math.prod(grid.step_shape) if grid.step_shape[-1] == 1 else 0
+    moves = math.prod(grid.move_shape[:-1])
+    return _Shape(x.numel() // columns, columns, steps, moves, *rows, grid.low, grid.high)
+
+
+def _pointer(x: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if x is None else x.data_ptr())
+
+
+def _pointers(*tensors: Tensor | None) -> tuple[ctypes.c_void_p, ...]:
+    return tuple(_pointer(x) for x in tensors)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ofq"
+
+
+def _key(compiler: str) -> str:
+    """Of everything that the library depends on: source, compiler, processor."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    try:
+        processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        processor = platform.processor()
+    return hashlib.sha256("\n".join([_SOURCE, *_FLAGS, version, processor]).encode()).hexdigest()[:16]
+
+
+def _compile(compiler: str, library: Path) -> bool:
+    """Whether it worked. The library appears at once and whole, so that runs may compile side by side."""
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as directory:
+            source, built = Path(directory) / "loops.c", Path(directory) / "loops.so"
+            source.write_text(_SOURCE)
+            command = [compiler, *_FLAGS, "-shared", "-fPIC", str(source), "-o", str(built), "-lm"]
+            if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+                return False
+            built.replace(library)
+    except OSError:
+        return False
+    return True
