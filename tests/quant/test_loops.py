@@ -1,0 +1,137 @@
+"""Compiled loops against torch's operations: the same bits for what is rounded, the same sums to rounding."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ofq.quant import compile_loops
+from ofq.quant.loops import Loops
+from ofq.quant.quantizers import LSQQuantizer
+from ofq.quant.rounding import Grid
+
+GRIDS = {
+    "token": (Grid(-2.0, 1.0, (5, 1), move_shape=(16,)), (3, 5, 16)),
+    "query and key": (Grid(-2.0, 1.0, (5, 2, 1), move_shape=(2, 16)), (3, 5, 2, 16)),
+    "channel": (Grid(-8.0, 7.0, (16,), move_shape=(16,)), (3, 5, 16)),
+    "head": (Grid(-128.0, 127.0, (1,), move_shape=(16,)), (70, 16)),
+    "unsigned": (Grid(0.0, 3.0, (19, 1)), (2, 4, 19, 19)),
+    "row": (Grid(-2.0, 1.0, (7, 1)), (7, 33)),
+}
+
+
+@pytest.fixture(scope="module")
+def loops() -> Loops:
+    compiled = Loops.compiled()
+    assert compiled is not None, "these tests need a C compiler"
+    return compiled
+
+
+def _drawn(shape: tuple[int, ...], seed: int, *, part: bool) -> Tensor:
+    """Random numbers, by themselves or as two thirds or one of a joint tensor of queries, keys and values."""
+    joint = {3: (*shape[:2], 3, shape[-1]), 4: (*shape[:2], 3, shape[-1])}[len(shape)] if part else shape
+    x = torch.randn(joint, generator=torch.Generator().manual_seed(seed)) * 2
+    return x if not part else x[:, :, :2] if len(shape) == 4 else x[:, :, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [*((name, False) for name in GRIDS), ("token", True), ("query and key", True), ("channel", True)]
+)
+def test_loops_round_as_torch_does(name: str, part: bool, loops: Loops) -> None:
+    grid, shape = GRIDS[name]
+    x, g = _drawn(shape, 0, part=part), _drawn(shape, 1, part=part)
+    random = torch.Generator().manual_seed(2)
+    scale = torch.rand(torch.Size(grid.step_shape).numel(), generator=random) + 0.1
+    move = torch.randn(torch.Size(grid.move_shape), generator=random).flatten() if grid.move_shape else None
+    step, fast = grid.step(scale), replace(grid, loops=loops)
+    assert loops.take(fast, x, g)
+
+    for integers in (False, True):
+        for ours, theirs in zip(
+            *(one.place_and_codes(x, step, move, integers=integers) for one in (fast, grid)), strict=True
+        ):
+            assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+    u = grid.place(x, step, move).contiguous()
+    torch.testing.assert_close(fast.values(u, step, move), grid.values(u, step, move), rtol=1e-6, atol=1e-7)
+    mine, other = g.clone(), g.clone()
+    sums = fast.gradients(mine, u, scale.numel()), grid.gradients(other, u, scale.numel())
+    assert torch.equal(mine, other)
+    torch.testing.assert_close(*sums, rtol=1e-5, atol=1e-5)
+
+
+def test_a_nan_stays_one(loops: Loops) -> None:
+    grid = Grid(-2.0, 1.0, (1,), loops=loops)
+    x = torch.tensor([[torch.nan, torch.inf, -torch.inf]])
+    _, codes = grid.place_and_codes(x, torch.ones(1), None)
+    assert codes[0, 0].isnan() and codes[0, 1:].tolist() == [1.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("grid", "x"),
+    [
+        (Grid(-2.0, 1.0, (5, 1)), torch.zeros(3, 5, 4, dtype=torch.float64)),
+        (Grid(-2.0, 1.0, (5, 1)), torch.zeros(3, 4, 5).transpose(1, 2)),
+        (Grid(-2.0, 1.0, (5, 1), offset=0.5), torch.zeros(5, 4)),
+        (Grid(torch.zeros(()), torch.ones(()), (3, 1, 1)), torch.zeros(2, 3, 4, 4)),
+        (Grid(-2.0, 1.0, (3, 1, 1)), torch.zeros(2, 3, 4, 4)),
+    ],
+    ids=["float64", "transposed", "mid-rise", "detected sign", "channel of an image"],
+)
+def test_what_loops_cannot_do_is_left_to_torch(grid: Grid, x: Tensor, loops: Loops) -> None:
+    assert not loops.take(grid, x)
+
+
+def test_loops_serve_one_thread(loops: Loops, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, shape = GRIDS["token"]
+    assert loops.take(grid, torch.zeros(shape))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert not loops.take(grid, torch.zeros(shape))
+
+
+def test_a_compiled_model_gives_the_same_output(
+    make: Callable[[], nn.Module], images: Tensor, switches: dict[str, Any]
+) -> None:
+    model = make()
+    twin = copy.deepcopy(model)
+    assert compile_loops(twin)
+    outputs = [one(images) for one in (model, twin)]
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+    for output in outputs:
+        output.square().sum().backward()
+    for (name, ours), (_, theirs) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_compiled_model_can_be_copied_and_pickled(make: Callable[[], nn.Module], images: Tensor) -> None:
+    model = make()
+    compile_loops(model)
+    expected = model(images)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(images), expected)
+
+
+def test_without_a_compiler_nothing_changes(
+    make: Callable[[], nn.Module], images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make()
+    expected = model(images)
+    monkeypatch.setenv("PATH", "")
+    assert not compile_loops(model)
+    assert all(module.loops is None for module in model.modules() if isinstance(module, LSQQuantizer))
+    assert torch.equal(model(images), expected)
+
+
+def test_a_compiler_that_fails_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert Loops.compiled() is None
+    assert not any(path.suffix == ".so" for path in (tmp_path / "cache").rglob("*"))
