@@ -144,6 +144,7 @@ def test_weight_decay_spares_vectors_tokens_and_quantizer_parameters(here: param
 def test_run_json_says_what_a_number_came_from(here: params.Params) -> None:
     info = read_json(STATSQ.files.info)
     assert info["config"]["quantization"]["weight"] == "statsq"
-    assert set(info["digests"]["inputs"]) == {"results/digits/data/manifest.json", str(TEACHER.files.model)}
+    read = {"results/digits/data/manifest.json", *map(str, TEACHER.files.taught)}
+    assert set(info["digests"]["inputs"]) == read
     events = [json.loads(line) for line in STATSQ.files.events.read_text().splitlines()]
     assert events[0]["config"] == info["config"]
