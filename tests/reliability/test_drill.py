@@ -45,7 +45,7 @@ def test_a_short_study_ends_the_same_after_three_kills(
     shown = capsys.readouterr()
     assert passed, shown.out + shown.err
     last = shown.out.splitlines()[-1]
-    assert last.startswith("3 kills, ") and "9 files of 2 runs" in last and "all equal to the undisturbed run" in last
+    assert last.startswith("3 kills, ") and "10 files of 2 runs" in last and "all equal to the undisturbed run" in last
     assert "seed 3: python -m ofq drill --kills 3 --seed 3 makes the same choices again" in shown.err
 
 

@@ -50,6 +50,8 @@ def train_until(run: Run, step: int, signum: int, *, save_every: int) -> int:
     """Train in a process of its own that sends itself a signal when some steps are finished."""
 
     def work() -> None:
+        if signum != signal.SIGKILL:  # a shell's background job ignores Ctrl-C, and so would this process
+            signal.signal(signum, signal.SIG_DFL)
         make, saves = loop.make_schedule, 0
 
         def due(self: Checkpoints) -> bool:
