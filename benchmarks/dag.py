@@ -1,0 +1,112 @@
+"""How the time outside training grows with the number of runs: planning a study, and its report.
+
+python -m benchmarks.dag                                prints the table, writes docs/images/growth-dag.svg
+python -m benchmarks.dag --runs 50 100 --output /tmp/growth-dag.svg
+
+Each study stands in a temporary copy of the workflow. Nothing but one short run of each variant is trained; all other
+runs are copies of it under another name.
+"""
+
+import argparse
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import yaml
+
+from benchmarks.rounds import conditions
+from ofq import params
+from ofq.files import read_json, replacing, write_json
+from ofq.params import Params
+from ofq.paths import Run
+from ofq.scratch import copy_workflow, environment
+
+BITS = ["w2a2", "w3a3", "w4a4"]
+PLAN_NEW, PLAN_DONE = "plan, nothing made", "plan, all made"
+COMMANDS = {
+    PLAN_NEW: ["snakemake", "-n", "--quiet"],
+    PLAN_DONE: ["snakemake", "-n", "--quiet"],
+    "tables": ["python", "-m", "ofq", "tables", "digits"],
+    "figures": ["python", "-m", "ofq", "figures", "digits"],
+}
+
+
+def write_study(root: Path, *, seeds: int) -> Params:
+    """A copy of the workflow whose study ``digits`` has so many seeds, and phases of a few steps."""
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    phase = {"lr": 1e-3, "min_lr": 1e-4, "batch_size": 64, "steps": 12}
+    content["recipes"]["digits"] = {"teacher": phase, "qat": phase, "cga": {"steps": 12}}
+    study = content["studies"]["digits"] | {"bits": BITS, "seeds": list(range(seeds))}
+    content |= {"study": "digits", "studies": {"digits": study}}
+    copy_workflow(Path(), root, yaml.safe_dump(content))
+    return params.load(root / "params.yaml")
+
+
+def run(root: Path, command: Sequence[str]) -> tuple[float, float]:
+    """Seconds on the wall and of the processor, children included."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[:4])} failed: {done.stderr[-2000:]}")
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def fill(root: Path, parameters: Params) -> None:
+    """Make one run of each variant, and every other run as a copy of it."""
+    study = parameters.runs("digits")
+    first = {run.variant: run for run in reversed(study)}
+    run(root, ["snakemake", "--quiet", "all", "--", *(str(one.files.metrics) for one in first.values())])
+    for one in {*study, *(each.teacher for each in study)}:
+        source: Run = first.get(one.variant, study[0].teacher)
+        if one != source:
+            shutil.copytree(root / source.files.root, root / one.files.root, dirs_exist_ok=True)
+            metrics = root / one.files.metrics
+            write_json(metrics, read_json(metrics) | {"seed": one.seed})
+
+
+def measure(seeds: int) -> tuple[int, dict[str, tuple[float, float]]]:
+    """Number of runs, and seconds of each command."""
+    with tempfile.TemporaryDirectory(prefix="ofq-dag-") as folder:
+        root = Path(folder)
+        parameters = write_study(root, seeds=seeds)
+        count = len({*parameters.runs("digits"), *(each.teacher for each in parameters.runs("digits"))})
+        found = {PLAN_NEW: run(root, COMMANDS[PLAN_NEW])}
+        fill(root, parameters)
+        found |= {name: run(root, COMMANDS[name]) for name in ("tables", "figures")}
+        run(root, ["snakemake", "--touch", "--forceall", "--quiet", "all"])
+        found[PLAN_DONE] = run(root, COMMANDS[PLAN_DONE])
+        return count, {name: found[name] for name in COMMANDS}
+
+
+def main() -> None:
+    """Print the table and draw it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, nargs="+", default=[100, 300, 1000], help="roughly: whole seeds are taken")
+    parser.add_argument("--output", type=Path, default=Path("docs/images/growth-dag.svg"))
+    arguments = parser.parse_args()
+    each = len(BITS) * len(params.load().studies["digits"].variants) + 1
+    print(f"{conditions()}; seconds on the wall (of the processor)", flush=True)
+    counts, seconds = [], []
+    for wanted in arguments.runs:
+        count, found = measure(max(1, round(wanted / each)))
+        counts.append(count)
+        seconds.append(found)
+        cells = (f"{name} {wall:.1f} ({processor:.1f})" for name, (wall, processor) in found.items())
+        print(f"{count:>5} runs: {', '.join(cells)}", flush=True)
+    figure, panel = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    for name in COMMANDS:
+        panel.plot(counts, [found[name][1] for found in seconds], marker="o", label=name)
+    panel.set(xlabel="runs of the study", ylabel="processor time, s", xlim=(0, None), ylim=(0, None))
+    panel.legend(frameon=False)
+    with replacing(arguments.output) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
