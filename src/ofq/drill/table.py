@@ -39,7 +39,8 @@ def summary(course: Course, comparison: Comparison, *, failed: bool) -> str:
     """The last line."""
     counted = sum(count for owner, count in comparison.compared.items() if Run.parse(owner))
     rest = comparison.compared.total() - counted
-    made_again = f", {len(course.removed)} times a run made again" if course.removed else ""
+    again = len(course.removed)
+    made_again = f", {again} run{'s' if again > 1 else ''} removed and made again" if again else ""
     if comparison.equal:
         verdict = "all equal to the undisturbed run"
     else:
