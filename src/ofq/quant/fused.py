@@ -87,9 +87,10 @@ class Context:
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """Scores (H, B, N, N) and values (B, N, A) to the context (B, N, A), and what the way back needs."""
         v_step, p_step = self.v.step(v_scale), self.p.step(p_scale)
-        probabilities = scores.softmax(-1)
+        # In place, here and on the way back: these are the largest tensors, and holes of their size stay in the heap.
+        probabilities = torch.softmax(scores, -1, out=scores)
         mask = None
-        quantized = self.p.place_and_codes(probabilities, p_step, None)[1].mul_(p_step)
+        quantized = self.p.rounded(probabilities, p_step, None)
         if self.dropout:
             mask = torch.empty_like(quantized).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
             quantized.mul_(mask)
@@ -108,7 +109,7 @@ class Context:
         scaled = g * p_step  # the step of a query goes with its gradient
         values = self.v.values(v_u, v_step, v_after)
         grad_p = torch.empty_like(codes)
-        quantized = codes if mask is None else codes * mask
+        quantized = codes if mask is None else codes.mul_(mask)
         parts = (self.split(x) for x in (values, g, scaled, grad_v))
         for p, grad, value, one, scaled_one, out in zip(quantized, grad_p, *parts, strict=True):
             torch.bmm(one, value.transpose(1, 2), out=grad)
@@ -116,10 +117,10 @@ class Context:
         if mask is not None:
             grad_p.mul_(mask)
         grad_p_scale, _ = self.p.gradients(grad_p, p_u, p_step.numel())
-        grad_scores = torch._softmax_backward_data(grad_p, probabilities, -1, probabilities.dtype)
+        torch._softmax_backward_data(grad_p, probabilities, -1, grad_p.dtype, grad_input=grad_p)
         grad_v_after = self.v.move_gradient(grad_v) if v_after is not None else None
         grad_v_scale, grad_v_before = self.v.gradients(grad_v, v_u, v_step.numel())
-        return grad_scores, grad_v_scale, grad_v_before, grad_v_after, grad_p_scale
+        return grad_p, grad_v_scale, grad_v_before, grad_v_after, grad_p_scale
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The heads of (B, N, A), views (B, N, d)."""

@@ -60,7 +60,7 @@ void place(const Grid *grid, const float *x, const float *step, const float *shi
     const float low = grid->low, high = grid->high;
     for (int64_t r = 0; r < grid->rows; r++) {
         const float *in = row_of(grid, x, r), *moved = shifted + (T ? r % T * C : 0);
-        float *restrict to_u = u + r * C;
+        float *restrict to_u = u ? u + r * C : spare + C;
         float *restrict to_codes = codes ? codes + r * C : spare;
         if (T) {
             const float s = step[r % T];
@@ -122,20 +122,23 @@ void gradients(const Grid *grid, float *g, const float *u, float *pull) {
     }
 }
 
-/* bias + (dot * step of the row) * step of the column. */
-void combine(const Grid *grid, const int32_t *dots, const float *row_step, const float *column_step, const float *bias,
-             float *out) {
+typedef union {
+    int32_t dot;
+    float value;
+} Cell;
+
+/* bias + (dot * step of the row) * step of the column, where the dot stood. */
+void combine(const Grid *grid, Cell *cells, const float *row_step, const float *column_step, const float *bias) {
     const int64_t C = grid->columns;
     for (int64_t r = 0; r < grid->rows; r++) {
-        const int32_t *in = dots + r * C;
-        float *restrict to = out + r * C;
+        Cell *to = cells + r * C;
         const float s = row_step[r % grid->steps];
         if (bias) {
 #pragma omp simd
-            for (int64_t c = 0; c < C; c++) to[c] = multiply_add((float)in[c] * s, column_step[c], bias[c]);
+            for (int64_t c = 0; c < C; c++) to[c].value = multiply_add((float)to[c].dot * s, column_step[c], bias[c]);
         } else {
 #pragma omp simd
-            for (int64_t c = 0; c < C; c++) to[c] = (float)in[c] * s * column_step[c];
+            for (int64_t c = 0; c < C; c++) to[c].value = (float)to[c].dot * s * column_step[c];
         }
     }
 }
@@ -183,17 +186,17 @@ class Loops:
         )
 
     def place(
-        self, grid: "Grid", x: Tensor, step: Tensor, before: Tensor | None, *, integers: bool
-    ) -> tuple[Tensor, Tensor]:
-        """u and the codes, as int8 or in the tensor's dtype."""
+        self, grid: "Grid", x: Tensor, step: Tensor, before: Tensor | None, *, integers: bool, keep: bool = True
+    ) -> tuple[Tensor | None, Tensor]:
+        """u, if it is to be kept, and the codes, as int8 or in the tensor's dtype."""
         shape = _shape(grid, x)
         if before is None:
             shifted = x.new_zeros(max(shape.steps, 1), shape.columns)
         else:
             shifted = before.view(grid.move_shape) / step
-        u = x.new_empty(x.shape)
-        codes = torch.empty_like(u, dtype=torch.int8 if integers else u.dtype)
-        spare = u.new_empty(shape.columns)
+        u = x.new_empty(x.shape) if keep else None
+        codes = x.new_empty(x.shape, dtype=torch.int8 if integers else x.dtype)
+        spare = x.new_empty(2, shape.columns)
         outputs = (u, None, codes) if integers else (u, codes, None)
         self._place(ctypes.byref(shape), *_pointers(x, step, shifted, spare, *outputs))
         return u, codes
@@ -213,11 +216,10 @@ class Loops:
         return pull
 
     def combine(self, dots: Tensor, step: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
-        """bias + dots*step*columns for int32 products (rows, out), one step a row, one column factor an output."""
-        out = step.new_empty(dots.shape)
+        """bias + dots*step*columns in place of int32 products (rows, out): one step a row, one factor a column."""
         shape = _Shape(rows=dots.shape[0], columns=dots.shape[1], steps=step.numel(), moves=1, groups=1)
-        self._combine(ctypes.byref(shape), *_pointers(dots, step, columns, bias, out))
-        return out
+        self._combine(ctypes.byref(shape), *_pointers(dots, step, columns, bias))
+        return dots.view(torch.float32)
 
 
 def _fits(grid: "Grid") -> bool:

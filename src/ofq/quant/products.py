@@ -90,7 +90,7 @@ def rounded_product(
     steps = weight.step.expand(len(weight.values), 1).flatten()
     if loops and torch.get_num_threads() == 1:
         return loops.combine(dots, step, steps, bias).unflatten(0, codes.shape[:-1])
-    out = dots.to(step.dtype).unflatten(0, codes.shape[:-1]).mul_(step)
+    out = dots.view(torch.float32).copy_(dots).unflatten(0, codes.shape[:-1]).mul_(step)  # where the integers stood
     return out.mul_(steps) if bias is None else torch.addcmul(bias, out, steps, out=out)
 
 

@@ -53,7 +53,9 @@ class Grid:
     ) -> tuple[Tensor, Tensor]:
         """u and :meth:`codes` of it, as int8 on request."""
         if self.loops and self.loops.take(self, x):
-            return self.loops.place(self, x, step, before, integers=integers)
+            u, codes = self.loops.place(self, x, step, before, integers=integers)
+            assert u is not None
+            return u, codes
         u = self.place(x, step, before)
         codes = self.codes(u)
         return u, codes.to(torch.int8) if integers else codes
@@ -64,6 +66,13 @@ class Grid:
         """u and :meth:`values` of it."""
         u, codes = self.place_and_codes(x, step, before)
         return u, self._scaled(codes, step, after)
+
+    def rounded(self, x: Tensor, step: Tensor, before: Tensor | None) -> Tensor:
+        """code*step for a grid without offset, a new tensor; u is not kept."""
+        if self.loops and self.loops.take(self, x):
+            return self.loops.place(self, x, step, before, integers=False, keep=False)[1].mul_(step)
+        u = self.place(x, step, before)
+        return self._clamp(u, out=u).round_().mul_(step)
 
     def codes(self, u: Tensor) -> Tensor:
         """round(clamp(u, low, high)), a new tensor of the same dtype."""
@@ -115,8 +124,8 @@ class Grid:
         """Sum of ``g`` over the axes that a move bias is broadcast along, a vector."""
         return g.sum_to_size(self.move_shape).flatten()
 
-    def _clamp(self, u: Tensor) -> Tensor:
-        return torch.clamp(u, self.low, self.high)  # type: ignore[arg-type]  # two numbers or two tensors
+    def _clamp(self, u: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return torch.clamp(u, self.low, self.high, out=out)  # type: ignore[arg-type]  # two of a kind
 
     def _mask(self, g: Tensor, u: Tensor) -> None:
         """Zero g where not low <= u <= high, both ends included.
