@@ -1,7 +1,10 @@
 """Compiled loops against torch's operations: the same bits."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +66,14 @@ def test_loops_round_as_torch_does(name: str, part: bool, loops: Loops) -> None:
     sums = fast.gradients(mine, u, scale.numel()), grid.gradients(other, u, scale.numel())
     for ours, theirs in zip((mine, *sums[0]), (other, *sums[1]), strict=True):
         assert (ours is theirs is None) or torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_the_bits_are_those_of_torchs_other_kernels_too(capability: str) -> None:
+    script = f"import pytest; raise SystemExit(pytest.main(['-q', '-x', '-k', 'round_as_torch', {__file__!r}]))"
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "9 passed" in done.stdout, done.stdout
 
 
 def test_a_nan_stays_one(loops: Loops) -> None:

@@ -35,9 +35,9 @@ typedef struct {
     float low, high, below, above; /* codes, and the open interval in which a gradient passes */
 } Grid;
 
-/* As torch's addcmul does it where the processor can. */
+/* Rounded once or twice, as torch's addcmul does it here. */
 static inline float multiply_add(float a, float b, float c) {
-#ifdef __FMA__
+#ifdef ROUND_ONCE
     return fmaf(a, b, c);
 #else
     return a * b + c;
@@ -172,8 +172,9 @@ class Loops:
         compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
         if compiler is None:
             return None
-        library = _cache() / f"loops-{_key(compiler)}.so"
-        if not library.exists() and not _compile(compiler, library):
+        flags = [*_FLAGS, *(["-DROUND_ONCE"] if _rounds_once() else [])]
+        library = _cache() / f"loops-{_key(compiler, flags)}.so"
+        if not library.exists() and not _compile(compiler, flags, library):
             return None
         return cls(library)
 
@@ -264,24 +265,30 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ofq"
 
 
-def _key(compiler: str) -> str:
+def _rounds_once() -> bool:
+    """Whether torch multiplies and adds in one instruction: its kernels for newer processors do."""
+    one = torch.full((64,), 1 + 2.0**-12)
+    return bool((torch.addcmul(-torch.ones(64), one, one) != 2.0**-11).all())
+
+
+def _key(compiler: str, flags: list[str]) -> str:
     """Of everything that the library depends on: source, compiler, processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     try:
         processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):
         processor = platform.processor()
-    return hashlib.sha256("\n".join([_SOURCE, *_FLAGS, version, processor]).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join([_SOURCE, *flags, version, processor]).encode()).hexdigest()[:16]
 
 
-def _compile(compiler: str, library: Path) -> bool:
+def _compile(compiler: str, flags: list[str], library: Path) -> bool:
     """Whether it worked. The library appears at once and whole, so that runs may compile side by side."""
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as directory:
             source, built = Path(directory) / "loops.c", Path(directory) / "loops.so"
             source.write_text(_SOURCE)
-            command = [compiler, *_FLAGS, "-shared", "-fPIC", str(source), "-o", str(built), "-lm"]
+            command = [compiler, *flags, "-shared", "-fPIC", str(source), "-o", str(built), "-lm"]
             if subprocess.run(command, capture_output=True, check=False).returncode != 0:
                 return False
             built.replace(library)
