@@ -147,3 +147,13 @@ def test_a_compiler_that_fails_counts_as_none(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert Loops.compiled() is None
     assert not any(path.suffix == ".so" for path in (tmp_path / "cache").rglob("*"))
+
+
+def test_a_damaged_library_is_made_again(loops: Loops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    damaged = tmp_path / "ofq" / loops.library.name
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"damaged")
+    made = Loops.compiled()
+    assert made is not None and made.library == damaged
+    assert damaged.stat().st_size > 1000

@@ -169,14 +169,13 @@ class Loops:
     @classmethod
     def compiled(cls) -> "Loops | None":
         """Compile them, or take them from the cache; None where there is no C compiler or it fails."""
-        compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-        if compiler is None:
+        compiler, cache = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc"), _cache()
+        if compiler is None or cache is None:
             return None
         flags = [*_FLAGS, *(["-DROUND_ONCE"] if _rounds_once() else [])]
-        library = _cache() / f"loops-{_key(compiler, flags)}.so"
-        if not library.exists() and not _compile(compiler, flags, library):
-            return None
-        return cls(library)
+        library = cache / f"loops-{_key(compiler, flags)}.so"
+        # One that cannot be loaded, for example a damaged one, is made again.
+        return _loaded(library) or (_loaded(library) if _compile(compiler, flags, library) else None)
 
     def take(self, grid: "Grid", *tensors: Tensor) -> bool:
         """Whether they can do the rounding of the tensors."""
@@ -261,8 +260,19 @@ def _pointers(*tensors: Tensor | None) -> tuple[ctypes.c_void_p, ...]:
     return tuple(_pointer(x) for x in tensors)
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ofq"
+def _cache() -> Path | None:
+    """A directory that is the user's own; None where there is no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ofq"
+    except RuntimeError:
+        return None
+
+
+def _loaded(library: Path) -> Loops | None:
+    try:
+        return Loops(library) if library.exists() else None
+    except OSError:
+        return None
 
 
 def _rounds_once() -> bool:
