@@ -199,6 +199,11 @@ class Study(_Strict):
     threads: Annotated[int, Field(gt=0, le=1024)] = Field(
         1, description="CPU threads of one run; part of what a number depends on"
     )
+    compile: bool = Field(
+        True,
+        description="students round in loops that this machine's C compiler makes once, where there is one and threads "
+        "is 1; faster, and no number changes by a bit, so an edit reruns nothing",
+    )
     checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         30.0, description="from one checkpoint to the next, at least; more where saving would take over 2 % of the time"
     )
@@ -276,6 +281,7 @@ class RunConfig(_Strict):
     cga: Cga | None = None
     parent: str | None = None
     threads: int
+    compile: bool = Field(True, exclude=True)  # changes no number: no part of what Snakemake compares
 
     def canonical(self) -> str:
         """Stable JSON, what Snakemake compares to decide whether settings changed."""
@@ -396,6 +402,7 @@ class Params(_Strict):
             "model": self.models[run.model].model_copy(update={"paper_model": None}),
             "seed": run.seed,
             "threads": study.threads,
+            "compile": study.compile,
         }
         if run.bits == FULL_PRECISION:
             rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None

@@ -16,7 +16,7 @@ from ofq.files import replacing
 from ofq.models import build, load_weights
 from ofq.params import Quantization, RunConfig
 from ofq.paths import Run
-from ofq.quant import QuantConfig, quantize_model
+from ofq.quant import QuantConfig, compile_loops, quantize_model
 from ofq.training.loop import evaluate
 from ofq.training.recorder import OscillationRecorder
 from ofq.training.session import Session
@@ -56,7 +56,10 @@ def make_student(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
     assert config.quantization is not None
     if callable(distilled := getattr(student, "set_distilled_training", None)):
         distilled(True)
-    return quantize_as(student, config.quantization, config.model.timm)
+    quantize_as(student, config.quantization, config.model.timm)
+    if config.compile:
+        compile_loops(student)
+    return student
 
 
 def load_data(run: Run, config: RunConfig) -> StudyData:
