@@ -1,7 +1,7 @@
 """The step beside those of other libraries' layers for quantization-aware training, on the same vision transformer.
 
-python -m venv --system-site-packages peers             from a Python that has the project installed, and then:
-peers/bin/python -m pip install -r benchmarks/requirements-peers.txt
+python -m venv peers
+peers/bin/python -m pip install --editable . -r benchmarks/requirements-peers.txt
 peers/bin/python -m benchmarks.peers
 peers/bin/python -m benchmarks.peers --size micro --rounds 40
 
