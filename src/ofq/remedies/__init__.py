@@ -1,6 +1,15 @@
 """Remedies: what calms oscillating weights during training."""
 
-from ofq.remedies.base import Remedy
+from ofq.remedies.base import Remedy, governed_layers
 from ofq.remedies.cga import ConfidenceGuidedAnnealing, confidence_mask
+from ofq.remedies.dampening import Dampening
+from ofq.remedies.freezing import IterativeFreezing
 
-__all__ = ["ConfidenceGuidedAnnealing", "Remedy", "confidence_mask"]
+__all__ = [
+    "ConfidenceGuidedAnnealing",
+    "Dampening",
+    "IterativeFreezing",
+    "Remedy",
+    "confidence_mask",
+    "governed_layers",
+]

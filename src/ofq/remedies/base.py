@@ -1,14 +1,30 @@
-"""What the training loop asks of a remedy against oscillation."""
+"""What the training loop asks of a remedy against oscillation, and what remedies share."""
 
+import math
 from typing import Any
+
+from torch import Tensor, nn
+
+from ofq.quant.blocks import block_weights
+from ofq.quant.layers import QuantLinear
+from ofq.quant.quantizers import LSQQuantizer, Quantizer
 
 
 class Remedy:
     """Acts around each optimizer step; this one does nothing.
 
-    The training loop calls :meth:`before_update` after the backward pass and :meth:`after_update` after the
-    optimizer's step. A remedy that keeps state between steps returns it from :meth:`state_dict`.
+    The training loop adds :meth:`loss` to the loss of each batch, calls :meth:`before_update` after the backward pass
+    and :meth:`after_update` after the optimizer's step. A remedy that keeps state between steps returns it from
+    :meth:`state_dict`: tensors and plain values, so that a checkpoint cannot run code.
+
+    One that ``params.yaml`` names is made as ``Class(model, steps, **arguments)`` with a quantized and calibrated
+    model and the number of optimizer steps that it will be trained for. A ``ValueError`` of its constructor becomes
+    the user's message.
     """
+
+    def loss(self) -> Tensor | None:
+        """Called after the forward pass: a scalar to add to the loss, or None for nothing to add."""
+        return None
 
     def before_update(self) -> None:
         """Called between the backward pass and the optimizer's step; may change gradients."""
@@ -32,3 +48,49 @@ class Remedy:
         """
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}")
+
+
+def governed_layers(model: nn.Module) -> dict[str, QuantLinear]:
+    """The low-bit linear layers of the blocks by name: ``qkv``, ``proj``, ``fc1``, ``fc2``.
+
+    Under query-key reparameterization ``v`` takes the place of ``qkv``: what is quantized there is the product of the
+    query and key weights, whose codes no latent weight of its own could hold.
+
+    Raises:
+        ValueError: the model is not quantized.
+    """
+    layers = {id(weight.layer) for weight in block_weights(model) if isinstance(weight.layer, QuantLinear)}
+    return {name: part for name, part in model.named_modules() if id(part) in layers and isinstance(part, QuantLinear)}
+
+
+def weight_quantizer(layer: QuantLinear) -> Quantizer:
+    """The quantizer of a governed layer's weight."""
+    assert layer.weight_quantizer is not None
+    return layer.weight_quantizer
+
+
+def offset(quantizer: Quantizer) -> float:
+    """Where a weight quantizer's levels stand, step*(code + offset): 0 on the integer grid, 1/2 on the mid-rise one."""
+    return 0.0 if isinstance(quantizer, LSQQuantizer) and quantizer.grid == "integer" else 0.5
+
+
+def annealed(step: int, steps: int, *, start: float, first: float, last: float) -> float:
+    """A schedule that stands still, then follows half a cosine to its end.
+
+    With T = steps and t0 = start*T:
+
+        f(t) = first  for t < t0,   else  last + (first - last)*(1 + cos(pi*(t - t0)/(T - t0)))/2
+
+    Args:
+        step: t, the first step being 1.
+        steps: T.
+        start: share of the steps before the cosine begins, below 1.
+        first: value until then.
+        last: value at step T.
+
+    Source: tests/golden/README.md section 11; Nagel et al. 2022.
+    """
+    begin = start * steps
+    if step < begin:
+        return first
+    return last + (first - last) * (1 + math.cos(math.pi * (step - begin) / (steps - begin))) / 2

@@ -26,6 +26,9 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 class Hook(Protocol):
     """What takes part in every step: an oscillation recorder, a remedy."""
 
+    def loss(self) -> Tensor | None:
+        """After the forward pass: what to add to the loss."""
+
     def before_update(self) -> None:
         """After the backward pass, before the optimizer's step."""
 
@@ -118,8 +121,9 @@ def train(
             model.train()
             schedule.step_update(step - 1)
             loss = loss_of(data.train_batch(seed, step - 1, phase.batch_size))
+            terms = [term for hook in hooks if (term := hook.loss()) is not None]
             optimizer.zero_grad()
-            loss.backward()
+            sum(terms, loss).backward()  # what is logged as the loss is that of the batch alone
             for hook in hooks:
                 hook.before_update()
             optimizer.step()

@@ -28,6 +28,9 @@ class OscillationRecorder:
         self.steps = 0
         self.rows: list[dict[str, Any]] = []
 
+    def loss(self) -> None:
+        """Nothing to add."""
+
     def before_update(self) -> None:
         """Count the codes with which this step's loss was computed."""
         self.meter.update({weight.name: weight.recorded() for weight in self.weights})

@@ -1,0 +1,101 @@
+"""Oscillation dampening: a loss that draws every weight to the level that it is rounded to."""
+
+import torch
+from torch import Tensor, nn
+
+from ofq.quant.layers import QuantLinear
+from ofq.remedies.base import Remedy, annealed, governed_layers, weight_quantizer
+
+
+def dampening_errors(w: Tensor, levels: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Squared distance of each weight to its level, (levels - min(max(w, low), high))^2.
+
+    Weights beyond the outermost levels count as if they stood on them, and get no gradient.
+
+    Args:
+        w: latent weight.
+        levels: quantized weight, same shape.
+        low: smallest level, broadcasts against w.
+        high: largest level, broadcasts against w.
+
+    Source: tests/golden/README.md sections 8 and 11; Nagel et al. 2022, section 4.1.
+    """
+    return (levels - torch.minimum(torch.maximum(w, low), high)).square()
+
+
+class Dampening(Remedy):
+    """Adds a loss that draws latent weights to their bin centres, away from the rounding thresholds.
+
+    With Q(W) the quantized weight of a layer and E its :func:`dampening_errors`,
+
+        loss = lambda(t) * sum over layers of (sum over output rows, mean over inputs) of E
+
+    Q(W) and the steps are constants in it, so only latent weights get a gradient, 2*lambda*(w - Q(w))/inputs inside
+    the grid. The outermost levels are step*(code + offset) of the smallest and the largest code: on a mid-rise grid
+    (StatsQ, lsq-midrise) offset is 1/2, and the centres that weights are drawn to lie between the multiples of the
+    step. StatsQ's step is that of the weights as they are. lambda(t) is 0 over the first part of the training, then
+    rises along half a cosine, see :func:`ofq.remedies.base.annealed`.
+
+    It governs the layers of :func:`ofq.remedies.base.governed_layers`.
+
+    Args:
+        model: a quantized and calibrated model.
+        steps: optimizer steps of the whole training.
+        weight: lambda at the last step.
+        start: share of the steps before lambda begins to rise.
+
+    Raises:
+        ValueError: an argument out of range, or the model is not quantized.
+
+    Source: Nagel et al. 2022, section 4.1; the aggregate and the schedule as in its released code
+    (tests/golden/README.md section 11).
+    """
+
+    def __init__(self, model: nn.Module, steps: int, *, weight: float = 0.1, start: float = 0.25) -> None:
+        if weight < 0:
+            raise ValueError(f"weight must be at least 0, not {weight}")
+        if not 0 <= start < 1:
+            raise ValueError(f"start must be at least 0 and below 1, not {start}")
+        self.weight, self.start, self.steps = weight, start, steps
+        self._layers = list(governed_layers(model).values())
+        self._step = 0
+        self._errors: Tensor | None = None  # of the last step, not yet weighted
+
+    def loss(self) -> Tensor | None:
+        """The term of this step; None while lambda is 0, so that a weight of 0 changes no number."""
+        weight = self._weight(self._step + 1)
+        if weight == 0:
+            return None
+        errors = torch.stack([self._layer_errors(layer).sum(0).mean() for layer in self._layers]).sum()
+        self._errors = errors.detach()
+        return weight * errors
+
+    def after_update(self) -> None:
+        """Count the step."""
+        self._step += 1
+
+    def metrics(self) -> dict[str, float]:
+        """``dampening/weight`` (lambda) and ``dampening/errors`` (the sum that it weighs) of the last step."""
+        if self._errors is None:
+            return {}
+        return {"dampening/weight": self._weight(self._step), "dampening/errors": self._errors.item()}
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of steps done."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after the step at which :meth:`state_dict` was taken."""
+        self._step = state["step"]
+
+    def _weight(self, step: int) -> float:
+        return annealed(step, self.steps, start=self.start, first=0.0, last=self.weight)
+
+    @staticmethod
+    def _layer_errors(layer: QuantLinear) -> Tensor:
+        quantizer = weight_quantizer(layer)
+        with torch.no_grad():
+            values, _, step, shift = quantizer.rounded(layer.weight)
+            half = 2.0 ** (quantizer.bits - 1)
+            low, high = step * (shift - half), step * (half - 1 + shift)
+        return dampening_errors(layer.weight, values, low, high)

@@ -1,0 +1,234 @@
+"""Iterative weight freezing: a weight that oscillates too often is held at an integer for the rest of the training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ofq.oscillation import OscillationMeter
+from ofq.quant.layers import QuantLinear
+from ofq.quant.quantizers import LSQQuantizer
+from ofq.remedies.base import Remedy, annealed, governed_layers, offset, weight_quantizer
+
+MOST_BITS = 4
+"""Weights of more bits are never frozen."""
+
+_INWARD = 1 - 1e-6  # keeps rounding noise from taking a weight on an outermost level for a clamped one
+_PLACINGS = 8  # StatsQ's step follows the weights that are placed by it: they are placed until all codes are right
+
+
+class FrozenCodes:
+    """Decides which integer codes are frozen, and at what.
+
+    Frequencies f are those of :class:`ofq.oscillation.OscillationMeter`. From the first step whose threshold is above 0
+    there is also the exponential mean of the codes, which begins with the codes of that step:
+
+        newly frozen  <=>  f > threshold, and not frozen before
+        frozen code = round(mean), the mean before this step (or the code of this step, without ``average``)
+        mean <- m*code + (1-m)*mean
+
+    The frozen code is fixed when it is chosen, as the paper says. The released code chooses it anew at each step for
+    which f > threshold, so that a weight whose mean hovers around a half-integer changes its frozen code for ever.
+
+    Args:
+        momentum: m of frequencies and means.
+        average: freeze at the rounded mean of the codes, not at the last code.
+
+    Raises:
+        ValueError: ``momentum`` is not in (0, 1].
+
+    Source: tests/golden/README.md section 7; Nagel et al. 2022, algorithm 1.
+    """
+
+    def __init__(self, momentum: float = 0.01, *, average: bool = True) -> None:
+        self.meter = OscillationMeter(momentum)
+        self.average = average
+        self.frozen: dict[str, Tensor] = {}
+        """Which weights are frozen (bool), by name; empty while no threshold was above 0."""
+        self.codes: dict[str, Tensor] = {}
+        """At what (int8); 0 where nothing is frozen."""
+        self._means: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def update(self, codes: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
+        """Take the codes of one training step.
+
+        Args:
+            codes: integer codes by name, those of frozen weights being the frozen ones.
+            threshold: frequency above which a weight is frozen; 0 freezes nothing.
+
+        Returns:
+            Which weights were frozen by this step, by name; empty if the threshold is 0.
+        """
+        self.meter.update(codes)
+        if threshold <= 0:
+            return {}
+        if not self.frozen:
+            self._means = {name: code.float() for name, code in codes.items()}
+            self.frozen = {name: torch.zeros_like(code, dtype=torch.bool) for name, code in codes.items()}
+            self.codes = {name: torch.zeros_like(code, dtype=torch.int8) for name, code in codes.items()}
+        new = {}
+        for name, code in codes.items():
+            new[name] = (self.meter.frequency(name) > threshold).logical_and_(~self.frozen[name])
+            at = self._means[name].round() if self.average else code
+            self.codes[name] = torch.where(new[name], at.to(torch.int8), self.codes[name])
+            self.frozen[name] |= new[name]
+            self._means[name].lerp_(code.float(), self.meter.momentum)
+        return new
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors only, so that ``torch.load`` is safe."""
+        parts = {"frozen": self.frozen, "codes": self.codes, "means": self._means}
+        return {"meter": self.meter.state_dict(), **{name: dict(tensors) for name, tensors in parts.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        self.meter.load_state_dict(state["meter"])
+        self.frozen, self.codes, self._means = dict(state["frozen"]), dict(state["codes"]), dict(state["means"])
+
+
+class IterativeFreezing(Remedy):
+    """Freezes weights that oscillate too often: their integer codes do not change again.
+
+    No weight is frozen over the first part of the training; then the threshold of :class:`FrozenCodes` falls along half
+    a cosine, see :func:`ofq.remedies.base.annealed`. A frozen weight is put at the centre of its bin,
+
+        w = step*(code + offset),   offset 0 on the integer grid, 1/2 on a mid-rise grid (StatsQ, lsq-midrise)
+
+    gets no gradient, and neither momentum nor weight decay moves it. What is held is the code:
+
+    * A learned step moves, and frozen weights follow it. Their values step*(code + offset) still pull on the step,
+      dL/dscale += gamma*g*(code + offset) with gamma = 1/sqrt(largest code * M), M weights sharing the step.
+    * StatsQ's step is a mean over the row, frozen weights included. There a frozen weight stands still, and is put at
+      the centre of its bin again only where the step has moved so far that it would round to another code. (Weights
+      that followed the step would move it in turn, and a row that is wholly frozen would shrink at every step.)
+
+    It governs the layers of :func:`ofq.remedies.base.governed_layers`, of at most 4 bits.
+
+    Args:
+        model: a quantized and calibrated model.
+        steps: optimizer steps of the whole training.
+        threshold: frequency threshold at the last step.
+        first_threshold: frequency threshold at the first step that freezes.
+        start: share of the steps in which nothing is frozen.
+        momentum: of the frequencies and of the mean codes.
+        average: freeze at the rounded mean of the codes, not at the last code.
+
+    Raises:
+        ValueError: an argument out of range, the model is not quantized, or its weights have more than 4 bits.
+
+    Source: Nagel et al. 2022, section 4.2 and algorithm 1; schedule as in its released code
+    (tests/golden/README.md section 11).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        steps: int,
+        *,
+        threshold: float = 0.01,
+        first_threshold: float = 0.1,
+        start: float = 0.25,
+        momentum: float = 0.01,
+        average: bool = True,
+    ) -> None:
+        for name, value in (("threshold", threshold), ("first_threshold", first_threshold)):
+            if not 0 < value <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
+        if not 0 <= start < 1:
+            raise ValueError(f"start must be at least 0 and below 1, not {start}")
+        self.threshold, self.first_threshold, self.start, self.steps = threshold, first_threshold, start, steps
+        governed = governed_layers(model)
+        self._layers = {name: layer for name, layer in governed.items() if weight_quantizer(layer).bits <= MOST_BITS}
+        if not self._layers:
+            raise ValueError(f"only weights of at most {MOST_BITS} bits are frozen, and this model's have more")
+        self.rule = FrozenCodes(momentum, average=average)
+        self._step = 0
+        self._new: dict[str, Tensor] = {}
+        self._before: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def before_update(self) -> None:
+        """Freeze what oscillates, zero the gradients of frozen weights, remember where they stand."""
+        codes = {}
+        for name, layer in self._layers.items():
+            quantizer = weight_quantizer(layer)
+            codes[name] = quantizer.codes(layer.weight)
+            if self.rule.frozen and isinstance(quantizer, LSQQuantizer):
+                _pull(quantizer, layer.weight, self.rule.frozen[name])
+        self._new = self.rule.update(codes, self._threshold(self._step + 1))
+        self._before = {}
+        for name, frozen in self.rule.frozen.items():
+            weight = self._layers[name].weight
+            if weight.grad is not None:
+                weight.grad.masked_fill_(frozen, 0.0)  # no product: 0*inf would reach Adam's moments as NaN
+            self._before[name] = weight.clone()
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Put frozen weights back to where they stood, newly frozen ones to the centres of their bins."""
+        self._step += 1
+        for name, before in self._before.items():
+            layer, frozen = self._layers[name], self.rule.frozen[name]
+            torch.where(frozen, before, layer.weight, out=layer.weight)
+            _place(layer, self.rule.codes[name], frozen, self._new.get(name))
+        self._before = {}
+
+    def metrics(self) -> dict[str, float]:
+        """``freezing/share``: percent of the governed weights that are frozen; ``freezing/threshold``, 0 for none."""
+        frozen = [mask.sum() for mask in self.rule.frozen.values()]
+        total = sum(layer.weight.numel() for layer in self._layers.values())
+        share = 100.0 * torch.stack(frozen).sum().item() / total if frozen else 0.0
+        return {"freezing/share": share, "freezing/threshold": self._threshold(self._step)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps done, and the state of the rule."""
+        return {"step": self._step, "rule": self.rule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the step at which :meth:`state_dict` was taken."""
+        self._step = state["step"]
+        self.rule.load_state_dict(state["rule"])
+
+    def _threshold(self, step: int) -> float:
+        if step < self.start * self.steps:
+            return 0.0
+        return annealed(step, self.steps, start=self.start, first=self.first_threshold, last=self.threshold)
+
+
+def _place(layer: QuantLinear, codes: Tensor, frozen: Tensor, new: Tensor | None) -> None:
+    """Put frozen weights at the centres of their bins: all under a learned step, else new and misplaced ones."""
+    quantizer = weight_quantizer(layer)
+    centre = (codes + offset(quantizer)) * _INWARD
+    if isinstance(quantizer, LSQQuantizer):
+        _put(layer, centre, frozen)
+        return
+    if new is not None:
+        _put(layer, centre, new)
+    for _ in range(_PLACINGS):
+        misplaced = (quantizer.codes(layer.weight) != codes).logical_and_(frozen)
+        if not misplaced.any():
+            return
+        _put(layer, centre, misplaced)
+
+
+def _put(layer: QuantLinear, position: Tensor, where: Tensor) -> None:
+    """Set weights to positions in steps of their rows."""
+    step = weight_quantizer(layer).step(layer.weight).view(-1, 1)
+    torch.where(where, position * step, layer.weight, out=layer.weight)
+
+
+def _pull(quantizer: LSQQuantizer, weight: Tensor, frozen: Tensor) -> None:
+    """Give the learned step the gradient of values whose codes are constants.
+
+    The quantizer's own is gamma*g*(code + offset - w/step), as if the latent weight followed the step the other way.
+    """
+    scale = quantizer.scale
+    if weight.grad is None or scale.grad is None:
+        return
+    step = quantizer.step(weight).view(-1, 1)
+    pull = (weight.grad * weight / step).masked_fill_(~frozen, 0.0)
+    largest = 2.0 ** (quantizer.bits - 1) - 1
+    gamma = (largest * weight.numel() / scale.numel()) ** -0.5
+    scale.grad.add_(pull.sum(1) if scale.numel() > 1 else pull.sum(), alpha=gamma)
