@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.cli import parse_args
@@ -128,7 +129,7 @@ def settings(wildcards):
 
 
 def code_of(module, recorded):
-    """A rule's parameter that reruns it when the code of the module changes.
+    """A rule's parameter that reruns it when the code of the module, or of the run's remedy, changes.
 
     Args:
         module: entry of the code.
@@ -136,12 +137,12 @@ def code_of(module, recorded):
             `rerun_on_code: false` that digest is what counts, so that nothing finished runs again.
     """
 
-    current = code_digest(module)
+    current = cache(lambda modules: code_digest(module, *modules))
 
     def digest(wildcards):
         if not PARAMS.studies[wildcards.study].rerun_on_code and (path := recorded(wildcards)).exists():
             return read_json(path)["digests"]["code"]
-        return current
+        return current(PARAMS.resolve(run_of(wildcards)).modules if hasattr(wildcards, "seed") else ())
 
     return digest
 
@@ -240,7 +241,7 @@ def left_behind():
             continue
         same = settings.canonical() == state.origin.settings
         across = PARAMS.keeping(run.study).across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
-        if same and not across and code_digest(modules[settings.phase]) != state.origin.code:
+        if same and not across and code_digest(modules[settings.phase], *settings.modules) != state.origin.code:
             changed.append(f"{run} (step {state.step})")
     if not changed:
         return None

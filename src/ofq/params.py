@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ofq.errors import UserError, unknown
 from ofq.paths import FULL_PRECISION, PARAMS, SEEDS, TEACHER, Run
+from ofq.provenance import find_class
 from ofq.yaml_model import read_model
 
 # A name is part of file names, which may have 255 bytes.
@@ -28,6 +29,11 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 _BESIDE_MODELS = {"data", "report", "mlflow.json"}
 # Snakemake knows rules and studies by one kind of name.
 RULES = {"all", "data", "teacher", "qat", "cga", "probe", "tables", "figures", "sweep", "track"}
+# Remedies of the package by their short names.
+_REMEDIES = {
+    "dampening": "ofq.remedies.dampening:Dampening",
+    "freezing": "ofq.remedies.freezing:IterativeFreezing",
+}
 _GIVEN_BY = {
     "the data": {"img_size", "in_chans", "num_classes"},
     "training": {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"},
@@ -142,6 +148,33 @@ class Cga(_Strict):
     freeze_qk: bool = Field(True, description="under QKR, hold q.weight and k.weight still; the released code does not")
 
 
+class Remedy(_Strict):
+    """What calms oscillation during quantization-aware training."""
+
+    name: Text = Field(
+        description="`dampening`, `freezing`, or `module:Class` for a class of your own in a file beside params.yaml"
+    )
+    arguments: dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]] = Field(
+        default_factory=dict, description="keyword arguments of the class's constructor, such as `weight`"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        module, colon, attribute = name.partition(":")
+        if not colon and name not in _REMEDIES:
+            raise ValueError(f"{unknown('remedy', name, _REMEDIES)}; a class of your own is named as module:Class")
+        if colon and not all(part.isidentifier() for part in [*module.split("."), attribute]):
+            raise ValueError(f"'{name}' should be module:Class, such as calm:Calm for the class Calm of calm.py")
+        return name
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Module and class."""
+        module, _, attribute = _REMEDIES.get(self.name, self.name).partition(":")
+        return module, attribute
+
+
 class Variant(_Strict):
     """A named set of switches. One with a ``parent`` continues the parent's finished run."""
 
@@ -149,6 +182,9 @@ class Variant(_Strict):
     qkr: bool = Field(False, description="query-key reparameterization")
     parent: Name | None = Field(None, description="variant whose finished run this one anneals")
     cga: Cga | None = Field(None, description="confidence-guided annealing, for a variant with a parent")
+    remedy: Remedy | None = Field(
+        None, description="what acts during quantization-aware training, for a variant without a parent"
+    )
     fidelity: Literal["as_described", "as_released"] = Field(
         "as_described", description="'as_released' adds the biases that softmax cancels, as the released code does"
     )
@@ -166,6 +202,8 @@ class Variant(_Strict):
                 raise ValueError("parent without cga: say how the parent's run is continued")
             if self.weight is not None or self.qkr or self.fidelity != "as_described":
                 raise ValueError("weight, qkr and fidelity come from the parent: leave them out")
+            if self.remedy is not None:
+                raise ValueError("remedy acts during quantization-aware training: name it with the parent")
         return self
 
 
@@ -279,9 +317,15 @@ class RunConfig(_Strict):
     teacher_once: bool | None = None
     quantization: Quantization | None = None
     cga: Cga | None = None
+    remedy: Remedy | None = None
     parent: str | None = None
     threads: int
     compile: bool = Field(True, exclude=True)  # changes no number: no part of what Snakemake compares
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that this run executes beside those of its step: part of the digest of its code."""
+        return () if self.remedy is None else (self.remedy.place[0],)
 
     def canonical(self) -> str:
         """Stable JSON, what Snakemake compares to decide whether settings changed."""
@@ -423,6 +467,7 @@ class Params(_Strict):
                 calibration_batches=recipe.calibration_batches,
                 teacher_once=recipe.teacher_once,
                 quantization=quantization,
+                remedy=variant.remedy,
                 **common,
             )
         rate = variant.lr or recipe.cga.lr or recipe.qat.min_lr
@@ -456,9 +501,15 @@ def load(path: Path = PARAMS) -> Params:
     """Read and validate ``params.yaml``.
 
     Raises:
-        UserError: the file is missing, is no YAML, or holds an unknown key or a bad value; names the place.
+        UserError: the file is missing, is no YAML, or holds an unknown key or a bad value, or a remedy's class is not
+            there; names the place.
     """
-    return read_model(path, Params)
+    params = read_model(path, Params)
+    for name, variant in params.variants.items():
+        remedy = variant.remedy
+        if remedy is not None and ":" in remedy.name and (problem := find_class(*remedy.place)):
+            raise UserError(f"{path}: variants.{name}.remedy.name: {problem}")
+    return params
 
 
 def json_schema() -> str:

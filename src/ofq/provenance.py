@@ -25,7 +25,8 @@ def code_digest(*modules: str) -> str:
     parameters are left out: what they resolve to for a run is compared by itself.
 
     Args:
-        modules: entry modules, such as ``"ofq.training.qat"``.
+        modules: entry modules, such as ``"ofq.training.qat"``, or modules of the user's in the working directory,
+            whose imports are followed through the working directory too.
 
     Returns:
         16 hexadecimal digits.
@@ -34,6 +35,26 @@ def code_digest(*modules: str) -> str:
     for name in sorted(_closure(modules)):
         digest.update(f"{name}\0{_fingerprint(name)}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def find_class(module: str, name: str) -> str | None:
+    """What is wrong if a module, of the package or in the working directory, does not define a class; else None."""
+    path = module_file(module)
+    if path is None:
+        return f"no module '{module}' here; it should be the file {module.replace('.', '/')}.py beside params.yaml"
+    try:
+        body = _tree(module).body
+    except (SyntaxError, ValueError, OSError) as error:
+        return f"{path} cannot be read ({error}); mend it"
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
+    return None if name in classes else f"{path} defines no class '{name}'; it has {', '.join(classes) or 'none'}"
+
+
+def module_file(module: str) -> Path | None:
+    """File of a module of the package or in the working directory, or None where there is none."""
+    parts = module.split(".")
+    base = _ROOT.joinpath(*parts[1:]) if parts[0] == PACKAGE else Path(*parts)
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
 def file_digest(path: Path) -> str:
@@ -81,20 +102,11 @@ def _closure(modules: Iterable[str]) -> set[str]:
     return seen
 
 
-def _source(module: str) -> Path | None:
-    """File of one of the package's modules, or None where the name is no module of it."""
-    parts = module.split(".")
-    if parts[0] != PACKAGE:
-        return None
-    base = _ROOT.joinpath(*parts[1:])
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-
-
 @cache
 def _tree(module: str) -> ast.Module:
-    path = _source(module)
+    path = module_file(module)
     if path is None:
-        raise ValueError(f"no module {module} in {_ROOT}")
+        raise ValueError(f"no module {module}")
     tree = ast.parse(path.read_bytes(), filename=str(path))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -111,13 +123,32 @@ def _fingerprint(module: str) -> str:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Modules of the package that a module imports, anywhere in it, with the packages that contain them."""
-    found: set[str] = set()
+    """Modules that a module imports, anywhere in it, with the packages that contain them.
+
+    Of the package's modules only those of the package, so that no file in the working directory changes its digests.
+    """
+    found = {module}
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (base := _base(module, node)):
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
     parents = {".".join(name.split(".")[:n]) for name in found for n in range(1, name.count(".") + 1)}
-    return tuple(sorted(name for name in found | parents if _source(name)))
+    followed = (found | parents) - {module}
+    if _first(module) == PACKAGE:
+        followed = {name for name in followed if _first(name) == PACKAGE}
+    return tuple(sorted(name for name in followed if module_file(name)))
+
+
+def _first(module: str) -> str:
+    return module.split(".")[0]
+
+
+def _base(module: str, node: ast.ImportFrom) -> str:
+    """What a ``from`` statement imports from, relative ones resolved."""
+    if node.level == 0:
+        return node.module or ""
+    path = module_file(module)
+    package = module.split(".") if path and path.name == "__init__.py" else module.split(".")[:-1]
+    return ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])

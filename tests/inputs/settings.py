@@ -41,7 +41,11 @@ BASE: dict[str, Any] = {
             "arguments": {"patch_size": 2, "embed_dim": 32, "depth": 1, "num_heads": 2},
         }
     },
-    "variants": {"statsq": {"weight": "statsq"}, "statsq-cga": {"parent": "statsq", "cga": {"boundary_range": 0.1}}},
+    "variants": {
+        "statsq": {"weight": "statsq"},
+        "statsq-cga": {"parent": "statsq", "cga": {"boundary_range": 0.1}},
+        "statsq-damped": {"weight": "statsq", "remedy": {"name": "dampening", "arguments": {"weight": 0.1}}},
+    },
 }
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**30

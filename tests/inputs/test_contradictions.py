@@ -43,6 +43,12 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*STATSQ, "weight"): ABSENT}, "variants.statsq: weight is missing"),
     ({STATSQ: {"qkr": True}}, "variants.statsq: weight is missing"),
     ({STATSQ: {}}, "variants.statsq: weight is missing"),
+    # remedies
+    ({(*CGA, "remedy"): {"name": "dampening"}}, "variants.statsq-cga: remedy acts during quantization-aware training"),
+    ({(*STATSQ, "remedy"): {"name": "dampenig"}}, "variants.statsq.remedy.name: unknown remedy 'dampenig'; did you mean 'dampening'?"),
+    ({(*STATSQ, "remedy"): {"name": "calm:"}}, "variants.statsq.remedy.name: 'calm:' should be module:Class"),
+    ({(*STATSQ, "remedy"): {"name": "../calm:Calm"}}, "should be module:Class"),
+    ({(*STATSQ, "remedy"): {"name": "calm:Calm"}}, "no module 'calm' here; it should be the file calm.py"),
     # schedules
     ({(*QAT, "min_lr"): 0.5}, "recipes.short.qat: min_lr 0.5 is above lr"),
     ({(*TEACHER, "warmup"): 0.9, (*TEACHER, "constant_steps"): 1}, "recipes.short.teacher: constant_steps and warmup leave no step"),

@@ -47,7 +47,9 @@ def write_small_project(root: Path) -> None:
     drop = {"proj_drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1}
     content["models"][DROPOUT] = micro | {"arguments": micro["arguments"] | drop}
     study = content["studies"]["digits"]
-    content["studies"] = {"digits": study | {"models": ["vit_micro", DROPOUT], "bits": ["w2a2"], "seeds": [0]}}
+    content["studies"] = {
+        "digits": study | {"models": ["vit_micro", DROPOUT], "bits": ["w2a2"], "seeds": [0], "variants": VARIANTS}
+    }
     (root / "params.yaml").write_text(yaml.safe_dump(content))
 
 

@@ -30,7 +30,7 @@ def stopped(here: Path) -> states.State:
 
 
 def other_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "code_digest", lambda module: "0123456789abcdef")
+    monkeypatch.setattr(session_module, "code_digest", lambda *modules: "0123456789abcdef")
 
 
 def info() -> dict[str, object]:

@@ -25,7 +25,15 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 def test_digits_is_the_whole_paper() -> None:
     runs = PARAMS.runs("digits")
     assert len(runs) == 3 * 6 * 3
-    assert {run.variant for run in runs} == set(PARAMS.variants)
+    others = {name for name, variant in PARAMS.variants.items() if variant.remedy}
+    assert {run.variant for run in runs} == set(PARAMS.variants) - others
+
+
+def test_a_run_without_a_remedy_says_nothing_of_one() -> None:
+    plain, other = (PARAMS.resolve(Run("digits-remedies", "vit_micro", "w2a2", n, 0)) for n in ("lsq", "lsq-freezing"))
+    assert "remedy" not in plain.canonical() and plain.modules == ()
+    assert other.model_copy(update={"remedy": None}) == plain
+    assert other.modules == ("ofq.remedies.freezing",)
 
 
 def test_a_run_is_named_by_its_path() -> None:

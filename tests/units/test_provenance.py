@@ -56,6 +56,7 @@ def test_a_comment_or_docstring_reruns_nothing(package: Path) -> None:
         ("quant/quantizers.py", {"qat", "cga"}),
         ("oscillation.py", {"qat", "cga"}),
         ("remedies/cga.py", {"cga"}),
+        ("remedies/freezing.py", {"cga"}),
         ("training/anneal.py", {"cga"}),
         ("training/teacher.py", {"teacher"}),
         ("training/loop.py", {"teacher", "qat", "cga"}),
@@ -72,6 +73,33 @@ def test_an_edit_reruns_exactly_the_rules_that_run_it(package: Path, module: str
     before = digests()
     append(package / module, "\nADDED = 1\n")
     assert changed(before) == rules
+
+
+def test_a_remedy_of_the_user_counts_with_what_it_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("own/__init__.py", "own/calm.py", "own/helper.py", "shared.py", "other.py", "torch.py"):
+        append_new(tmp_path / name)
+    (tmp_path / "own/calm.py").write_text(
+        "from .helper import *\nimport shared, torch\nfrom ofq.remedies import Remedy\n"
+    )
+
+    def digest() -> str:
+        digests()  # nothing is remembered
+        return provenance.code_digest("own.calm")
+
+    plain, before = digests(), digest()
+    for name, counts in (("own/helper.py", True), ("shared.py", True), ("own/__init__.py", True), ("other.py", False)):
+        append(tmp_path / name, "ADDED = 1\n")
+        assert (digest() != before) == counts, name
+        before = digest()
+    assert changed(plain) == set(), "the package's own digests do not read the working directory"
+    assert provenance.find_class("own.calm", "Calm") == "own/calm.py defines no class 'Calm'; it has none"
+    assert "no module 'own.clam' here" in str(provenance.find_class("own.clam", "Calm"))
+
+
+def append_new(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
 
 
 def test_report_code_imports_nothing_heavy() -> None:

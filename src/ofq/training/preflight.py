@@ -9,6 +9,7 @@ from ofq.data import batches
 from ofq.data.batches import StudyData
 from ofq.errors import UserError
 from ofq.params import RunConfig
+from ofq.training.remedy import make_remedy, remedy_class
 from ofq.training.student import build_model, quantize_as
 
 
@@ -22,8 +23,8 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
         configs: runs of one model.
 
     Raises:
-        UserError: timm cannot build the model, it does not fit the images, it cannot be quantized as asked, or a batch
-            is larger than the data.
+        UserError: timm cannot build the model, it does not fit the images, it cannot be quantized as asked, a
+            remedy cannot be made, or a batch is larger than the data.
     """
     data = batches.load(study)
     model = configs[0].model
@@ -39,6 +40,13 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
         # What can be converted does not depend on the bits.
         for quantization in {(one.weight, one.qkr, one.dead_biases): one for one in asked}.values():
             quantize_as(build_model(configs[0], data), quantization, model.timm)
+        for config in configs:
+            if config.remedy and config.quantization:
+                if ":" in config.remedy.name:  # the user's may need weights that have numbers
+                    remedy_class(config.remedy)
+                    continue
+                student = quantize_as(build_model(config, data), config.quantization, model.timm)
+                make_remedy(config.remedy, student, config.train.steps)
 
 
 def _check_fit(model: nn.Module, name: str, data: StudyData) -> None:

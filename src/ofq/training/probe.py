@@ -30,7 +30,7 @@ def outputs(run: Run, steps: int = WINDOW) -> tuple[Path, Path]:
 
 
 def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
-    """Train a copy of a finished student on at its last learning rate, nothing annealed, and write what its codes did.
+    """Train a copy of a finished student on at its last learning rate, without remedy, and write what its codes did.
 
     The run's own files stay as they are. Directions and frequencies of the meter go on from the run's, reversals
     count from the start of the window.
@@ -51,7 +51,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
         raise UserError(f"a window has at most {_LONGEST} steps, not {steps}")
     files = run.files
     inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught, files.model, files.trainer]
-    window = config.model_copy(update={"train": _constant(config.train, steps), "cga": None})
+    window = config.model_copy(update={"train": _constant(config.train, steps), "cga": None, "remedy": None})
     with session(run, window, KEEPING, __name__, inputs, aside="probe") as current:
         data = load_data(run, config)
         student, optimizer, recorder = last_state(run, window, data)

@@ -6,6 +6,7 @@ from ofq.quant import calibrate
 from ofq.training.loop import train
 from ofq.training.optim import make_optimizer
 from ofq.training.recorder import OscillationRecorder
+from ofq.training.remedy import make_remedy
 from ofq.training.session import session
 from ofq.training.student import load_data, loss_from, make_student, publish
 
@@ -20,6 +21,7 @@ def run_qat(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
         calibrate(student, [data.train_batch(config.seed, i, config.train.batch_size).images for i in range(count)])
         optimizer = make_optimizer(student, config.train)
         recorder = OscillationRecorder(student)
+        remedies = [make_remedy(config.remedy, student, config.train.steps)] if config.remedy else []
         train(
             student,
             loss_from(run, config, data, student),
@@ -30,6 +32,6 @@ def run_qat(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
             label=run.label,
             checkpoints=current.checkpoints,
             events=current.events,
-            hooks=[recorder],
+            hooks=[recorder, *remedies],
         )
         publish(current, student, optimizer, recorder, data)

@@ -109,7 +109,7 @@ def session(
     torch.manual_seed(config.seed)
     if absent := [path for path in inputs if not path.exists()]:
         raise missing(absent[0])
-    code, read = code_digest(module), {str(path): file_digest(path) for path in inputs}
+    code, read = code_digest(module, *config.modules), {str(path): file_digest(path) for path in inputs}
     base = run.state(aside)
     key = config.key(str({"code": code, "inputs": read}))
     state = states.State(base / key, states.Origin(config.canonical(), read, code))
