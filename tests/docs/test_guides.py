@@ -79,8 +79,16 @@ def with_variant(finished: Project) -> Project:
 
 
 @pytest.fixture(scope="module")
-def with_data_set(with_variant: Project) -> Project:
-    project = with_variant
+def with_remedy(with_variant: Project) -> Project:
+    (code,) = blocks("add-a-remedy.md", "python")
+    (with_variant.root / "calm.py").write_text(code)
+    follow(with_variant, "add-a-remedy.md")
+    return with_variant
+
+
+@pytest.fixture(scope="module")
+def with_data_set(with_remedy: Project) -> Project:
+    project = with_remedy
     source, schema = project.root / "src/ofq/data/source.py", project.root / "src/ofq/params.py"
     reader, listed, allowed = blocks("add-a-data-set.md", "python")
     source.write_text(source.read_text().replace("\n_READERS", f"\n{reader}\n\n_READERS"))
@@ -118,6 +126,52 @@ def test_a_new_variant_is_one_line_and_repeats_no_run(with_variant: Project) -> 
         "qkr": True,
         "dead_biases": False,
     }
+
+
+def test_a_new_remedy_is_one_class_and_one_line(with_remedy: Project) -> None:
+    for command in blocks("add-a-remedy.md", "sh"):
+        run(with_remedy, command)
+    target = "results/digits/vit_micro/w2a2/lsq-calm/seed0/metrics.json"
+    folder = (with_remedy.root / target).parent
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert max(event.get("calm/slowed", 0) for event in events) > 0
+    assert json.loads((folder / "run.json").read_text())["config"]["remedy"] == {
+        "name": "calm:Calm",
+        "arguments": {"band": 0.1},
+    }
+    assert (folder / "metrics.json").read_bytes() != (folder.parents[1] / "lsq/seed0/metrics.json").read_bytes()
+    code = with_remedy.root / "calm.py"
+    assert with_remedy.plan(target) == {}
+    code.write_text("# a comment\n" + code.read_text())
+    assert with_remedy.plan(target) == {}
+    code.write_text(code.read_text().replace("<= self.band", "< self.band"))
+    other = target.replace("lsq-calm", "lsq")
+    assert with_remedy.plan(target, other) == {"qat": 1}, "an edit reruns the runs that use it and no other"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("class Calm", "class Calmer", "variants.lsq-calm.remedy.name: calm.py defines no class 'Calm'; it has Calmer"),
+        ("class Calm", "class Calm:(", "calm.py cannot be read"),
+        ("import torch\n", "import torsch\n", "calm.py cannot be imported (ModuleNotFoundError: No module named"),
+        ("band: float = 0.05", "width: float = 0.05", "got an unexpected keyword argument 'band'; mend its arguments"),
+        ("<= 0.5:", "<= 0.05:", "remedy calm:Calm: band must be 0 to 0.5 code steps, not 0.1; mend its arguments"),
+        ("(Remedy)", "", "the class should derive from ofq.remedies.Remedy"),
+        (None, None, "no module 'calm' here; it should be the file calm.py beside params.yaml"),
+    ],
+)
+def test_a_mistake_in_a_remedy_is_one_line(with_remedy: Project, old: str | None, new: str, message: str) -> None:
+    path = with_remedy.root / "calm.py"
+    whole = path.read_text()
+    if old is None:
+        path.unlink()
+    else:
+        assert old in whole
+        path.write_text(whole.replace(old, new, 1))
+    done = with_remedy.ofq("qat", "digits/vit_micro/w2a2/lsq-calm/seed0")
+    path.write_text(whole)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
 
 
 def test_a_new_data_set_is_a_reader_and_two_lines(with_data_set: Project, shapes: Path) -> None:
