@@ -95,7 +95,10 @@ def test_after_snakemake_was_killed_one_plain_snakemake_goes_on(project: Project
 def test_a_live_snakemake_keeps_its_locks(project: Project) -> None:
     snakemake = start(project)
     wait_for(lambda: checkpoints(project))
+    child = trainer(project)
+    os.kill(child, signal.SIGSTOP)  # so that the first is still at work when the second comes
     second = project.run("snakemake", METRICS)
+    os.kill(child, signal.SIGCONT)
     assert second.returncode == 1
     assert "Directory cannot be locked" in second.stdout + second.stderr
     assert "its locks are removed" not in second.stderr
