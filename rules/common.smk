@@ -34,6 +34,9 @@ from ofq.warm import WarmProcess
 
 os.environ[states.UNDER_SNAKEMAKE] = "1"
 
+# Entry modules of the steps that train, whose code is part of what their runs depend on.
+STEPS = {"teacher": "ofq.training.teacher", "qat": "ofq.training.qat", "cga": "ofq.training.anneal"}
+
 
 def command_line():
     """The arguments of the snakemake that a person started; None in the processes that it starts itself."""
@@ -232,7 +235,6 @@ if workflow.exec_mode == workflow.exec_mode.DEFAULT and (
 
 def left_behind():
     """A warning about unfinished runs that start from the first step because they were made by other code, or None."""
-    modules = {"teacher": "ofq.training.teacher", "qat": "ofq.training.qat", "cga": "ofq.training.anneal"}
     changed = []
     for run, state in states.unfinished().items():
         try:
@@ -241,7 +243,7 @@ def left_behind():
             continue
         same = settings.canonical() == state.origin.settings
         across = PARAMS.keeping(run.study).across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
-        if same and not across and code_digest(modules[settings.phase], *settings.modules) != state.origin.code:
+        if same and not across and code_digest(STEPS[settings.phase], *settings.modules) != state.origin.code:
             changed.append(f"{run} (step {state.step})")
     if not changed:
         return None

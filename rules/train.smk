@@ -18,7 +18,7 @@ rule teacher:
         mem_mb=1500,
     params:
         settings=settings,
-        code=code_of("ofq.training.teacher", info_of),
+        code=code_of(STEPS["teacher"], info_of),
     message:
         "Train the full-precision {wildcards.model} of seed {wildcards.seed} on {wildcards.study} ({wildcards.teacher})"
     shell:
@@ -52,7 +52,7 @@ rule qat:
     params:
         step="qat",
         settings=settings,
-        code=code_of("ofq.training.qat", info_of),
+        code=code_of(STEPS["qat"], info_of),
     message:
         "Quantize {wildcards.model} to {wildcards.bits} with {wildcards.variant}, seed {wildcards.seed}, taught by its"
         " full-precision model"
@@ -71,7 +71,7 @@ use rule qat as cga with:
     params:
         step="cga",
         settings=settings,
-        code=code_of("ofq.training.anneal", info_of),
+        code=code_of(STEPS["cga"], info_of),
     message:
         "Anneal the {wildcards.bits} {wildcards.model} of seed {wildcards.seed} on {wildcards.study}:"
         " {wildcards.variant}"

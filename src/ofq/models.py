@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ofq.errors import UserError, missing, shortened, unknown
-from ofq.params import Model
+from ofq.settings import Model
 
 
 def build(model: Model, *, image_size: tuple[int, int], channels: int, classes: int, seed: int) -> nn.Module:

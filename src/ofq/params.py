@@ -9,267 +9,20 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ofq.errors import UserError, unknown
 from ofq.paths import FULL_PRECISION, PARAMS, SEEDS, TEACHER, Run
 from ofq.provenance import find_class
+from ofq.settings import Cga, Data, Model, Name, Phase, Recipe, Remedy, Strict, Study, Variant
 from ofq.yaml_model import read_model
-
-# A name is part of file names, which may have 255 bytes.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
-PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
-Bits = Annotated[str, Field(pattern=r"^w[2-8]a[2-8]$")]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-LearningRate = Annotated[float, Field(gt=0, le=1)]
 
 # Paths of a study's runs begin with a model's name, beside these.
 _BESIDE_MODELS = {"data", "report", "mlflow.json"}
 # Snakemake knows rules and studies by one kind of name.
 RULES = {"all", "data", "teacher", "qat", "cga", "probe", "tables", "figures", "sweep", "track"}
-# Remedies of the package by their short names.
-_REMEDIES = {
-    "dampening": "ofq.remedies.dampening:Dampening",
-    "freezing": "ofq.remedies.freezing:IterativeFreezing",
-}
-_GIVEN_BY = {
-    "the data": {"img_size", "in_chans", "num_classes"},
-    "training": {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"},
-}
-
-
-def _printable(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("Input should be printable text")
-    return value
-
-
-Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
-
-
-def _scalar(value: Any) -> Any:
-    if not isinstance(value, int | float | str):
-        raise ValueError("Input should be a number, text, true or false")
-    return value
-
-
-class _Strict(BaseModel):
-    # Strict: true is no 1, "3" no 3, and 3.0 no whole number.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Data(_Strict):
-    """Where a study's images come from and what it is evaluated on."""
-
-    name: Literal["digits", "fashion-mnist", "cifar10", "cifar100"] = Field(description="data set")
-    root: Text | None = Field(
-        None, description="directory of the downloaded files, data/<name> where it is left out; digits needs none"
-    )
-    evaluate: Literal["test", "validation"] = Field(
-        "test",
-        description="'validation' holds out a sixth of the training images and never touches the test set: "
-        "the split on which hyper-parameters are chosen",
-    )
-
-
-class Model(_Strict):
-    """A timm model: its registered name and what to override when it is built."""
-
-    timm: Text = Field(description="name in timm's registry, such as deit_tiny_distilled_patch16_224")
-    arguments: dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]] = Field(
-        default_factory=dict, description="keyword arguments of the constructor, such as embed_dim"
-    )
-    paper_model: Text | None = Field(
-        None, description="the paper's model whose published numbers stand beside this one"
-    )
-
-    @field_validator("arguments")
-    @classmethod
-    def _left_to_the_user(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for source, names in _GIVEN_BY.items():
-            for name in sorted(names & set(values)):
-                raise ValueError(f"{name} should be left out: {source} decides it")
-        return values
-
-
-class Phase(_Strict):
-    """How one phase (teacher or quantization-aware training) is trained."""
-
-    lr: LearningRate = Field(description="peak learning rate of AdamW")
-    min_lr: LearningRate = Field(description="learning rate at the end of the cosine")
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="of AdamW; none on vectors and biases")
-    batch_size: PositiveInt = Field(description="images a step")
-    steps: PositiveInt = Field(description="optimizer steps, warm-up and constant tail included")
-    warmup: Fraction = Field(0.0, description="share of the steps over which the learning rate rises linearly from 0")
-    constant_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
-        0, description="last steps at the constant lowest rate"
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Phase":
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
-        if self.constant_steps + self.warmup * self.steps >= self.steps:
-            raise ValueError("constant_steps and warmup leave no step for the cosine")
-        return self
-
-
-class Annealing(_Strict):
-    """How annealing continues a finished quantization-aware run: constant rate, optimizer state kept."""
-
-    steps: PositiveInt = Field(description="further optimizer steps")
-    lr: LearningRate | None = Field(None, description="constant learning rate; null: the lowest rate of qat")
-
-
-class Recipe(_Strict):
-    """Hyper-parameters of the three phases."""
-
-    teacher: Phase = Field(description="full-precision training")
-    qat: Phase = Field(description="quantization-aware training, taught by the teacher")
-    cga: Annealing = Field(description="annealing of a finished quantization-aware run")
-    calibration_batches: Annotated[int, Field(gt=0, le=10_000)] = Field(
-        1, description="training batches that set the learned steps"
-    )
-    teacher_once: bool = Field(
-        True,
-        description="the teacher's output on every training image is computed once and shared by all students of its "
-        "seed; false: at every step",
-    )
-
-
-class Cga(_Strict):
-    """Confidence-guided annealing."""
-
-    boundary_range: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        description="half-width of the band around each rounding threshold in which weights train, in code steps"
-    )
-    freeze_qk: bool = Field(True, description="under QKR, hold q.weight and k.weight still; the released code does not")
-
-
-class Remedy(_Strict):
-    """What calms oscillation during quantization-aware training."""
-
-    name: Text = Field(
-        description="`dampening`, `freezing`, or `module:Class` for a class of your own in a file beside params.yaml"
-    )
-    arguments: dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]] = Field(
-        default_factory=dict, description="keyword arguments of the class's constructor, such as `weight`"
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        module, colon, attribute = name.partition(":")
-        if not colon and name not in _REMEDIES:
-            raise ValueError(f"{unknown('remedy', name, _REMEDIES)}; a class of your own is named as module:Class")
-        if colon and not all(part.isidentifier() for part in [*module.split("."), attribute]):
-            raise ValueError(f"'{name}' should be module:Class, such as calm:Calm for the class Calm of calm.py")
-        return name
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Module and class."""
-        module, _, attribute = _REMEDIES.get(self.name, self.name).partition(":")
-        return module, attribute
-
-
-class Variant(_Strict):
-    """A named set of switches. One with a ``parent`` continues the parent's finished run."""
-
-    weight: Literal["lsq", "lsq-midrise", "statsq"] | None = Field(None, description="weight quantizer")
-    qkr: bool = Field(False, description="query-key reparameterization")
-    parent: Name | None = Field(None, description="variant whose finished run this one anneals")
-    cga: Cga | None = Field(None, description="confidence-guided annealing, for a variant with a parent")
-    remedy: Remedy | None = Field(
-        None, description="what acts during quantization-aware training, for a variant without a parent"
-    )
-    fidelity: Literal["as_described", "as_released"] = Field(
-        "as_described", description="'as_released' adds the biases that softmax cancels, as the released code does"
-    )
-    lr: LearningRate | None = Field(None, description="peak learning rate in place of the recipe's")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Variant":
-        if self.parent is None:
-            if self.weight is None:
-                raise ValueError("weight is missing: name a weight quantizer, or a parent to continue")
-            if self.cga is not None:
-                raise ValueError("cga needs a parent: annealing continues a finished run")
-        else:
-            if self.cga is None:
-                raise ValueError("parent without cga: say how the parent's run is continued")
-            if self.weight is not None or self.qkr or self.fidelity != "as_described":
-                raise ValueError("weight, qkr and fidelity come from the parent: leave them out")
-            if self.remedy is not None:
-                raise ValueError("remedy acts during quantization-aware training: name it with the parent")
-        return self
-
-
-class LearningRates(_Strict):
-    """Peak learning rates to try: every variant of the study becomes one variant for each rate."""
-
-    teacher: list[LearningRate] = Field([], description="of teachers; needs `teacher` among the study's variants")
-    qat: list[LearningRate] = Field([], description="of quantization-aware training")
-
-    @field_validator("teacher", "qat")
-    @classmethod
-    def _nameable(cls, rates: list[float]) -> list[float]:
-        for rate in rates:
-            if float(f"{rate:g}") != rate:
-                raise ValueError(f"{rate!r} should have at most six digits: it becomes part of a run's name")
-        return _no_repeats(rates)
-
-
-class Study(_Strict):
-    """A grid of runs over one data set."""
-
-    data: Data = Field(description="data set, and which images are evaluated")
-    models: list[Name] = Field(min_length=1, description="names under `models`")
-    bits: list[Bits] = Field(min_length=1, description="bit widths of weights and activations, such as w2a2")
-    variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
-    seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
-        min_length=1, description="seeds of the initial weights and of the order of the images"
-    )
-    recipe: Name = Field(description="name under `recipes`")
-    sweep_lr: LearningRates | None = Field(None, description="peak learning rates to compare in this study")
-    threads: Annotated[int, Field(gt=0, le=1024)] = Field(
-        1, description="CPU threads of one run; part of what a number depends on"
-    )
-    compile: bool = Field(
-        True,
-        description="students round in loops that this machine's C compiler makes once, where there is one and threads "
-        "is 1; faster, and no number changes by a bit, so an edit reruns nothing",
-    )
-    checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
-        30.0, description="from one checkpoint to the next, at least; more where saving would take over 2 % of the time"
-    )
-    rerun_on_code: bool = Field(
-        True,
-        description="another version of the code runs everything again; false, for long studies: finished runs stay, "
-        "unfinished ones go on under the new code, and run.json says so",
-    )
-
-    @field_validator("models", "bits", "variants", "seeds")
-    @classmethod
-    def _each_once(cls, values: list[Any]) -> list[Any]:
-        return _no_repeats(values)
-
-    @model_validator(mode="after")
-    def _some_runs(self) -> "Study":
-        students = [name for name in self.variants if name != TEACHER]
-        if self.sweep_lr is None:
-            if not students:
-                raise ValueError("variants should name a quantized one; `teacher` alone needs sweep_lr")
-            return self
-        if not self.sweep_lr.teacher and not self.sweep_lr.qat:
-            raise ValueError("sweep_lr should name learning rates, of teacher or of qat")
-        if self.sweep_lr.teacher and TEACHER not in self.variants:
-            raise ValueError("sweep_lr.teacher needs `teacher` among the study's variants")
-        if bool(self.sweep_lr.qat) != bool(students):
-            raise ValueError("sweep_lr.qat and quantized variants need each other: name both or neither")
-        return self
 
 
 @dataclass(frozen=True)
@@ -295,7 +48,7 @@ class Keeping:
 KEEPING = Keeping()
 
 
-class Quantization(_Strict):
+class Quantization(Strict):
     """The switches of :class:`ofq.quant.QuantConfig` that a run uses."""
 
     weight: Literal["lsq", "lsq-midrise", "statsq"]
@@ -305,7 +58,7 @@ class Quantization(_Strict):
     dead_biases: bool
 
 
-class RunConfig(_Strict):
+class RunConfig(Strict):
     """Everything that one run depends on, and nothing else."""
 
     phase: Literal["teacher", "qat", "cga"]
@@ -336,7 +89,7 @@ class RunConfig(_Strict):
         return hashlib.sha256(f"{self.canonical()}\n{code}".encode()).hexdigest()[:12]
 
 
-class Params(_Strict):
+class Params(Strict):
     """The whole of ``params.yaml``."""
 
     study: Name = Field(description="the study that a bare `snakemake` builds")
@@ -483,13 +236,6 @@ class Params(_Strict):
             parent=variant.parent,
             **common,
         )
-
-
-def _no_repeats(values: list[Any]) -> list[Any]:
-    repeated = sorted({str(value) for value in values if values.count(value) > 1})
-    if repeated:
-        raise ValueError(f"named twice: {', '.join(repeated)}; name each once")
-    return values
 
 
 def _with_lr(phase: Phase, lr: float | None) -> Phase:

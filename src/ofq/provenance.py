@@ -13,7 +13,7 @@ from typing import Any
 
 PACKAGE = "ofq"
 # A run's share of these is its resolved settings, which Snakemake compares beside the code, or the words of an error.
-_APART = {"ofq.params", "ofq.yaml_model", "ofq.errors"}
+_APART = {"ofq.params", "ofq.settings", "ofq.yaml_model", "ofq.errors"}
 _ROOT = Path(__file__).parent
 
 

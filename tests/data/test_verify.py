@@ -18,8 +18,8 @@ from ofq.data.prepare import prepare
 from ofq.data.verify import findings
 from ofq.errors import UserError
 from ofq.files import write_json
-from ofq.params import Data
 from ofq.provenance import file_digest
+from ofq.settings import Data
 from tests.conftest import ROOT
 from tests.data.small import IDX, idx_bytes
 

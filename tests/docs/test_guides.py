@@ -89,7 +89,7 @@ def with_remedy(with_variant: Project) -> Project:
 @pytest.fixture(scope="module")
 def with_data_set(with_remedy: Project) -> Project:
     project = with_remedy
-    source, schema = project.root / "src/ofq/data/source.py", project.root / "src/ofq/params.py"
+    source, schema = project.root / "src/ofq/data/source.py", project.root / "src/ofq/settings.py"
     reader, listed, allowed = blocks("add-a-data-set.md", "python")
     source.write_text(source.read_text().replace("\n_READERS", f"\n{reader}\n\n_READERS"))
     replace_line(source, listed.rstrip("\n"))

@@ -78,7 +78,6 @@ def test_the_record_of_earlier_code_outlives_a_further_stop(
 ) -> None:
     other_code(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr("ofq.params.KEEPING", Keeping(resume_across_code=True))
         patch.setattr("tests.reliability.test_resume.train", lambda run: train(run, Keeping(resume_across_code=True)))
         assert train_until(RUN, 8, signal.SIGTERM, save_every=100) == 3
     train(RUN)

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "ofq"
 # From left to right; a module may import from its own layer and from layers to its left.
 LAYERS = [
     {"errors"},
-    {"paths", "yaml_model", "files", "locks", "provenance", "params", "states"},
+    {"paths", "yaml_model", "files", "locks", "provenance", "settings", "params", "states"},
     {"data", "models", "quant"},
     {"remedies", "oscillation", "distill"},
     {"training"},

@@ -9,9 +9,9 @@ from ofq.data.manifest import Files, Manifest, Stored, statistics, write_manifes
 from ofq.data.source import Images, Labels, Source, read
 from ofq.errors import UserError
 from ofq.files import write_bytes, write_json
-from ofq.params import Data
 from ofq.paths import data_dir, data_info
 from ofq.provenance import code_digest, file_digest, machine, versions
+from ofq.settings import Data
 
 AFFINE_COPIES = 10  # of each training image of digits: with the 1,200 originals alone a teacher overfits
 _AFFINE_SEED = 0

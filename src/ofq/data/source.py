@@ -12,7 +12,7 @@ from ofq.data.idx import FASHION_MNIST, read_idx
 from ofq.data.manifest import Origin
 from ofq.data.packed import origin
 from ofq.errors import UserError
-from ofq.params import Data
+from ofq.settings import Data
 
 Images = NDArray[np.uint8]  # (n, height, width), or (n, channels, height, width)
 Labels = NDArray[np.int64]  # (n,)

@@ -14,8 +14,9 @@ from safetensors.numpy import load
 from ofq.data.manifest import Manifest, Origin, Stored, again, manifest_path, read_manifest, statistics
 from ofq.data.source import Images, Labels, examine, folder, origin_here, place
 from ofq.errors import UserError
-from ofq.params import Data, Params
+from ofq.params import Params
 from ofq.paths import data_dir
+from ofq.settings import Data
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from ofq.data.batches import Batch, StudyData
 from ofq.errors import UserError
-from ofq.params import Phase
+from ofq.settings import Phase
 from ofq.training.checkpoint import Checkpoints
 from ofq.training.events import EventLog
 from ofq.training.optim import make_schedule

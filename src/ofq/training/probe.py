@@ -9,8 +9,9 @@ import pandas as pd
 from ofq import states
 from ofq.errors import UserError
 from ofq.files import replacing, write_json
-from ofq.params import KEEPING, Phase, RunConfig
+from ofq.params import KEEPING, RunConfig
 from ofq.paths import Run, data_dir
+from ofq.settings import Phase
 from ofq.training.continued import hold_rate, last_state
 from ofq.training.loop import train
 from ofq.training.session import session

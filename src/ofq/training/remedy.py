@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from ofq.errors import UserError
-from ofq.params import Remedy
 from ofq.provenance import module_file
+from ofq.settings import Remedy
 from ofq.training.loop import Hook
 
 
