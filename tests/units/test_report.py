@@ -10,6 +10,7 @@ from ofq.errors import UserError
 from ofq.files import write_json
 from ofq.report import collect
 from ofq.report.render import number, signed, write_table
+from ofq.report.style import look
 from ofq.report.sweep import write_sweep
 from tests.conftest import ROOT
 
@@ -48,6 +49,12 @@ def test_the_four_files_of_a_table_hold_the_same(tmp_path: Path) -> None:
     assert r"93.36 $\pm$ 1.39" in latex and r"100 \% of it\_all." in latex
     page = (tmp_path / "t.html").read_text()
     assert "<td>93.36 ± 1.39</td><td>a/seed0,1; b/seed0</td>" in page and "100 % of <code>it</code>_all." in page
+
+
+def test_variants_look_different_from_one_another_as_far_as_a_study_goes() -> None:
+    looks = look([f"v{i}" for i in range(60)])
+    assert len({(each["color"], each["marker"]) for each in looks.values()}) == 60
+    assert len({looks[f"v{i}"]["color"] for i in range(12)}) == 12
 
 
 def test_the_sweep_marks_the_rate_with_the_lowest_cross_entropy(

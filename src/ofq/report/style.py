@@ -14,9 +14,11 @@ from ofq.report.collect import MADE_FROM
 
 WIDTH = 8.0  # inches; 800 pixels in the PNG at 100 dpi, doubled for sharp screens
 _DPI = 200
-# Okabe and Ito's palette, distinguishable with colour-blindness
+# Okabe and Ito's palette, distinguishable with colour-blindness, then four of Tol's. The numbers of colours and of
+# markers have no common divisor, so that no two of the first 132 variants look alike.
 _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
-_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+_COLOURS += ["#882255", "#999933", "#332288", "#AA4499"]
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", "h", ">"]
 
 plt.rcParams.update(
     {
