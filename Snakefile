@@ -1,7 +1,9 @@
 # The whole paper: data -> teacher -> qat -> cga -> tables, figures -> MLflow.
 #
 #   snakemake                     the default study of params.yaml
-#   snakemake digits-lr           another study
+#   snakemake fashion             another study
+#   snakemake controls            a group of the default study by name; of another one: snakemake fashion-controls
+#   snakemake everything          the default study with all of its groups, and a verdict on each claim
 #   snakemake results/digits/vit_micro/w2a2/statsq-qkr/seed0/metrics.json     one ablation, alone
 #   snakemake -n                  what would run, and why
 
@@ -30,13 +32,14 @@ include: "rules/probe.smk"
 include: "rules/track.smk"
 
 
-for _study in PARAMS.studies:
+# Studies by their name, groups as STUDY-GROUP, and those of the default study as GROUP too.
+for _name, _grid in named(PARAMS).items():
 
     rule:
         name:
-            _study
+            _name
         input:
-            study_targets(_study),
+            lambda _, grid=_grid: targets_of(*grid),
         localrule: True
         message:
-            f"Study {_study} is complete: see results/{_study}/report"
+            f"{_name} is complete"

@@ -26,9 +26,20 @@ from ofq.cli import RESUME_ACROSS_CODE
 from ofq.dvc_file import unlisted
 from ofq.errors import UserError, refused
 from ofq.files import read_json
-from ofq.paths import FULL_PRECISION, REFERENCE, Run, data_dir, data_info, report_dir
+from ofq.params import EVERYTHING
+from ofq.paths import FULL_PRECISION, Run, data_dir, data_info, recorded, report_dir
 from ofq.provenance import code_digest
-from ofq.targets import FIGURES, PLAIN_TABLE, TABLES, check_project, check_target
+from ofq.targets import (
+    CLAIMS,
+    FIGURES,
+    LEARNING_RATES,
+    PLAIN_TABLE,
+    TABLES,
+    check_project,
+    check_target,
+    grid_report,
+    named,
+)
 from ofq.tracking import stamp, warnings
 from ofq.warm import WarmProcess
 
@@ -91,32 +102,58 @@ QAT_VARIANTS = {name for name in VARIANT_NAMES if PARAMS.variant(name).parent is
 wildcard_constraints:
     study=one_of(STUDY_NAMES),
     model=one_of(PARAMS.models),
-    bits=one_of({bits for study in PARAMS.studies.values() for bits in study.bits}),
+    bits=one_of({bits for study in STUDY_NAMES for bits in PARAMS.bit_widths(study)} - {FULL_PRECISION}),
     teacher=one_of({name for study in STUDY_NAMES for name in PARAMS.teacher_names(study)}),
     variant=one_of(VARIANT_NAMES),
     seed=r"0|[1-9][0-9]*",
+    report=one_of({"report", *(f"report/{group}" for study in PARAMS.studies.values() for group in study.groups)}),
 
 
 def study_targets(study):
-    """What a study's target asks for: its files, and their mirror in MLflow."""
-    return [*study_files(study), stamp(study)]
+    """What a study's target asks for: the files of its main grid, and their mirror in MLflow."""
+    return [*grid_files(study), stamp(study)]
 
 
-def study_files(study):
-    """Tables, figures, and by name every file of every run.
+def group_targets(study, group):
+    """What a group's target asks for."""
+    return [*grid_files(study, group), report_dir(study, group) / "tracked"]
+
+
+def everything(study):
+    """A study with all of its groups, and the verdicts on the claims."""
+    rates = PARAMS.studies[study].learning_rates
+    return [*all_files(study), report_dir(study) / "tracked", *(study_targets(rates) if rates else [])]
+
+
+def all_files(study):
+    """Files of the study's main grid, of all its groups, and the claims."""
+    grids = [None, *PARAMS.studies[study].groups]
+    return [path for group in grids for path in grid_files(study, group)] + claims_files(study)
+
+
+def targets_of(study, group):
+    """What a name asks for: the main grid (None), a group, or everything."""
+    if group == EVERYTHING:
+        return everything(study)
+    return study_targets(study) if group is None else group_targets(study, group)
+
+
+def grid_files(study, group=None):
+    """Tables, figures, and by name every file of every run of a study's main grid or one of its groups.
 
     Snakemake does not make a missing intermediate file again while what follows from it is there; a deleted run
     would go unnoticed.
     """
-    folder = report_dir(study)
-    runs = PARAMS.runs(study)
-    targets = [path for run in {*runs, *(run.teacher for run in runs)} for path in run.files.published]
-    if PARAMS.studies[study].sweep_lr:
-        return [*targets, folder / "tables" / "learning_rate.csv", folder / "figures" / "learning_rate.png"]
-    targets += [folder / "tables" / f"{name}.{suffix}" for name in TABLES for suffix in (*PLAIN_TABLE, "html")]
-    targets += [folder / "figures" / f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")]
-    targets += [folder / "tables" / "main.json", folder / "figures" / "oscillation.csv"]
-    return sorted(targets)
+    folder = report_dir(study, group)
+    runs = PARAMS.view(study, group).runs(study)
+    targets = [path for run in {*runs, *(run.teacher for run in runs)} for path in PARAMS.published(run)]
+    spec = PARAMS.studies[study]
+    names = LEARNING_RATES if spec.sweep_lr else grid_report(spec, group)
+    return sorted([*targets, *(folder / name for name in names)])
+
+
+def claims_files(study):
+    return [Path("results") / study / name for name in CLAIMS]
 
 
 def run_of(wildcards):
@@ -179,43 +216,68 @@ def data_settings(wildcards):
     return json.dumps(PARAMS.studies[wildcards.study].data.model_dump(mode="json"), sort_keys=True)
 
 
+def grid_of(wildcards):
+    """Study and group (None: the main grid) whose report the wildcards name."""
+    return wildcards.study, getattr(wildcards, "report", "report").removeprefix("report").lstrip("/") or None
+
+
+def group_of(wildcards):
+    """The group as an argument of the command line."""
+    return grid_of(wildcards)[1] or ""
+
+
+def grid_name(wildcards):
+    """As people read it."""
+    return " ".join(filter(None, grid_of(wildcards)))
+
+
+def runs_of(wildcards):
+    study, group = grid_of(wildcards)
+    return PARAMS.view(study, group).runs(study)
+
+
 def metrics_of(wildcards):
-    return [run.files.metrics for run in PARAMS.runs(wildcards.study)]
+    return [run.files.metrics for run in runs_of(wildcards)]
 
 
 def teacher_metrics_of(wildcards):
-    runs = PARAMS.runs(wildcards.study)
+    runs = runs_of(wildcards)
     return sorted({run.teacher.files.metrics for run in runs if run.bits != FULL_PRECISION})
 
 
 def mirrored_files(wildcards):
     """What MLflow shows: results and event logs of the runs, tables and figures; not weights and records."""
     large = {".safetensors", ".pt", ".parquet"}
-    return [path for path in study_files(wildcards.study) if path.suffix not in large]
+    study, group = grid_of(wildcards)
+    whole = hasattr(wildcards, "report") and group is None
+    files = all_files(study) if whole else grid_files(study, group)
+    return [path for path in files if path.suffix not in large]
 
 
 def oscillation_of(wildcards):
-    return [run.files.oscillation for run in PARAMS.runs(wildcards.study) if run.bits != FULL_PRECISION]
+    return [run.files.oscillation for run in runs_of(wildcards) if run.bits != FULL_PRECISION]
 
 
 def weights_of(wildcards):
-    return [run.files.weights for run in PARAMS.runs(wildcards.study) if run.bits != FULL_PRECISION]
+    return [run.files.weights for run in runs_of(wildcards) if run.bits != FULL_PRECISION]
 
 
 def record_of(wildcards):
     """The committed record that the main table is compared with, where there is one."""
-    record = REFERENCE / wildcards.study / "tables" / "main.csv"
+    record = recorded(report_dir(*grid_of(wildcards))) / "tables" / "main.csv"
     return record if record.exists() else []
 
 
 def report_settings(wildcards):
     """What the tables and figures use beside the runs themselves: their order, and published numbers to show."""
-    study = PARAMS.studies[wildcards.study]
+    study, group = grid_of(wildcards)
+    view = PARAMS.view(study, group)
+    spec = view.studies[study]
     return json.dumps(
         {
-            "runs": [str(run) for run in PARAMS.runs(wildcards.study)],
-            "paper_models": {model: PARAMS.models[model].paper_model for model in study.models},
-            "data": study.data.model_dump(mode="json", exclude={"root"}),
+            "runs": [str(run) for run in view.runs(study)],
+            "paper_models": {model: PARAMS.models[model].paper_model for model in spec.models},
+            "data": spec.data.model_dump(mode="json", exclude={"root"}),
         }
     )
 

@@ -17,4 +17,13 @@ rule track:
     message:
         "Mirror the runs of study {wildcards.study} into MLflow"
     shell:
-        "python -m ofq track --keep-going {wildcards.study} > {log} 2>&1"
+        "python -m ofq track --keep-going {wildcards.study} > {log} 2>&1 && touch {output}"
+
+
+use rule track as track_group with:
+    output:
+        "results/{study}/{report}/tracked",
+    log:
+        "logs/{study}/{report}/track.log",
+    benchmark:
+        "logs/{study}/{report}/track.tsv"

@@ -66,6 +66,15 @@ use rule qat as cga with:
         unpack(parent_files),
         manifest=manifest_of,
         teacher=teacher_of,
+    output:
+        metrics="results/{study}/{model}/{bits}/{variant}/seed{seed}/metrics.json",
+        info="results/{study}/{model}/{bits}/{variant}/seed{seed}/run.json",
+        model="results/{study}/{model}/{bits}/{variant}/seed{seed}/model.safetensors",
+        trainer="results/{study}/{model}/{bits}/{variant}/seed{seed}/trainer.pt",
+        events="results/{study}/{model}/{bits}/{variant}/seed{seed}/events.jsonl",
+        oscillation="results/{study}/{model}/{bits}/{variant}/seed{seed}/oscillation.parquet",
+        weights="results/{study}/{model}/{bits}/{variant}/seed{seed}/weights.parquet",
+        annealing="results/{study}/{model}/{bits}/{variant}/seed{seed}/annealing.parquet",
     wildcard_constraints:
         variant=one_of(VARIANT_NAMES - QAT_VARIANTS),
     params:

@@ -25,6 +25,7 @@ class Project:
         self.params = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.params["recipes"]["digits"] = copy.deepcopy(SMALL)
         digits = self.params["studies"]["digits"]
+        del digits["groups"], digits["learning_rates"]
         self.params["studies"] = {
             "digits": digits | {"bits": ["w2a2"], "variants": ["statsq", "statsq-cga", "lsq"], "seeds": [0, 1]}
         }

@@ -73,14 +73,14 @@ def _tables(arguments: argparse.Namespace) -> None:
     from ofq import params
     from ofq.report.tables import write_tables
 
-    write_tables(params.load(), arguments.study)
+    write_tables(params.load(), arguments.study, arguments.group)
 
 
 def _figures(arguments: argparse.Namespace) -> None:
     from ofq import params
     from ofq.report.figures import write_figures
 
-    write_figures(params.load(), arguments.study)
+    write_figures(params.load(), arguments.study, arguments.group)
 
 
 def _track(arguments: argparse.Namespace) -> None:
@@ -94,11 +94,11 @@ def _track(arguments: argparse.Namespace) -> None:
         tracking.track(arguments.study, keep_going=arguments.keep_going)
 
 
-def _sweep(arguments: argparse.Namespace) -> None:
+def _learning_rates(arguments: argparse.Namespace) -> None:
     from ofq import params
-    from ofq.report.sweep import write_sweep
+    from ofq.report.learning_rates import write_learning_rates
 
-    write_sweep(params.load(), arguments.study)
+    write_learning_rates(params.load(), arguments.study)
 
 
 def _why(arguments: argparse.Namespace) -> None:
@@ -180,7 +180,7 @@ _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
     "cga": (_training("cga"), "run", "anneal the finished run of a variant's parent, and measure it"),
     "tables": (_tables, "study", "write a study's tables from the metrics of its runs"),
     "figures": (_figures, "study", "draw a study's figures from the records of its runs"),
-    "sweep": (_sweep, "study", "write table and figure of a study that compares learning rates"),
+    "learning-rates": (_learning_rates, "study", "write table and figure of a study that compares learning rates"),
     "probe": (_probe, "run", "measure a finished run's oscillation again, over further steps of a copy"),
     "why": (_why, "file", "say which runs, settings and versions a cell of a table, or a figure, comes from"),
     "track": (_track, None, "mirror the event logs of one study, or of all, into the MLflow store"),
@@ -238,6 +238,10 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="read prepared files and their sources again, write nothing"
     )
     commands.choices["probe"].add_argument("--steps", type=int, help="length of the window (default: 300)")
+    for name in ("tables", "figures"):
+        commands.choices[name].add_argument(
+            "group", metavar="GROUP", nargs="?", help="of the study; left out: its main grid"
+        )
     why = commands.choices["why"]
     why.add_argument("bits", metavar="BITS", nargs="?", help="such as w2a2; left out: every bit width")
     why.add_argument("variant", metavar="VARIANT", nargs="?", help="such as statsq; left out: every variant")

@@ -35,20 +35,24 @@ Ctrl-C saves the state under runs/RUN; the same command goes on from there.
 
 example: python -m ofq cga digits/vit_micro/w2a2/statsq-qkr-cga/seed0""",
     "tables": """\
-Reads metrics.json and oscillation.parquet of every run of the study; writes main, ablation and oscillation as CSV,
-Markdown and LaTeX into results/STUDY/report/tables. docs/names.md explains each column. Nothing is trained.
+Reads metrics.json and oscillation.parquet of every run of the study's main grid, or of one of its groups; writes main,
+agreement, ablation and oscillation as CSV, Markdown, LaTeX and HTML into results/STUDY/report/tables, or
+results/STUDY/report/GROUP/tables. docs/names.md explains each column. Nothing is trained.
 
-example: python -m ofq tables digits""",
+examples: python -m ofq tables digits
+          python -m ofq tables digits controls""",
     "figures": """\
-Reads metrics.json, oscillation.parquet and weights.parquet of every run of the study; writes accuracy, oscillation,
-latent_weights and layer_groups as PNG and SVG into results/STUDY/report/figures. Nothing is trained.
+Reads metrics.json, oscillation.parquet and weights.parquet of every run of the study's main grid, or of one of its
+groups; writes accuracy, oscillation, latent_weights and layer_groups as PNG and SVG into results/STUDY/report/figures,
+or results/STUDY/report/GROUP/figures. Nothing is trained.
 
-example: python -m ofq figures digits""",
-    "sweep": """\
+examples: python -m ofq figures digits
+          python -m ofq figures digits controls""",
+    "learning-rates": """\
 For a study with sweep_lr: writes learning_rate as table and figure into results/STUDY/report, with the rate of the
 lowest cross-entropy marked. Nothing is trained.
 
-example: python -m ofq sweep digits-lr""",
+example: python -m ofq learning-rates digits-lr""",
     "probe": """\
 Takes a finished student's model and the state of its optimizer and trains a copy for a further window at the run's last
 learning rate, annealing nothing; writes probe.json and probe.parquet (shares of oscillating weights, reversals, by

@@ -43,6 +43,33 @@ def build(model: Model, *, image_size: tuple[int, int], channels: int, classes: 
             ) from None
 
 
+def train_both_heads(model: nn.Module) -> None:
+    """Let a distilled model give the pair (class, distillation) of logits in training mode; others stay as they are.
+
+    In evaluation mode it gives their mean.
+    """
+    if callable(distilled := getattr(model, "set_distilled_training", None)):
+        distilled(True)
+
+
+def draw_attention(model: nn.Module, seed: int, *, keep_qkv: bool) -> None:
+    """Draw the projections of every attention anew, as the released code does, from a linear layer's own distribution.
+
+    Args:
+        model: in full precision.
+        seed: of the numbers.
+        keep_qkv: leave the query, key and value projections and draw ``proj`` alone, as under QKR.
+    """
+    from timm.layers import Attention
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            if isinstance(module, Attention):
+                for layer in (module.proj,) if keep_qkv else (module.qkv, module.proj):
+                    layer.reset_parameters()
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a model's safetensors file strictly.
 

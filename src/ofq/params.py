@@ -16,13 +16,17 @@ from pydantic import Field, model_validator
 from ofq.errors import UserError, unknown
 from ofq.paths import FULL_PRECISION, PARAMS, SEEDS, TEACHER, Run
 from ofq.provenance import find_class
-from ofq.settings import Cga, Data, Model, Name, Phase, Recipe, Remedy, Strict, Study, Variant
+from ofq.settings import Cga, Data, Group, Model, Name, Phase, Recipe, Remedy, Strict, Study, Variant
 from ofq.yaml_model import read_model
 
 # Paths of a study's runs begin with a model's name, beside these.
 _BESIDE_MODELS = {"data", "report", "mlflow.json"}
 # Snakemake knows rules and studies by one kind of name.
-RULES = {"all", "data", "teacher", "qat", "cga", "probe", "tables", "figures", "sweep", "track"}
+RULES = {"all", "data", "teacher", "qat", "cga", "probe", "tables", "figures", "learning_rates", "claims", "track"}
+EVERYTHING = "everything"
+"""Name of the target that makes a study with all of its groups and the claims."""
+# Beside the main grid's report stand those of the groups.
+_BESIDE_GROUPS = {EVERYTHING, "tables", "figures"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Quantization(Strict):
     input_bits: int
     qkr: bool
     dead_biases: bool
+    learn_step: bool | None = None
+    clipped_gradient: Literal["zero", "identity"] | None = None
 
 
 class RunConfig(Strict):
@@ -68,6 +74,8 @@ class RunConfig(Strict):
     train: Phase
     calibration_batches: int | None = None
     teacher_once: bool | None = None
+    teacher_mode: Literal["train"] | None = None
+    attention_init: Literal["random"] | None = None
     quantization: Quantization | None = None
     cga: Cga | None = None
     remedy: Remedy | None = None
@@ -103,7 +111,7 @@ class Params(Strict):
         if self.study not in self.studies:
             raise ValueError(f"study: {unknown('study', self.study, self.studies)}")
         for section, names, reserved in (
-            ("studies", self.studies, {"reference"} | RULES),
+            ("studies", self.studies, {"reference", EVERYTHING} | RULES),
             ("models", self.models, _BESIDE_MODELS),
             ("variants", self.variants, {TEACHER}),
         ):
@@ -126,6 +134,12 @@ class Params(Strict):
             for listed in study.variants:
                 if listed not in {TEACHER, *self.variants}:
                     raise ValueError(f"{where}.variants: {unknown('variant', listed, self.variants)}")
+            rates = study.learning_rates
+            if rates is not None and (rates not in self.studies or self.studies[rates].sweep_lr is None):
+                swept = [other for other, spec in self.studies.items() if spec.sweep_lr]
+                raise ValueError(f"{where}.learning_rates: {unknown('study with sweep_lr', rates, swept)}")
+            for group, grid in study.groups.items():
+                self._check_group(f"{where}.groups.{group}", group, grid)
             if study.sweep_lr is not None:
                 for listed in study.variants:
                     if listed != TEACHER and self.variants[listed].parent is not None:
@@ -133,6 +147,17 @@ class Params(Strict):
                 for taken in sorted(set(self.variant_names(name)) & set(self.variants)):
                     raise ValueError(f"{where}.sweep_lr makes a variant '{taken}': give your own another name")
         return self
+
+    def _check_group(self, where: str, name: str, group: Group) -> None:
+        if name in _BESIDE_GROUPS | RULES | set(self.studies):
+            raise ValueError(f"{where}: '{name}' is a reserved name, or a study's; choose another")
+        for kind, names, known in (
+            ("model", group.models or [], self.models),
+            ("variant", group.variants, self.variants),
+        ):
+            for listed in names:
+                if listed not in known:
+                    raise ValueError(f"{where}.{kind}s: {unknown(kind, listed, known)}")
 
     def study_named(self, name: str) -> Study:
         """The study of that name, or :class:`UserError` with the nearest one."""
@@ -150,11 +175,23 @@ class Params(Strict):
     def variant_names(self, study: str) -> list[str]:
         """Names that may stand in a run of the study (without the teachers), in the order of ``params.yaml``."""
         spec = self.study_named(study)
-        names = [name for name in spec.variants if name != TEACHER]
+        listed = [*spec.variants, *(name for group in spec.groups.values() for name in group.variants)]
+        names = list(dict.fromkeys(name for name in listed if name != TEACHER))
         if spec.sweep_lr is None:
             parents = [self.variants[name].parent for name in names]
             return [*names, *(parent for parent in dict.fromkeys(parents) if parent and parent not in names)]
         return [f"{name}-lr{rate:g}" for name in names for rate in spec.sweep_lr.qat]
+
+    def model_names(self, study: str) -> list[str]:
+        """Names of the models of the study and its groups."""
+        spec = self.study_named(study)
+        return list(dict.fromkeys([*spec.models, *(name for g in spec.groups.values() for name in g.models or [])]))
+
+    def bit_widths(self, study: str) -> list[str]:
+        """Bit widths of the study and its groups, that of full precision last."""
+        spec = self.study_named(study)
+        widths = [*spec.bits, *(bits for group in spec.groups.values() for bits in group.bits or [])]
+        return list(dict.fromkeys([*widths, FULL_PRECISION]))
 
     def teacher_names(self, study: str) -> list[str]:
         """Names of the study's full-precision runs: the teacher, and those of a learning-rate sweep."""
@@ -162,11 +199,37 @@ class Params(Strict):
         rates = spec.sweep_lr.teacher if spec.sweep_lr and TEACHER in spec.variants else []
         return [TEACHER, *(f"{TEACHER}-lr{rate:g}" for rate in rates)]
 
+    def view(self, study: str, group: str | None) -> "Params":
+        """The same parameters where the study has the grid of one of its groups, and no groups; None: its main grid.
+
+        Raises:
+            UserError: the study has no such group; names the nearest one.
+        """
+        spec = self.study_named(study)
+        changes: dict[str, Any] = {"groups": {}}
+        if group is not None:
+            if group not in spec.groups:
+                raise unknown(f"group of study '{study}':", group, spec.groups)
+            chosen = spec.groups[group]
+            changes["variants"] = chosen.variants
+            changes |= {key: own for key in ("models", "bits", "seeds") if (own := getattr(chosen, key)) is not None}
+        return self.model_copy(update={"studies": self.studies | {study: spec.model_copy(update=changes)}})
+
+    def all_runs(self, study: str) -> list[Run]:
+        """The runs of the study's main grid and of all its groups, each once."""
+        grids = [None, *self.study_named(study).groups]
+        return list(dict.fromkeys(run for group in grids for run in self.view(study, group).runs(study)))
+
+    def published(self, run: Run) -> list[Path]:
+        """Every file that the run publishes."""
+        annealed = run.bits != FULL_PRECISION and self.variant(run.variant).parent is not None
+        return [*run.files.published, *([run.files.annealing] if annealed else [])]
+
     def runs(self, study: str) -> list[Run]:
-        """The runs that the study's tables are made of, in order: model, bits, variant, seed."""
+        """The runs of the study's main grid, in order: model, bits, variant, seed."""
         spec = self.study_named(study)
         swept = [name for name in self.teacher_names(study) if name != TEACHER]
-        listed = self.variant_names(study) if spec.sweep_lr else [v for v in spec.variants if v != TEACHER]
+        listed = self.variant_names(study) if spec.sweep_lr else [name for name in spec.variants if name != TEACHER]
         grid = [(FULL_PRECISION, name) for name in swept] + [(bits, name) for bits in spec.bits for name in listed]
         return [Run(study, m, bits, name, seed) for m in spec.models for bits, name in grid for seed in spec.seeds]
 
@@ -177,13 +240,14 @@ class Params(Strict):
 
     def check(self, run: Run) -> None:
         """Raise :class:`UserError` with the nearest right name where a coordinate of the run does not exist."""
-        spec = self.study_named(run.study)
+        self.study_named(run.study)
         if run.seed >= SEEDS:
             raise UserError(f"seed {run.seed} of {run} is too large; it should be less than {SEEDS}")
-        if run.model not in spec.models:
-            raise unknown(f"model of study '{run.study}':", run.model, spec.models)
-        if run.bits != FULL_PRECISION and run.bits not in spec.bits:
-            raise unknown(f"bits of study '{run.study}':", run.bits, [*spec.bits, FULL_PRECISION])
+        models, bits = self.model_names(run.study), self.bit_widths(run.study)
+        if run.model not in models:
+            raise unknown(f"model of study '{run.study}':", run.model, models)
+        if run.bits not in bits:
+            raise unknown(f"bits of study '{run.study}':", run.bits, bits)
         names = self.teacher_names(run.study) if run.bits == FULL_PRECISION else self.variant_names(run.study)
         if run.variant not in names:
             raise unknown(f"variant of study '{run.study}' at {run.bits}:", run.variant, names)
@@ -211,29 +275,42 @@ class Params(Strict):
             weight_bits=int(run.bits[1]),
             input_bits=int(run.bits[3]),
             qkr=source.qkr,
-            dead_biases=source.fidelity == "as_released",
+            dead_biases=source.fidelity.dead_biases,
+            learn_step=source.learn_step,
+            clipped_gradient=source.clipped_gradient,
         )
+        qat = _with_lr(recipe.qat, source.lr)
+        taught: dict[str, Any] = {
+            # What is stored is the output in evaluation mode.
+            "teacher_once": recipe.teacher_once and source.fidelity.teacher_mode == "eval",
+            "teacher_mode": "train" if source.fidelity.teacher_mode == "train" else None,
+        }
         if variant.parent is None:
             return RunConfig(
                 phase="qat",
-                train=_with_lr(recipe.qat, variant.lr),
+                train=qat,
                 calibration_batches=recipe.calibration_batches,
-                teacher_once=recipe.teacher_once,
+                attention_init="random" if source.fidelity.attention_init == "random" else None,
                 quantization=quantization,
                 remedy=variant.remedy,
+                **taught,
                 **common,
             )
-        rate = variant.lr or recipe.cga.lr or recipe.qat.min_lr
-        train = recipe.qat.model_copy(
+        rate = variant.lr or recipe.cga.lr or qat.min_lr
+        train = qat.model_copy(
             update={"lr": rate, "min_lr": rate, "steps": recipe.cga.steps, "warmup": 0.0, "constant_steps": 0}
         )
+        assert variant.cga is not None
+        cga = variant.cga
+        if cga.frozen == "confident" and cga.freeze_qk is None:
+            cga = cga.model_copy(update={"freeze_qk": source.fidelity.cga_qk == "still"})
         return RunConfig(
             phase="cga",
             train=train,
-            teacher_once=recipe.teacher_once,
             quantization=quantization,
-            cga=variant.cga,
+            cga=cga,
             parent=variant.parent,
+            **taught,
             **common,
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ofq.params import Params
 
-_PLACEHOLDERS = {"studies": "<study>", "recipes": "<recipe>", "models": "<model>", "variants": "<variant>"}
+_SINGULAR = {"studies": "study", "groups": "group", "recipes": "recipe", "models": "model", "variants": "variant"}
 _HEAD = """# Keys of params.yaml
 
 Everything that a run depends on stands in `params.yaml`. An edit reruns the runs that use what was edited, and nothing
@@ -37,7 +37,7 @@ def _places(schema: dict[str, Any], section: dict[str, Any], path: str) -> Itera
     for key, value in section["properties"].items():
         for option in _options(value):
             named: dict[str, Any] = next(iter(option.get("patternProperties", {}).values()), {})
-            place = f"{path}{key}.{_PLACEHOLDERS[key]}" if named else f"{path}{key}"
+            place = f"{path}{key}.<{_SINGULAR[key]}>" if named else f"{path}{key}"
             if kind := _reference(named or option):
                 yield place, kind
                 yield from _places(schema, schema["$defs"][kind], f"{place}.")

@@ -137,6 +137,11 @@ class RunFiles:
         return self.root / "weights.parquet"
 
     @property
+    def annealing(self) -> Path:
+        """Of an annealed run: weights left free and steps of the quantizers, step by step."""
+        return self.root / "annealing.parquet"
+
+    @property
     def taught(self) -> list[Path]:
         """Of a teacher: what its students read."""
         return [self.model, self.logits]
@@ -159,6 +164,12 @@ def data_info(study: str) -> Path:
     return data_dir(study) / "prepared.json"
 
 
-def report_dir(study: str) -> Path:
-    """Tables and figures of a study."""
-    return RESULTS / study / "report"
+def report_dir(study: str, group: str | None = None) -> Path:
+    """Tables and figures of a study's main grid, or of one of its groups."""
+    return RESULTS / study / "report" / (group or "")
+
+
+def recorded(report: Path) -> Path:
+    """Where the committed record of a report stands: results/digits/report/controls -> reference/digits/controls."""
+    study, _, *group = report.relative_to(RESULTS).parts
+    return REFERENCE.joinpath(study, *group)

@@ -16,6 +16,7 @@ PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
 Bits = Annotated[str, Field(pattern=r"^w[2-8]a[2-8]$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 
 # Remedies of the package by their short names.
 _REMEDIES = {
@@ -134,12 +135,63 @@ class Recipe(Strict):
 
 
 class Cga(Strict):
-    """Confidence-guided annealing."""
+    """Confidence-guided annealing, and the controls that continue a run as long without it."""
 
-    boundary_range: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        description="half-width of the band around each rounding threshold in which weights train, in code steps"
+    frozen: Literal["confident", "nothing", "everything"] = Field(
+        "confident",
+        description="which weights of the blocks stand still: those outside the band; or, as controls for the further "
+        "steps alone, none or all of them",
     )
-    freeze_qk: bool = Field(True, description="under QKR, hold q.weight and k.weight still; the released code does not")
+    boundary_range: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
+        None, description="half-width of the band around each rounding threshold in which weights train, in code steps"
+    )
+    freeze_qk: bool | None = Field(
+        None,
+        description="under QKR, hold q.weight and k.weight still; null: as fidelity.cga_qk of the parent says",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Cga":
+        if self.frozen == "confident":
+            if self.boundary_range is None:
+                raise ValueError("boundary_range is missing: 0.005 is the paper's")
+        elif self.boundary_range is not None or self.freeze_qk is not None:
+            raise ValueError(f"boundary_range and freeze_qk mean nothing where {self.frozen} is frozen: leave them out")
+        return self
+
+
+class Fidelity(Strict):
+    """One switch for each place where the released code differs from the text, as far as a number depends on it."""
+
+    attention_init: Literal["pretrained", "random"] = Field(
+        default="pretrained",
+        description="'random': qkv and proj of each attention start from random numbers (under QKR proj alone), not "
+        "from the teacher's weights",
+    )
+    cga_qk: Literal["still", "free"] = Field(
+        default="still", description="under QKR, whether q.weight and k.weight train freely while the run is annealed"
+    )
+    teacher_mode: Literal["eval", "train"] = Field(
+        default="eval",
+        description="'train': of a teacher with two heads the class head alone teaches, not the mean of both",
+    )
+    dead_biases: bool = Field(
+        default=False, description="biases behind the key quantizer and the query-key product's, which softmax cancels"
+    )
+
+
+_PRESETS = {
+    "as_described": Fidelity(),
+    "as_released": Fidelity(attention_init="random", cga_qk="free", teacher_mode="train", dead_biases=True),
+}
+
+
+def _preset(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in _PRESETS:
+        raise ValueError(f"{unknown('preset', value, _PRESETS)}; single switches are written as a mapping")
+    return _PRESETS[value]
 
 
 class Remedy(Strict):
@@ -173,14 +225,26 @@ class Variant(Strict):
     """A named set of switches. One with a ``parent`` continues the parent's finished run."""
 
     weight: Literal["lsq", "lsq-midrise", "statsq"] | None = Field(None, description="weight quantizer")
+    learn_step: bool | None = Field(
+        None, description="of LSQ weights; false: their steps stay where calibration put them"
+    )
+    clipped_gradient: Literal["zero", "identity"] | None = Field(
+        None, description="of LSQ weights beyond the outermost levels; 'identity': as StatsQ's"
+    )
     qkr: bool = Field(False, description="query-key reparameterization")
     parent: Name | None = Field(None, description="variant whose finished run this one anneals")
     cga: Cga | None = Field(None, description="confidence-guided annealing, for a variant with a parent")
     remedy: Remedy | None = Field(
         None, description="what acts during quantization-aware training, for a variant without a parent"
     )
-    fidelity: Literal["as_described", "as_released"] = Field(
-        "as_described", description="'as_released' adds the biases that softmax cancels, as the released code does"
+    fidelity: Annotated[
+        Fidelity,
+        BeforeValidator(_preset, json_schema_input_type=Literal["as_described", "as_released"] | Fidelity),
+    ] = Field(
+        "as_described",
+        validate_default=True,
+        description="where the text and the released code differ: `as_described`, `as_released`, or single switches of "
+        "the latter",
     )
     lr: LearningRate | None = Field(None, description="peak learning rate in place of the recipe's")
 
@@ -191,11 +255,15 @@ class Variant(Strict):
                 raise ValueError("weight is missing: name a weight quantizer, or a parent to continue")
             if self.cga is not None:
                 raise ValueError("cga needs a parent: annealing continues a finished run")
+            if self.weight == "statsq" and (self.learn_step, self.clipped_gradient) != (None, None):
+                raise ValueError("learn_step and clipped_gradient are switches of lsq and lsq-midrise: leave them out")
         else:
             if self.cga is None:
                 raise ValueError("parent without cga: say how the parent's run is continued")
-            if self.weight is not None or self.qkr or self.fidelity != "as_described":
-                raise ValueError("weight, qkr and fidelity come from the parent: leave them out")
+            inherited = {"weight": None, "learn_step": None, "clipped_gradient": None, "qkr": False}
+            for name, default in (inherited | {"fidelity": Fidelity()}).items():
+                if getattr(self, name) != default:
+                    raise ValueError(f"{name} of an annealed variant comes from its parent: leave it out")
             if self.remedy is not None:
                 raise ValueError("remedy acts during quantization-aware training: name it with the parent")
         return self
@@ -216,18 +284,56 @@ class LearningRates(Strict):
         return _no_repeats(rates)
 
 
+Measurement = Literal["noise", "probe"]
+
+
+class Group(Strict):
+    """A further grid of a study, with a report of its own. What is left out is the study's."""
+
+    models: list[Name] | None = Field(None, min_length=1, description="names under `models`")
+    bits: list[Bits] | None = Field(None, min_length=1, description="bit widths of weights and activations")
+    variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
+    seeds: list[Seed] | None = Field(None, min_length=1, description="seeds of its runs")
+    compare: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] = Field(
+        [], description="pairs of its variants whose difference, paired by seed, is a row of the table `comparison`"
+    )
+    measure: list[Measurement] = Field(
+        [],
+        description="what is measured on its finished runs, those of annealed variants apart: `noise` in their "
+        "weights, `probe` of their further oscillation",
+    )
+
+    @field_validator("models", "bits", "variants", "seeds", "measure")
+    @classmethod
+    def _each_once(cls, values: list[Any] | None) -> list[Any] | None:
+        return None if values is None else _no_repeats(values)
+
+    @model_validator(mode="after")
+    def _pairs_of_its_own(self) -> "Group":
+        for name in dict.fromkeys(name for pair in self.compare for name in pair):
+            if name not in self.variants:
+                raise ValueError(f"compare: {unknown('variant of the group', name, self.variants)}")
+        return self
+
+
 class Study(Strict):
-    """A grid of runs over one data set."""
+    """A grid of runs over one data set, and further ones by name."""
 
     data: Data = Field(description="data set, and which images are evaluated")
     models: list[Name] = Field(min_length=1, description="names under `models`")
     bits: list[Bits] = Field(min_length=1, description="bit widths of weights and activations, such as w2a2")
     variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
-    seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
-        min_length=1, description="seeds of the initial weights and of the order of the images"
-    )
+    seeds: list[Seed] = Field(min_length=1, description="seeds of the initial weights and of the order of the images")
     recipe: Name = Field(description="name under `recipes`")
     sweep_lr: LearningRates | None = Field(None, description="peak learning rates to compare in this study")
+    learning_rates: Name | None = Field(
+        None, description="study with sweep_lr in which the recipe's learning rates were compared: part of `everything`"
+    )
+    groups: dict[Name, Group] = Field(
+        default_factory=dict,
+        description="further grids, made by name only: `snakemake STUDY-GROUP`, and of the default study also "
+        "`snakemake GROUP`; `everything` makes them all and gives each claim its verdict",
+    )
     threads: Annotated[int, Field(gt=0, le=1024)] = Field(
         1, description="CPU threads of one run; part of what a number depends on"
     )
@@ -253,6 +359,8 @@ class Study(Strict):
     @model_validator(mode="after")
     def _some_runs(self) -> "Study":
         students = [name for name in self.variants if name != TEACHER]
+        if self.sweep_lr is not None and self.groups:
+            raise ValueError("groups belong to a study that compares variants: leave them out beside sweep_lr")
         if self.sweep_lr is None:
             if not students:
                 raise ValueError("variants should name a quantized one; `teacher` alone needs sweep_lr")

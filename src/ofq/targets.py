@@ -1,16 +1,34 @@
 """What Snakemake may be asked for: files by name, and one line for a name that does not exist."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ofq.errors import UserError, shortened, unknown
-from ofq.params import RULES, Params
+from ofq.params import EVERYTHING, RULES, Params
 from ofq.paths import FULL_PRECISION, RESULTS, Run
+from ofq.settings import Study
 
 TABLES = ["main", "agreement", "ablation", "oscillation"]
 PLAIN_TABLE = ["csv", "runs.json", "md", "tex"]
 FIGURES = ["accuracy", "oscillation", "latent_weights", "layer_groups"]
 PROBE = ["probe.json", "probe.parquet"]
+CLAIMS = ["report/claims.md", "report/claims.json"]
+
+
+def named(params: Params) -> dict[str, tuple[str, str | None]]:
+    """What can be asked for by name: the study, and its group, ``everything``, or None for the main grid.
+
+    The groups of the study that a bare ``snakemake`` builds have a short name too.
+    """
+    names: dict[str, tuple[str, str | None]] = {}
+    for study, spec in params.studies.items():
+        names[study] = study, None
+        for group in () if spec.sweep_lr else (*spec.groups, EVERYTHING):
+            names[f"{study}-{group}"] = study, group
+            if study == params.study:
+                names[group] = study, group
+    return names
 
 
 def check_target(params: Params, target: str) -> None:
@@ -28,7 +46,7 @@ def check_target(params: Params, target: str) -> None:
     if parts[0] == str(RESULTS) and len(parts) > 2:
         _check_result(params, name, parts)
     elif "/" not in name:
-        known = {*params.studies, "all"}
+        known = {*named(params), "all"}
         if name in RULES - known:
             raise UserError(f"'{name}' is a step of many jobs; ask for a file, or: snakemake STUDY --until {name}")
         if name not in known and not Path(name).exists():
@@ -58,7 +76,7 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
         raise UserError(f"{target} is a committed record; write it with: python -m ofq reference {parts[2]}")
     if (run := Run.parse(target)) is not None:
         params.check(run)
-        known = [path.name for path in run.files.published]
+        known = [path.name for path in params.published(run)]
         if run.bits != FULL_PRECISION:
             known += PROBE
         if len(parts) < 7:
@@ -67,17 +85,35 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
             raise unknown("file of a run:", "/".join(parts[6:]), known)
         return
     spec = params.study_named(study)
-    if len(parts) > 5:
+    if len(parts) > 5 and parts[2] != "report":
         Run.named(target)
+    if len(parts) > 5:
+        params.view(study, parts[3])  # names the nearest group
     name = "/".join(parts[2:])
-    if name not in (known := _files_of_a_study(sweep=spec.sweep_lr is not None)):
+    if name not in (known := _files_of_a_study(spec)):
         raise unknown(f"file of study '{study}':", name, known)
 
 
-def _files_of_a_study(*, sweep: bool) -> list[str]:
+def _files_of_a_study(spec: Study) -> list[str]:
     """Below ``results/STUDY``, the runs' apart."""
-    more = ["learning_rate"] if sweep else []
     data = [f"data/{name}" for name in ("manifest.json", "train.safetensors", "eval.safetensors", "prepared.json")]
-    tables = [f"report/tables/{name}.{suffix}" for name in (*TABLES, *more) for suffix in (*PLAIN_TABLE, "html")]
-    figures = [f"report/figures/{name}.{suffix}" for name in (*FIGURES, *more) for suffix in ("png", "svg")]
-    return [*data, *tables, "report/tables/main.json", *figures, "report/figures/oscillation.csv", "mlflow.json"]
+    if spec.sweep_lr:
+        return [*data, *(f"report/{name}" for name in LEARNING_RATES), "mlflow.json"]
+    known = [*data, *CLAIMS, *(f"report/{name}" for name in grid_report(spec)), "mlflow.json", "report/tracked"]
+    for group in spec.groups:
+        known += [f"report/{group}/{name}" for name in (*grid_report(spec, group), "tracked")]
+    return known
+
+
+def grid_report(spec: Study, group: str | None = None) -> list[str]:
+    """Files of the report on a grid of a study, below the report's directory."""
+    return [*report_files(TABLES, FIGURES), "tables/main.json", "figures/oscillation.csv"]
+
+
+def report_files(tables: Iterable[str], figures: Iterable[str]) -> list[str]:
+    """The files of some tables and figures, below the report's directory."""
+    files = [f"tables/{name}.{suffix}" for name in tables for suffix in (*PLAIN_TABLE, "html")]
+    return files + [f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "svg")]
+
+
+LEARNING_RATES = report_files(["learning_rate"], ["learning_rate"])

@@ -11,7 +11,7 @@ from small import small_model
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, StatsQuantizer, block_weights, calibrate, quantize_model
-from ofq.remedies import ConfidenceGuidedAnnealing, Remedy, confidence_mask
+from ofq.remedies import Annealing, ConfidenceGuidedAnnealing, FrozenWeights, Remedy, confidence_mask
 
 
 @given(st.integers(2, 4), st.integers(0, 2**31), st.floats(0, 0.49))
@@ -117,6 +117,29 @@ def test_query_and_key_weights_stand_still_unless_told_otherwise(
         remedy.after_update()
     same = [torch.equal(block.attn.q.weight, old) for block, old in zip(model.blocks, before, strict=True)]
     assert all(same) if freeze_qk else not any(same)
+
+
+@pytest.mark.parametrize("qkr", [False, True])
+@pytest.mark.parametrize("held", [False, True])
+def test_the_controls_hold_all_block_weights_or_none(images: Tensor, labels: Tensor, qkr: bool, held: bool) -> None:
+    model: Any = quantize_model(small_model(), QuantConfig(qkr=qkr))
+    calibrate(model, [images])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    remedy = FrozenWeights(model) if held else Annealing(model)
+    total = [layer.weight.numel() for layer in remedy.layers.values()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        remedy.before_update()
+        optimizer.step()
+        remedy.after_update()
+        assert remedy.free() == ([0] * len(total) if held else total)
+    governed = {f"{name}.weight" for name in remedy.layers}
+    governed |= {name for name in before if name.endswith(("attn.q.weight", "attn.k.weight"))}
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not moved & governed if held else governed <= moved
+    assert {"head.weight", "blocks.0.norm1.weight", "blocks.0.mlp.fc1.bias"} <= moved
 
 
 def test_a_remedy_does_nothing_by_default_and_keeps_no_state() -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small import small_model
 from torch import Tensor, nn
 
-from ofq.quant import LSQQuantizer, StatsQuantizer, calibrate
+from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, calibrate, quantize_model
 from ofq.quant.quantizers import MovedLSQQuantizer, Quantizer
 
 KINDS = st.sampled_from(["statsq", "lsq", "lsq-midrise"])
@@ -177,3 +178,42 @@ def test_quantizers_move_and_convert_before_calibration() -> None:
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LSQQuantizer(**arguments)
+
+
+@pytest.mark.parametrize("grid", ["integer", "midrise"])
+def test_a_step_that_does_not_learn_stays_where_calibration_put_it(grid: Any) -> None:
+    model: Any = quantize_model(small_model(), QuantConfig(weight="lsq", learn_step=False))
+    learning: Any = quantize_model(small_model(), QuantConfig(weight="lsq"))
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for each in (model, learning):
+        calibrate(each, [images])
+    scales = [m.weight_quantizer.scale for b in model.blocks for m in (b.attn.qkv, b.attn.proj, b.mlp.fc1, b.mlp.fc2)]
+    assert not any(scale.requires_grad for scale in scales) and model.head.weight_quantizer.scale.requires_grad
+    model(images).sum().backward()
+    assert all(scale.grad is None for scale in scales)
+    # Nothing else differs: the gradients of the weights are those beside learned steps.
+    learning(images).sum().backward()
+    assert torch.equal(model.blocks[0].mlp.fc1.weight.grad, learning.blocks[0].mlp.fc1.weight.grad)
+    fresh = LSQQuantizer(2, grid=grid, learned=False)
+    fresh.load_state_dict({"scale": torch.ones(3)})
+    assert not fresh.scale.requires_grad and fresh.calibrated
+
+
+@pytest.mark.parametrize("grid", ["integer", "midrise"])
+def test_clipped_weights_get_no_gradient_or_all_of_it(grid: Any) -> None:
+    w = torch.tensor([[-9.0, -0.6, 0.2, 0.7, 9.0]])
+    found = {}
+    for kind in ("zero", "identity"):
+        quantizer = LSQQuantizer(2, grid=grid, clipped_gradient=kind)  # type: ignore[arg-type]
+        quantizer.load_state_dict({"scale": torch.ones(1)})
+        weight = w.clone().requires_grad_()
+        quantizer(weight).backward(torch.full_like(w, 3.0))
+        found[kind] = weight.grad, quantizer.scale.grad, quantizer(w)
+    assert found["zero"][0].tolist() == [[0, 3, 3, 3, 0]] and found["identity"][0].tolist() == [[3.0] * 5]  # type: ignore[union-attr]
+    assert torch.equal(found["zero"][1], found["identity"][1]) and torch.equal(found["zero"][2], found["identity"][2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("switch", [{"learn_step": False}, {"clipped_gradient": "identity"}])
+def test_switches_of_lsq_mean_nothing_beside_statsq(switch: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="switches of LSQ weights"):
+        QuantConfig(weight="statsq", **switch)

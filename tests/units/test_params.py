@@ -25,12 +25,53 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 def test_digits_is_the_whole_paper() -> None:
     runs = PARAMS.runs("digits")
     assert len(runs) == 3 * 6 * 3
-    others = {name for name, variant in PARAMS.variants.items() if variant.remedy}
-    assert {run.variant for run in runs} == set(PARAMS.variants) - others
+    assert {run.variant for run in runs} == {"lsq", "lsq-midrise"} | {
+        f"statsq{more}" for more in ("", "-qkr", "-cga", "-qkr-cga")
+    }
+
+
+def test_groups_stand_beside_the_main_grid_and_share_its_runs() -> None:
+    main, controls = set(PARAMS.runs("digits")), PARAMS.view("digits", "controls").runs("digits")
+    assert main < set(controls) and {run.seed for run in controls} == {0, 1, 2, 3, 4}
+    assert set(controls) < set(PARAMS.all_runs("digits"))
+    assert len(PARAMS.all_runs("digits")) == len(set(PARAMS.all_runs("digits")))
+    swept = PARAMS.view("digits", "sweep")
+    assert {run.bits for run in swept.runs("digits")} == {"w2a2"}
+    with pytest.raises(UserError, match="unknown group of study 'digits': 'control'; did you mean 'controls'"):
+        PARAMS.view("digits", "control")
+
+
+def test_every_run_of_a_group_can_be_resolved_and_named() -> None:
+    for study in PARAMS.studies:
+        for run in PARAMS.all_runs(study):
+            assert PARAMS.resolve(run).seed == run.seed
+            assert Run.parse(str(run.files.metrics)) == run
+
+
+def test_fidelity_is_one_switch_each_and_two_presets(tmp_path: Path) -> None:
+    def resolved(variant: str) -> params.RunConfig:
+        return PARAMS.resolve(Run("digits", "vit_micro_distilled", "w2a2", variant, 0))
+
+    plain, released, random = map(resolved, ("statsq-qkr", "statsq-qkr-released", "statsq-qkr-random"))
+    assert random == plain.model_copy(update={"attention_init": "random"})
+    assert released.attention_init == "random" and released.teacher_mode == "train" and not released.teacher_once
+    assert released.quantization and released.quantization.dead_biases
+    still, free = resolved("statsq-qkr-cga").cga, resolved("statsq-qkr-released-cga").cga
+    assert still and still.freeze_qk and free and free.freeze_qk is False
+    spelled = params.load(edited(tmp_path, "fidelity: {dead_biases: true}", "fidelity: as_described"))
+    run = Run("digits", "vit_micro_distilled", "w2a2", "statsq-qkr-dead-biases", 0)
+    assert spelled.resolve(run) == plain
+
+
+def test_a_variants_own_learning_rate_lowers_what_its_annealing_runs_at(tmp_path: Path) -> None:
+    changed = params.load(edited(tmp_path, "statsq: {weight: statsq}", "statsq: {weight: statsq, lr: 8.0e-3}"))
+    run = Run("digits", "vit_micro", "w2a2", "statsq", 0)
+    own, annealed = changed.resolve(run).train, changed.resolve(run.sibling("statsq-cga")).train
+    assert (own.lr, own.min_lr) == (8e-3, pytest.approx(4e-4)) and annealed.lr == own.min_lr
 
 
 def test_a_run_without_a_remedy_says_nothing_of_one() -> None:
-    plain, other = (PARAMS.resolve(Run("digits-remedies", "vit_micro", "w2a2", n, 0)) for n in ("lsq", "lsq-freezing"))
+    plain, other = (PARAMS.resolve(Run("digits", "vit_micro", "w2a2", n, 0)) for n in ("lsq", "lsq-freezing"))
     assert "remedy" not in plain.canonical() and plain.modules == ()
     assert other.model_copy(update={"remedy": None}) == plain
     assert other.modules == ("ofq.remedies.freezing",)
@@ -95,6 +136,17 @@ def test_only_what_changes_a_number_is_part_of_a_run(tmp_path: Path) -> None:
         ("lsq: {weight: lsq}", "lsq: {weight: lsq}\n  lsq: {weight: lsq}", "key 'lsq' given twice"),
         ("  digits-lr: #", "  reference: #", "reserved"),
         ("study: digits #", "study: [digits #", "cannot be read"),
+        ("      sweep: #", "      everything: #", "studies.digits.groups.everything: 'everything' is a reserved name"),
+        ("      sweep: #", "      fashion: #", "studies.digits.groups.fashion: 'fashion' is a reserved name, or a study's"),
+        ("          - lsq-fixed", "          - lsq-fixd", "unknown variant of the group 'lsq-fixed'; did you mean 'lsq-fixd'"),
+        ("models: [vit_micro_distilled]", "models: [vit_micro_destilled]", "studies.digits.groups.fidelity.models: unknown model"),
+        ("measure: [noise, probe]", "measure: [nois]", "studies.digits.groups.components.measure.0"),
+        ("learning_rates: digits-lr", "learning_rates: digits", "studies.digits.learning_rates: unknown study with sweep_lr 'digits'"),
+        ("{frozen: nothing}", "{frozen: nothing, boundary_range: 0.1}", "mean nothing where nothing is frozen"),
+        ("{boundary_range: 0.003}", "{freeze_qk: true}", "boundary_range is missing"),
+        ("{teacher_mode: train}", "{teacher_mode: training}", "fidelity"),
+        ("fidelity: as_released", "fidelity: as_relased", "fidelity"),
+        ("{weight: statsq}", "{weight: statsq, learn_step: false}", "switches of lsq and lsq-midrise"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -3,19 +3,23 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 from ofq import params
+from ofq.data import batches
 from ofq.data.prepare import prepare
 from ofq.errors import UserError
 from ofq.files import read_json
 from ofq.paths import Run
+from ofq.quant import calibrate
 from ofq.training.anneal import run_cga
 from ofq.training.optim import make_optimizer, make_schedule
 from ofq.training.qat import run_qat
 from ofq.training.recorder import OscillationRecorder
+from ofq.training.student import load_data, load_teacher, loss_from, make_student
 from ofq.training.teacher import run_teacher
 from tests.conftest import ROOT, SMALL
 
@@ -75,9 +79,6 @@ def test_annealing_holds_q_and_k_still_and_goes_on_from_its_parent(here: params.
 def test_the_student_starts_from_every_weight_and_bias_of_the_teacher(here: params.Params) -> None:
     from safetensors.torch import load_file
 
-    from ofq.data import batches
-    from ofq.training.student import make_student
-
     teacher = load_file(TEACHER.files.model)
     student = make_student(STATSQ, here.resolve(STATSQ), batches.load("digits")).state_dict()
     assert all(torch.equal(student[name], value) for name, value in teacher.items())
@@ -87,7 +88,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: param
     config = here.resolve(TEACHER)
     hot = config.model_copy(update={"train": config.train.model_copy(update={"lr": 1.0, "min_lr": 1.0, "warmup": 0.0})})
     data = torch.full((64, 1, 8, 8), float("nan"))
-    from ofq.data import batches
 
     real = batches.load("digits")
     broken = batches.StudyData(data, real.train_labels[:64], real.eval_images, real.eval_labels, 10)
@@ -126,9 +126,6 @@ def test_the_schedule_warms_up_falls_and_stays() -> None:
 
 
 def test_weight_decay_spares_vectors_tokens_and_quantizer_parameters(here: params.Params) -> None:
-    from ofq.data import batches
-    from ofq.quant import calibrate
-    from ofq.training.student import make_student
 
     config = here.resolve(STATSQ)
     data = batches.load("digits")
@@ -148,3 +145,67 @@ def test_run_json_says_what_a_number_came_from(here: params.Params) -> None:
     assert set(info["digests"]["inputs"]) == read
     events = [json.loads(line) for line in STATSQ.files.events.read_text().splitlines()]
     assert events[0]["config"] == info["config"]
+
+
+@pytest.mark.parametrize(("qkr", "drawn"), [(False, {"qkv", "proj"}), (True, {"proj"})])
+def test_the_released_start_draws_attention_anew(here: params.Params, qkr: bool, drawn: set[str]) -> None:
+    run = STATSQ.sibling("statsq-qkr" if qkr else "statsq")
+    config = here.resolve(run)
+    data = batches.load("digits")
+    kept, random = (
+        make_student(run, config.model_copy(update={"attention_init": start}), data).state_dict()
+        for start in (None, "random")
+    )
+    different = {name for name, value in kept.items() if not torch.equal(value, random[name])}
+    assert {name.split(".")[-2] for name in different} == drawn
+    assert {name.split(".")[-1] for name in different} == {"weight", "bias"}
+
+
+def test_a_teacher_in_training_mode_teaches_with_its_class_head_alone(
+    here: params.Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_heads = params.Params.model_validate(yaml.safe_load(Path("params.yaml").read_text()))
+    data = batches.load("digits")
+    teacher = Run("digits", "vit_micro_distilled", "fp", "teacher", 0)
+    run_teacher(teacher, two_heads.resolve(teacher))
+    run = Run("digits", "vit_micro_distilled", "w2a2", "statsq-qkr-teacher-train", 0)
+    released, described = two_heads.resolve(run), two_heads.resolve(run.sibling("statsq-qkr"))
+    images = data.eval_images[:8]
+    class_logits, distillation_logits = load_teacher(run, released, data)(images)
+    mean = load_teacher(run, described, data)(images)
+    torch.testing.assert_close(mean, (class_logits + distillation_logits) / 2)
+    assert not torch.equal(class_logits, distillation_logits)
+
+    taught = []
+    monkeypatch.setattr(
+        "ofq.training.student.distillation_loss",
+        lambda student, logits, labels: taught.append(logits) or student[0].sum(),
+    )
+    for config in (released, described):
+        own = load_data(run, config)
+        student = make_student(run, config, own)
+        calibrate(student, [images])
+        loss_from(run, config, own, student)(own.train_batch(0, 0, 4))
+    assert isinstance(taught[0], tuple) and isinstance(taught[1], torch.Tensor)
+
+
+@pytest.mark.parametrize("variant", ["statsq-qkr-extra", "statsq-qkr-frozen", "statsq-qkr-cga"])
+def test_annealing_and_its_controls_say_step_by_step_what_was_free(here: params.Params, variant: str) -> None:
+    run = STATSQ.sibling(variant)
+    run_cga(run, here.resolve(run))
+    trace = pd.read_parquet(run.files.annealing)
+    layers = [f"blocks.{block}.{name}" for block in (0, 1) for name in ("attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")]
+    assert list(trace["layer"].unique()) == layers and list(trace["step"].unique()) == list(range(1, 13))
+    share = trace["free"].sum() / trace["weights"].sum()
+    assert share == {"statsq-qkr-extra": 1, "statsq-qkr-frozen": 0}.get(variant, share)
+    if variant == "statsq-qkr-cga":
+        assert 0 < share < 0.1
+    # Nothing moves where everything is frozen: then the statistical steps stand still too.
+    assert (trace.groupby("layer")["scale"].nunique() == 1).all() == (variant == "statsq-qkr-frozen")
+
+
+def test_the_best_accuracy_of_a_run_is_that_of_its_evaluations(here: params.Params) -> None:
+    metrics = read_json(STATSQ.files.metrics)
+    events = [json.loads(line) for line in STATSQ.files.events.read_text().splitlines()]
+    assert metrics["top1_best"] == max(event["val/top1"] for event in events if event["event"] == "step")
+    assert metrics["top1_best"] >= metrics["top1"]

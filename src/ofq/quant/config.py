@@ -25,6 +25,15 @@ class QuantConfig(BaseModel):
     weight_bits: Bits = Field(2, description="bits of the weights of the blocks")
     input_bits: Bits = Field(2, description="bits of the activations of the blocks")
     qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
+    learn_step: bool = Field(
+        True,
+        description="steps of LSQ weights learn; false: they stay where calibration put them. StatsQ has none to learn",
+    )
+    clipped_gradient: Literal["zero", "identity"] = Field(
+        "zero",
+        description="gradient of LSQ weights beyond the outermost levels: none, or as if they were not clipped, as "
+        "StatsQ's always is",
+    )
     edge_bits: Bits = Field(8, description="bits of weights and inputs of the first and the last layer, always LSQ")
     dead_biases: bool = Field(
         False,
@@ -33,7 +42,9 @@ class QuantConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _warn(self) -> Self:
+    def _consistent(self) -> Self:
+        if self.weight == "statsq" and not (self.learn_step and self.clipped_gradient == "zero"):
+            raise ValueError("learn_step and clipped_gradient are switches of LSQ weights: not of 'statsq'")
         if self.weight == "statsq" and self.weight_bits > 4:
             warnings.warn(
                 f"weight_bits={self.weight_bits}: StatsQ clips at 2*mean|w| whatever the bits, so clipping dominates "

@@ -91,14 +91,16 @@ class _Builder:
         self.config = config
 
     def weight_quantizer(self) -> Quantizer:
-        bits = self.config.weight_bits
-        match self.config.weight:
-            case "statsq":
-                return StatsQuantizer(bits)
-            case "lsq":
-                return LSQQuantizer(bits, axis=0)
-            case "lsq-midrise":
-                return LSQQuantizer(bits, axis=0, grid="midrise")
+        config = self.config
+        if config.weight == "statsq":
+            return StatsQuantizer(config.weight_bits)
+        return LSQQuantizer(
+            config.weight_bits,
+            axis=0,
+            grid="integer" if config.weight == "lsq" else "midrise",
+            learned=config.learn_step,
+            clipped_gradient=config.clipped_gradient,
+        )
 
     def linear(self, source: nn.Linear, *, signed: bool = True) -> QuantLinear:
         quantizer = MovedLSQQuantizer(self.config.input_bits, (source.in_features,), signed=signed, axis=-2)

@@ -128,6 +128,8 @@ class LSQQuantizer(Quantizer):
             axes that do as a tuple, or None for one step for the whole tensor.
         grid: ``"integer"``: values at step*code. ``"midrise"``: values at step*(code + 1/2) as StatsQ has them,
             initial step 2*mean|w|/2^(bits-1) as StatsQ's.
+        learned: whether the steps learn; False: they stay as calibrated.
+        clipped_gradient: of elements beyond the outermost codes: ``"zero"`` as in LSQ, or ``"identity"`` as in StatsQ.
 
     Raises:
         ValueError: ``bits`` out of range, axes not neighbours, or an unsigned mid-rise grid.
@@ -145,6 +147,8 @@ class LSQQuantizer(Quantizer):
         signed: bool | Literal["detect"] = True,
         axis: int | tuple[int, ...] | None = 0,
         grid: Literal["integer", "midrise"] = "integer",
+        learned: bool = True,
+        clipped_gradient: Literal["zero", "identity"] = "zero",
     ) -> None:
         super().__init__(bits)
         axes = () if axis is None else (axis,) if isinstance(axis, int) else axis
@@ -159,6 +163,8 @@ class LSQQuantizer(Quantizer):
         self.signed = signed
         self.axis = axis
         self.grid = grid
+        self.learned = learned
+        self.clipped_gradient = clipped_gradient
         self.shape: tuple[int, ...] = ()  # of the move biases, which only a MovedLSQQuantizer has
         self.before: nn.Parameter | None = None
         self.after: nn.Parameter | None = None
@@ -166,7 +172,7 @@ class LSQQuantizer(Quantizer):
         self._axes = axes
         self._offset = 0.5 if grid == "midrise" else 0.0
         self._means: list[Tensor] | None = None  # of |x|, one for each calibration batch; None: not calibrating
-        self.scale: nn.Parameter = _Unset()
+        self.scale: nn.Parameter = _Unset(requires_grad=learned)
         self.register_buffer("negative_seen", torch.zeros(()) if signed == "detect" else None)
 
     def rounded(self, x: Tensor) -> Rounded:
@@ -197,7 +203,8 @@ class LSQQuantizer(Quantizer):
         """
         self._require_scale()
         low, high = self.levels()
-        return Grid(low, high, self._step_shape(shape), self._offset, self.shape, self.loops)
+        passes = self.clipped_gradient == "identity"
+        return Grid(low, high, self._step_shape(shape), self._offset, self.shape, self.loops, passes_clipped=passes)
 
     def step(self, w: Tensor) -> Tensor:
         """max(scale, 1e-5), the same for every ``w``."""
@@ -237,7 +244,7 @@ class LSQQuantizer(Quantizer):
         seen = bool(self._means)
         self._means = None
         if not keep and self.calibrated:
-            self.scale = _Unset(device=self.scale.device, dtype=self.scale.dtype)
+            self.scale = _Unset(requires_grad=self.learned, device=self.scale.device, dtype=self.scale.dtype)
         return seen
 
     @torch.no_grad()

@@ -29,6 +29,7 @@ class Grid:
         offset: 0 for levels at whole steps, 1/2 for levels halfway between them.
         move_shape: how the move biases stand beside the tensor: the sizes of its last axes.
         loops: compiled loops for what they take, or None for torch's operations only.
+        passes_clipped: :func:`round_on` gives x the gradient g everywhere, also beyond the outermost codes.
     """
 
     low: float | Tensor
@@ -37,6 +38,7 @@ class Grid:
     offset: float = 0.0
     move_shape: tuple[int, ...] = ()
     loops: Loops | None = None
+    passes_clipped: bool = False
 
     def step(self, scale: Tensor) -> Tensor:
         """max(scale, 1e-5), broadcasting against the tensor."""
@@ -302,4 +304,6 @@ class _RoundLearned(torch.autograd.Function):
         grad_after = grid.move_gradient(g)[: ctx.after_size] if needs_after else None
         grad_x = g.clone(memory_format=torch.contiguous_format)
         grad_scale, grad_before = grid.gradients(grad_x, u, ctx.steps)
+        if grid.passes_clipped:
+            grad_x = g
         return grad_x if needs_x else None, grad_scale, grad_before if before is not None else None, grad_after, None

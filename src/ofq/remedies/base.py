@@ -51,7 +51,7 @@ class Remedy:
 
 
 def governed_layers(model: nn.Module) -> dict[str, QuantLinear]:
-    """The low-bit linear layers of the blocks by name: ``qkv``, ``proj``, ``fc1``, ``fc2``.
+    """The low-bit linear layers of the blocks by name, in the order of their use: ``qkv``, ``proj``, ``fc1``, ``fc2``.
 
     Under query-key reparameterization ``v`` takes the place of ``qkv``: what is quantized there is the product of the
     query and key weights, whose codes no latent weight of its own could hold.
@@ -59,8 +59,9 @@ def governed_layers(model: nn.Module) -> dict[str, QuantLinear]:
     Raises:
         ValueError: the model is not quantized.
     """
-    layers = {id(weight.layer) for weight in block_weights(model) if isinstance(weight.layer, QuantLinear)}
-    return {name: part for name, part in model.named_modules() if id(part) in layers and isinstance(part, QuantLinear)}
+    names = {id(module): name for name, module in model.named_modules()}
+    layers = [weight.layer for weight in block_weights(model)]  # the thirds of qkv share one
+    return {names[id(layer)]: layer for layer in layers if isinstance(layer, QuantLinear)}
 
 
 def weight_quantizer(layer: QuantLinear) -> Quantizer:

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from ofq.quant.attention import QKRAttention
-from ofq.quant.blocks import block_weights
-from ofq.quant.layers import QuantLinear
 from ofq.quant.rounding import statistical_position, statistical_step
-from ofq.remedies.base import Remedy
+from ofq.remedies.annealing import Annealing, query_key_weights
+from ofq.remedies.base import weight_quantizer
 
 
 @torch.no_grad()
@@ -38,7 +36,7 @@ def confidence_mask(w: Tensor, bits: int, boundary_range: float) -> Tensor:
     return _far_from_thresholds(statistical_position(w, statistical_step(w, bits), bits), boundary_range)
 
 
-class ConfidenceGuidedAnnealing(Remedy):
+class ConfidenceGuidedAnnealing(Annealing):
     """Lets only the weights near a rounding threshold train; the others do not move by a bit.
 
     At each step the mask is taken from the weights before it, the gradients of frozen weights are set to zero, the
@@ -62,11 +60,9 @@ class ConfidenceGuidedAnnealing(Remedy):
 
     def __init__(self, model: nn.Module, boundary_range: float, *, freeze_qk: bool = True) -> None:
         _check_range(boundary_range)
+        super().__init__(model)
         self.boundary_range = boundary_range
-        layers = dict.fromkeys(weight.layer for weight in block_weights(model))  # the thirds of qkv share one
-        self._layers = [layer for layer in layers if isinstance(layer, QuantLinear)]
-        attentions = [layer for layer in layers if isinstance(layer, QKRAttention)]
-        self._still = [part.weight for layer in attentions for part in (layer.q, layer.k)] if freeze_qk else []
+        self._still = query_key_weights(model) if freeze_qk else []
         self._frozen: list[Tensor] = []
         self._before: list[Tensor] = []
 
@@ -74,9 +70,8 @@ class ConfidenceGuidedAnnealing(Remedy):
     def before_update(self) -> None:
         """Take the masks, zero the gradients of frozen weights, remember where they stand."""
         self._frozen, self._before = [], []
-        for layer in self._layers:
-            assert layer.weight_quantizer is not None
-            frozen = _far_from_thresholds(layer.weight_quantizer.position(layer.weight), self.boundary_range)
+        for layer in self.layers.values():
+            frozen = _far_from_thresholds(weight_quantizer(layer).position(layer.weight), self.boundary_range)
             if layer.weight.grad is not None:
                 layer.weight.grad.masked_fill_(frozen, 0.0)  # no product: 0*inf would reach Adam's moments as NaN
             self._frozen.append(frozen)
@@ -87,7 +82,7 @@ class ConfidenceGuidedAnnealing(Remedy):
     @torch.no_grad()
     def after_update(self) -> None:
         """Put frozen weights back to where they stood, bit for bit; nothing without :meth:`before_update`."""
-        for layer, frozen, before in zip(self._layers, self._frozen, self._before, strict=False):
+        for layer, frozen, before in zip(self.layers.values(), self._frozen, self._before, strict=False):
             torch.where(frozen, before, layer.weight, out=layer.weight)
         self._before = []
 
@@ -95,8 +90,12 @@ class ConfidenceGuidedAnnealing(Remedy):
         """``cga/free_share``: percent of the governed weights that were free at the last step."""
         if not self._frozen:
             return {}
-        frozen = torch.stack([mask.sum() for mask in self._frozen]).sum().item()
-        return {"cga/free_share": 100.0 * (1.0 - frozen / sum(mask.numel() for mask in self._frozen))}
+        return {"cga/free_share": 100 * sum(self.free()) / sum(mask.numel() for mask in self._frozen)}
+
+    def free(self) -> list[int]:
+        """How many weights of each governed layer were free at the last step."""
+        counts: list[int] = torch.stack([mask.logical_not().sum() for mask in self._frozen]).tolist()
+        return counts
 
 
 def _check_range(boundary_range: float) -> None:

@@ -1,11 +1,12 @@
 """Does a study come out as its committed record says? One verdict for each cell of the main table."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ofq.paths import REFERENCE, report_dir
+from ofq.paths import RESULTS, recorded
 from ofq.report import collect
 from ofq.report.render import write_table
 
@@ -17,14 +18,15 @@ ONE_SEED = "one seed: cannot say"
 NOT_RECORDED = "not in the record"
 
 
-def write_agreement(study: str, main: pd.DataFrame) -> None:
+def write_agreement(report: Path, main: pd.DataFrame) -> None:
     """Write the table ``agreement``: the main table against the record in ``results/reference``, which may be absent.
 
     Args:
-        study: name.
+        report: directory of the study's report, or of a group's.
         main: as in ``main.csv``, one row a model, bit width and variant.
     """
-    path = REFERENCE / study / "tables" / "main.csv"
+    path = recorded(report) / "tables" / "main.csv"
+    study = report.relative_to(RESULTS).parts[0]
     cells = compare(main, collect.read_table(path) if path.exists() else main.iloc[:0])
     shown = main[collect.KEYS].copy()
     for name, title in QUANTITIES.items():
@@ -44,7 +46,7 @@ def write_agreement(study: str, main: pd.DataFrame) -> None:
             f"Study {study}: there is no record to compare with, for `{path}` does not exist. "
             f"Make this run the record with `python -m ofq reference {study}`."
         )
-    write_table(report_dir(study) / "tables", "agreement", cells, shown, list(main["runs"]), caption)
+    write_table(report / "tables", "agreement", cells, shown, list(main["runs"]), caption)
 
 
 def compare(main: pd.DataFrame, record: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """The figures of a study."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,21 +17,30 @@ from ofq.report.style import WIDTH, look, save
 GROUPS = ["q", "k", "qk", "v", "proj", "fc1", "fc2"]
 
 
-def write_figures(params: Params, study: str) -> None:
+def write_figures(params: Params, study: str, group: str | None = None) -> None:
     """Draw accuracy, oscillation over training, latent weights and oscillation by layer group, model by model.
 
     A study of several models gets one row of panels for each.
+
+    Args:
+        params: of the project.
+        study: name.
+        group: of the study; None: its main grid.
+
+    Raises:
+        UserError: no such group, or a run is missing.
     """
+    params, report = params.view(study, group), report_dir(study, group)
     runs = collect.student_runs(params, study)
     metrics = collect.metrics(runs)
-    _accuracy(params, study, metrics, collect.teachers(params, study))
+    _accuracy(params, study, report, metrics, collect.teachers(params, study))
     oscillation = collect.records(runs, "oscillation")
-    _over_training(params, study, oscillation)
-    _layer_groups(params, study, oscillation)
-    _latent_weights(params, study, runs)
+    _over_training(params, study, report, oscillation)
+    _layer_groups(params, study, report, oscillation)
+    _latent_weights(params, study, report, runs)
 
 
-def _accuracy(params: Params, study: str, metrics: pd.DataFrame, teachers: pd.DataFrame) -> None:
+def _accuracy(params: Params, study: str, report: Path, metrics: pd.DataFrame, teachers: pd.DataFrame) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants))
     figure, axes = _panels(len(spec.models), 1, height=3.6)
@@ -48,15 +59,15 @@ def _accuracy(params: Params, study: str, metrics: pd.DataFrame, teachers: pd.Da
         ax.set_ylabel(f"top-1 on {spec.data.evaluate} images, %")
         ax.set_title(f"{study}, {model}: mean ± sd over {_seeds(params, study)}")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center")
-    save(figure, report_dir(study) / "figures", "accuracy", [*metrics["run"], *teachers["run"]])
+    save(figure, report / "figures", "accuracy", [*metrics["run"], *teachers["run"]])
 
 
-def _over_training(params: Params, study: str, record: pd.DataFrame) -> None:
+def _over_training(params: Params, study: str, report: Path, record: pd.DataFrame) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants))
     figure, axes = _panels(len(spec.bits), len(spec.models), height=3.0)
     data = over_training(params, study, record)
-    write_text(report_dir(study) / "figures" / "oscillation.csv", curves(data).to_csv(index=False))
+    write_text(report / "figures" / "oscillation.csv", curves(data).to_csv(index=False))
     for row, model in zip(axes, spec.models, strict=True):
         for ax, bits in zip(row, spec.bits, strict=True):
             for name in _variants(params, study):
@@ -69,10 +80,10 @@ def _over_training(params: Params, study: str, record: pd.DataFrame) -> None:
         row[0].set_ylabel("weights with reversal\nfrequency > 0.005, %")
     figure.suptitle(f"{study}: oscillation over training, mean ± sd over {_seeds(params, study)}", fontsize=10)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    save(figure, report_dir(study) / "figures", "oscillation", record["run"])
+    save(figure, report / "figures", "oscillation", record["run"])
 
 
-def _layer_groups(params: Params, study: str, record: pd.DataFrame) -> None:
+def _layer_groups(params: Params, study: str, report: Path, record: pd.DataFrame) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants))
     figure, axes = _panels(1, len(spec.models) * len(spec.bits), height=2.0)
@@ -99,10 +110,10 @@ def _layer_groups(params: Params, study: str, record: pd.DataFrame) -> None:
         fontsize=10,
     )
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    save(figure, report_dir(study) / "figures", "layer_groups", record["run"])
+    save(figure, report / "figures", "layer_groups", record["run"])
 
 
-def _latent_weights(params: Params, study: str, runs: list[Run]) -> None:
+def _latent_weights(params: Params, study: str, report: Path, runs: list[Run]) -> None:
     """Density of the final latent weights in code steps, at the study's lowest bits, all seeds together."""
     spec = params.studies[study]
     looks = look(list(params.variants))
@@ -132,7 +143,7 @@ def _latent_weights(params: Params, study: str, runs: list[Run]) -> None:
         "dotted: rounding thresholds; the outermost bars hold the clamped weights",
         fontsize=10,
     )
-    save(figure, report_dir(study) / "figures", "latent_weights", record["run"])
+    save(figure, report / "figures", "latent_weights", record["run"])
 
 
 def _panels(columns: int, rows: int, *, height: float, sharey: bool | str = "row") -> tuple[Figure, np.ndarray]:

@@ -9,9 +9,10 @@ from ofq.paths import REFERENCE, report_dir
 
 
 def record(params: Params, study: str) -> None:
-    """Copy a finished study's tables and figures to ``results/reference/<study>`` and note how they were made.
+    """Copy a finished study's tables, figures and claims to ``results/reference/<study>``, and how they were made.
 
-    ``record.json`` names seeds, versions, machine, threads and code digests.
+    Those of its groups that are finished go to a folder each. ``record.json`` names seeds, versions, machine, threads
+    and code digests.
 
     Raises:
         UserError: a run or the report is missing, or the runs were made by different code or versions.
@@ -20,34 +21,37 @@ def record(params: Params, study: str) -> None:
     report = report_dir(study)
     if not (report / "tables").is_dir() or not (report / "figures").is_dir():
         raise UserError(f"{report} is not complete; run: snakemake {study}")
-    infos = [read_json(run.files.info) for run in params.runs(study)]
+    groups = [group for group in spec.groups if (report_dir(study, group) / "tables").is_dir()]
+    runs = list(dict.fromkeys(run for group in (None, *groups) for run in params.view(study, group).runs(study)))
+    infos = [read_json(run.files.info) for run in runs]
     steps: dict[str, set[str]] = {}
-    for info in infos:
-        steps.setdefault(info["config"]["phase"], set()).add(info["digests"]["code"])
-    mixed = [phase for phase, digests in steps.items() if len(digests) > 1]
+    for run, info in zip(runs, infos, strict=True):
+        config = params.resolve(run)  # other remedies are other code
+        steps.setdefault(" ".join([config.phase, *config.modules]), set()).add(info["digests"]["code"])
+    mixed = [step for step, digests in steps.items() if len(digests) > 1]
     if mixed or len({str(info["versions"]) for info in infos}) > 1:
         raise UserError(f"the runs of {study} were made by different code or versions; run snakemake {study} again")
     description = {
         "study": study,
         "seeds": spec.seeds,
+        "groups": {group: params.view(study, group).studies[study].seeds for group in groups},
         "runs": len(infos),
         "finished": max(info["finished"] for info in infos),
         "machine": infos[0]["machine"],
         "device": infos[0]["device"],
         "threads": infos[0]["threads"],
         "versions": infos[0]["versions"],
-        "code": {phase: digests.pop() for phase, digests in steps.items()},
+        "code": {step: digests.pop() for step, digests in steps.items()},
         "cpu_seconds": round(sum(info["cpu_seconds"] for info in infos)),
     }
     # The old record goes only when the new one is whole.
     target, new, old = REFERENCE / study, REFERENCE / f".{study}-new", REFERENCE / f".{study}-old"
     try:
-        for part in ("tables", "figures"):
-            for path in sorted((report / part).iterdir()):
-                # Agreement with the record that is being replaced says nothing.
-                if not path.name.startswith("agreement."):
-                    with replacing(new / part / path.name) as temporary:
-                        shutil.copyfile(path, temporary)
+        for path in sorted(report.rglob("*.*")):
+            # Agreement with the record that is being replaced says nothing.
+            if path.is_file() and not path.name.startswith("agreement."):
+                with replacing(new / path.relative_to(report)) as temporary:
+                    shutil.copyfile(path, temporary)
         write_json(new / "record.json", description)
         if target.exists():
             target.rename(old)

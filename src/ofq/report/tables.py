@@ -1,5 +1,7 @@
 """The tables of a study: main result, its agreement with the record, component ablation, oscillation by layer group."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from ofq.files import write_json
@@ -15,16 +17,26 @@ BASELINE = "lsq"
 METRICS = ["top1", "osc_share", "reversals"]
 
 
-def write_tables(params: Params, study: str) -> None:
-    """Write ``main``, ``agreement``, ``ablation`` and ``oscillation`` as CSV, Markdown, LaTeX and HTML."""
+def write_tables(params: Params, study: str, group: str | None = None) -> None:
+    """Write ``main``, ``agreement``, ``ablation`` and ``oscillation`` as CSV, Markdown, LaTeX and HTML.
+
+    Args:
+        params: of the project.
+        study: name.
+        group: of the study; None: its main grid.
+
+    Raises:
+        UserError: no such group, or a run is missing.
+    """
+    params, report = params.view(study, group), report_dir(study, group)
     runs = collect.student_runs(params, study)
     frame = collect.metrics(runs)
-    _write_main(params, study, frame)
-    _write_ablation(params, study, frame)
-    _write_oscillation(params, study, collect.records(runs, "oscillation"))
+    _write_main(params, study, report, frame)
+    _write_ablation(params, study, report, frame)
+    _write_oscillation(params, study, report, collect.records(runs, "oscillation"))
 
 
-def _write_main(params: Params, study: str, frame: pd.DataFrame) -> None:
+def _write_main(params: Params, study: str, report: Path, frame: pd.DataFrame) -> None:
     paper_models = {name: params.models[name].paper_model for name in params.studies[study].models}
     data = collect.spread(frame, METRICS)
     data["paper_top1"] = [
@@ -51,12 +63,12 @@ def _write_main(params: Params, study: str, frame: pd.DataFrame) -> None:
         "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
         f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {SOURCE}."
     )
-    write_table(report_dir(study) / "tables", "main", data, shown, list(data["runs"]), caption)
-    write_json(report_dir(study) / "tables" / "main.json", nested(data))
-    write_agreement(study, data)
+    write_table(report / "tables", "main", data, shown, list(data["runs"]), caption)
+    write_json(report / "tables" / "main.json", nested(data))
+    write_agreement(report, data)
 
 
-def _write_ablation(params: Params, study: str, frame: pd.DataFrame) -> None:
+def _write_ablation(params: Params, study: str, report: Path, frame: pd.DataFrame) -> None:
     baseline = frame[frame["variant"] == BASELINE].set_index(["model", "bits", "seed"])["top1"]
     index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
     paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
@@ -80,10 +92,10 @@ def _write_ablation(params: Params, study: str, frame: pd.DataFrame) -> None:
         f"Study {study}: what each component adds; mean ± standard deviation over seeds {_seeds(params, study)}, "
         f"{_evaluated(params, study)}. Differences to {BASELINE} are paired by seed."
     )
-    write_table(report_dir(study) / "tables", "ablation", data, shown, list(data["runs"]), caption)
+    write_table(report / "tables", "ablation", data, shown, list(data["runs"]), caption)
 
 
-def _write_oscillation(params: Params, study: str, record: pd.DataFrame) -> None:
+def _write_oscillation(params: Params, study: str, report: Path, record: pd.DataFrame) -> None:
     columns = ["share", "share_high", "reversals"]
     last = record[record["step"] == record.groupby("run")["step"].transform("max")]
     by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
@@ -106,7 +118,7 @@ def _write_oscillation(params: Params, study: str, record: pd.DataFrame) -> None
         f"mean ± standard deviation over seeds {_seeds(params, study)}. "
         "qk is the product of the query and key weights, which takes their place under QKR."
     )
-    write_table(report_dir(study) / "tables", "oscillation", data, shown, runs, caption)
+    write_table(report / "tables", "oscillation", data, shown, runs, caption)
 
 
 def _switches(params: Params, name: str) -> tuple[bool, bool, bool]:

@@ -163,7 +163,7 @@ class _Mirror:
     def _update_report(self, known: list["StoredRun"]) -> None:
         """Keep the study's tables and figures as the artifacts of a run named ``report``."""
         root = report_dir(self.study)
-        files = {str(path.relative_to(root)): path for path in sorted(root.glob("*/*")) if path.is_file()}
+        files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*.*")) if path.is_file()}
         content = "".join(name + digest(path.read_bytes()) for name, path in files.items())
         mark = f"{_FORMAT} {digest(content.encode())}"
         if not files or any(run.data.tags.get(_MARK) == mark for run in known):

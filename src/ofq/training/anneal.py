@@ -1,8 +1,13 @@
-"""Confidence-guided annealing: continue a finished run at its last learning rate, confident weights held still."""
+"""Annealing: continue a finished run at its last learning rate with confident weights, all or none held still."""
 
+from torch import nn
+
+from ofq.files import replacing
 from ofq.params import KEEPING, Keeping, RunConfig
 from ofq.paths import Run, data_dir
-from ofq.remedies import ConfidenceGuidedAnnealing
+from ofq.remedies import Annealing, ConfidenceGuidedAnnealing, FrozenWeights
+from ofq.settings import Cga
+from ofq.training.annealing_trace import AnnealingTrace
 from ofq.training.continued import hold_rate, last_state
 from ofq.training.loop import train
 from ofq.training.session import session
@@ -26,7 +31,8 @@ def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
         data = load_data(run, config)
         student, optimizer, recorder = last_state(parent, config, data)
         hold_rate(optimizer, config.train.lr)
-        annealing = ConfidenceGuidedAnnealing(student, config.cga.boundary_range, freeze_qk=config.cga.freeze_qk)
+        annealing = _annealing(student, config.cga)
+        trace = AnnealingTrace(annealing)
         train(
             student,
             loss_from(run, config, data, student),
@@ -38,6 +44,15 @@ def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
             label=run.label,
             checkpoints=current.checkpoints,
             events=current.events,
-            hooks=[recorder, annealing],
+            hooks=[recorder, annealing, trace],
         )
+        with replacing(run.files.annealing) as temporary:
+            trace.frame().to_parquet(temporary, index=False)
         publish(current, student, optimizer, recorder, data)
+
+
+def _annealing(student: nn.Module, cga: Cga) -> Annealing:
+    if cga.frozen == "confident":
+        assert cga.boundary_range is not None
+        return ConfidenceGuidedAnnealing(student, cga.boundary_range, freeze_qk=cga.freeze_qk is not False)
+    return FrozenWeights(student) if cga.frozen == "everything" else Annealing(student)

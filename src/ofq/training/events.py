@@ -26,6 +26,11 @@ class EventLog:
         """All of the log."""
         return self.path.read_text()
 
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The values of every event of one kind, in order."""
+        events = map(json.loads, self.text().splitlines())
+        return [event for event in events if event["event"] == kind]
+
     def append(self, event: str, **values: Any) -> None:
         """Write one event and hand it to the operating system."""
         with self.path.open("a") as file:

@@ -38,7 +38,7 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
         _check_fit(build_model(configs[0], data), model.timm, data)
         asked = [config.quantization for config in configs if config.quantization]
         # What can be converted does not depend on the bits.
-        for quantization in {(one.weight, one.qkr, one.dead_biases): one for one in asked}.values():
+        for quantization in {one.model_copy(update={"weight_bits": 2, "input_bits": 2}): one for one in asked}.values():
             quantize_as(build_model(configs[0], data), quantization, model.timm)
         for config in configs:
             if config.remedy and config.quantization:

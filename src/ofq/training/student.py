@@ -13,7 +13,7 @@ from ofq.data.batches import Batch, StudyData
 from ofq.distill import distillation_loss
 from ofq.errors import UserError, missing
 from ofq.files import replacing
-from ofq.models import build, load_weights
+from ofq.models import build, draw_attention, load_weights, train_both_heads
 from ofq.params import Quantization, RunConfig
 from ofq.paths import Run
 from ofq.quant import QuantConfig, compile_loops, quantize_model
@@ -36,7 +36,7 @@ def quantize_as(model: nn.Module, quantization: Quantization, name: str) -> nn.M
         UserError: it cannot be quantized so.
     """
     try:
-        return quantize_model(model, QuantConfig(**quantization.model_dump()))
+        return quantize_model(model, QuantConfig(**quantization.model_dump(exclude_none=True)))
     except ValueError as error:
         raise UserError(
             f"{name} cannot be quantized: {error}; choose another model or other arguments in params.yaml"
@@ -44,18 +44,22 @@ def quantize_as(model: nn.Module, quantization: Quantization, name: str) -> nn.M
 
 
 def load_teacher(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
-    """The run's trained teacher, in evaluation mode and without gradients."""
+    """The run's trained teacher, in evaluation mode and without gradients.
+
+    In training mode (``teacher_mode``), as in the released code, one with two heads gives the pair of their outputs.
+    """
     model = build_model(config, data)
     load_weights(model, run.teacher.files.model)
-    return model.eval().requires_grad_(False)
+    train_both_heads(model)
+    return model.train(config.teacher_mode == "train").requires_grad_(False)
 
 
 def make_student(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
     """A quantized model that holds every weight and bias of the teacher (QKR drops the query and key biases)."""
     student = load_teacher(run, config, data).requires_grad_(True)
     assert config.quantization is not None
-    if callable(distilled := getattr(student, "set_distilled_training", None)):
-        distilled(True)
+    if config.attention_init == "random":
+        draw_attention(student, config.seed, keep_qkv=config.quantization.qkr)
     quantize_as(student, config.quantization, config.model.timm)
     if config.compile:
         compile_loops(student)
@@ -84,7 +88,10 @@ def load_data(run: Run, config: RunConfig) -> StudyData:
 
 
 def loss_from(run: Run, config: RunConfig, data: StudyData, student: nn.Module) -> Callable[[Batch], Tensor]:
-    """Distillation loss of a batch: cross-entropy on the labels plus soft cross-entropy on the teacher's output."""
+    """Distillation loss of a batch: cross-entropy on the labels plus soft cross-entropy on the teacher's output.
+
+    Of a teacher that gives a pair (class, distillation) the first teaches.
+    """
     teacher = None if config.teacher_once else load_teacher(run, config, data)
 
     def loss_of(batch: Batch) -> Tensor:
@@ -108,9 +115,10 @@ def publish(
     """Measure the final student and publish it with its oscillation record."""
     measured = recorder.finish()
     top1, loss = evaluate(student, data)
+    best = max(event["val/top1"] for event in current.events.events("step"))
     files = current.run.files
     for path, frame in ((files.oscillation, recorder.oscillation()), (files.weights, recorder.final_weights())):
         with replacing(path) as temporary:
             frame.to_parquet(temporary, index=False)
     trainer = {"optimizer": optimizer.state_dict(), "recorder": recorder.state_dict()}
-    current.publish(student, {"top1": top1, "loss": loss, **measured}, trainer)
+    current.publish(student, {"top1": top1, "top1_best": best, "loss": loss, **measured}, trainer)

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ofq.data import batches
+from ofq.distill import Logits
 from ofq.files import write_bytes
-from ofq.models import build
+from ofq.models import build, train_both_heads
 from ofq.params import KEEPING, Keeping, RunConfig
 from ofq.paths import Run, data_dir
 from ofq.training.loop import evaluate, train
@@ -26,9 +27,10 @@ def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None
         model = build(
             config.model, image_size=data.image_size, channels=data.channels, classes=data.classes, seed=config.seed
         )
+        train_both_heads(model)
         train(
             model,
-            lambda batch: cross_entropy(model(batch.images), batch.labels),
+            lambda batch: _loss(model(batch.images), batch.labels),
             make_optimizer(model, config.train),
             data,
             config.train,
@@ -40,6 +42,13 @@ def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None
         write_bytes(run.files.logits, save({"train": _outputs(model, data)}))
         top1, loss = evaluate(model, data)
         current.publish(model, {"top1": top1, "loss": loss})
+
+
+def _loss(logits: Logits, labels: Tensor) -> Tensor:
+    """Cross-entropy on the labels; of a model with two heads the mean over both, so that each can teach alone."""
+    if isinstance(logits, Tensor):
+        return cross_entropy(logits, labels)
+    return torch.stack([cross_entropy(one, labels) for one in logits]).mean()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from ofq.report.render import number, write_table
 from ofq.report.style import WIDTH, look, save
 
 
-def write_sweep(params: Params, study: str) -> None:
+def write_learning_rates(params: Params, study: str) -> None:
     """Write ``tables/learning_rate.*`` and ``figures/learning_rate.*`` of a study with ``sweep_lr``.
 
     The rate to choose is the one with the lowest cross-entropy on the evaluation images, which such a study
