@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "ofq"
-# A run's share of these is its resolved settings, which Snakemake compares beside the code, or the words of an error.
-_APART = {"ofq.params", "ofq.settings", "ofq.yaml_model", "ofq.errors"}
+# A run's share of these is its resolved settings, which Snakemake compares beside the code; the names of its files,
+# which are the rules' outputs; or the words of an error.
+_APART = {"ofq.params", "ofq.settings", "ofq.yaml_model", "ofq.paths", "ofq.errors"}
 _ROOT = Path(__file__).parent
 
 
@@ -22,7 +23,7 @@ def code_digest(*modules: str) -> str:
 
     It is taken from the syntax tree without docstrings, so that a comment, a docstring or formatting
     changes nothing, and any other edit to a module in the closure of imports does. The types of the
-    parameters are left out: what they resolve to for a run is compared by itself.
+    parameters and the names of files are left out: what they come to for a run is compared by itself.
 
     Args:
         modules: entry modules, such as ``"ofq.training.qat"``, or modules of the user's in the working directory,
