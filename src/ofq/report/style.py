@@ -14,10 +14,12 @@ from ofq.report.collect import MADE_FROM
 
 WIDTH = 8.0  # inches; 800 pixels in the PNG at 100 dpi, doubled for sharp screens
 _DPI = 200
-# Okabe and Ito's palette, distinguishable with colour-blindness, then four of Tol's. The numbers of colours and of
-# markers have no common divisor, so that no two of the first 132 variants look alike.
-_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+# Okabe and Ito's palette, distinguishable with colour-blindness, with brown in the place of its yellow, which is too
+# pale for lines; then four of Tol's. The numbers of colours and of markers have no common divisor, so that no two of
+# the first 132 variants look alike.
+_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C510A", "#000000"]
 _COLOURS += ["#882255", "#999933", "#332288", "#AA4499"]
+_LINES, _FILLS = ["-", "--", ":"], ["full", "none", "left"]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", "h", ">"]
 
 plt.rcParams.update(
@@ -38,9 +40,17 @@ plt.rcParams.update(
 
 
 def look(names: list[str]) -> dict[str, dict[str, str]]:
-    """Colour and marker of each variant, by its place in ``params.yaml``."""
+    """Colour, marker and line of each variant, by its place in ``params.yaml``.
+
+    Where the colours begin anew, lines are broken and markers are not filled.
+    """
     return {
-        name: {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
+        name: {
+            "color": _COLOURS[i % len(_COLOURS)],
+            "marker": _MARKERS[i % len(_MARKERS)],
+            "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)],
+            "fillstyle": _FILLS[i // len(_COLOURS) % len(_FILLS)],
+        }
         for i, name in enumerate(names)
     }
 

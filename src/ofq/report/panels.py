@@ -1,0 +1,84 @@
+"""Panels of a figure and their common legend, so laid out that some fifteen variants stay legible."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ofq.params import Params
+from ofq.report.style import WIDTH
+
+_CROWDED = 8  # variants, above which panels do not stand side by side
+_SMALL = 8  # points
+_KEY, _LETTER = 0.5, 0.068  # inches that an entry of the legend takes beside its text, and for each letter
+
+
+def crowded(names: Sequence[str]) -> bool:
+    """Whether there are so many variants that a panel needs the whole width."""
+    return len(names) > _CROWDED
+
+
+def panels(columns: int, rows: int, *, height: float, sharey: bool | str = "row") -> tuple[Figure, np.ndarray]:
+    """A grid of axes, ``height`` inches a row, always as a two-dimensional array."""
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(WIDTH, height * rows + 0.6),
+        squeeze=False,
+        sharey=sharey,  # type: ignore[arg-type]
+    )
+    return figure, axes
+
+
+def wrapped(count: int, *, height: float, most: int = 3) -> tuple[Figure, list[Axes]]:
+    """So many panels with one vertical axis, in rows of at most ``most``, each ``height`` inches."""
+    columns = min(most, count)
+    figure, axes = panels(columns, -(-count // columns), height=height, sharey=True)
+    for ax in list(axes.flat)[count:]:
+        ax.set_visible(False)
+    return figure, list(axes.flat)[:count]
+
+
+def sideways(count: int) -> np.ndarray:
+    """Where so many markers stand beside each other around 0: at most 0.1 apart, so that a gap is left to the next."""
+    return min(0.1, 0.85 / count) * (np.arange(count) - (count - 1) / 2)
+
+
+def places(ax: Axes, names: Sequence[str]) -> None:
+    """Name the places 0, 1, ... of an axis and shade every other one."""
+    ax.set_xticks(range(len(names)), names)
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.grid(visible=False, axis="x")
+    for place in range(1, len(names), 2):
+        ax.axvspan(place - 0.5, place + 0.5, color="#f2f2f2", linewidth=0, zorder=0)
+
+
+def legend(figure: Figure, axes: np.ndarray | Sequence[Axes]) -> None:
+    """One legend for all panels, below them, in as many columns as fit the width; each label once."""
+    handles = {
+        label: handle
+        for ax in np.ravel(np.asarray(axes, dtype=object))
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    column = _KEY + _LETTER * max(map(len, handles))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=max(1, min(len(handles), int(WIDTH / column))),
+        fontsize=_SMALL,
+    )
+
+
+def variants(params: Params, study: str) -> list[str]:
+    """The study's variants in the order of ``params.yaml``, which is that of colours and markers."""
+    listed = params.studies[study].variants
+    return [name for name in params.variants if name in listed]
+
+
+def seeds(params: Params, study: str) -> str:
+    """``seeds 0, 1, 2`` for titles."""
+    numbers = params.studies[study].seeds
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
