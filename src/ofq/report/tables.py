@@ -1,5 +1,6 @@
 """The tables of a study: main result, its agreement with the record, component ablation, oscillation by layer group."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -7,10 +8,10 @@ import pandas as pd
 from ofq.files import write_json
 from ofq.params import Params
 from ofq.paths import report_dir
-from ofq.report import collect
+from ofq.report import collect, published
 from ofq.report.agreement import write_agreement
 from ofq.report.plots_data import nested
-from ofq.report.published import SOURCE, paper_top1
+from ofq.report.published import Published
 from ofq.report.render import number, signed, write_table
 
 BASELINE = "lsq"
@@ -39,11 +40,14 @@ def write_tables(params: Params, study: str, group: str | None = None) -> None:
 def _write_main(params: Params, study: str, report: Path, frame: pd.DataFrame) -> None:
     paper_models = {name: params.models[name].paper_model for name in params.studies[study].models}
     data = collect.spread(frame, METRICS)
-    data["paper_top1"] = [
-        paper_top1(paper_models[model], bits, variant)
+    paper = [
+        published.top1(paper_models[model], bits, variant)
         for model, bits, variant in data[collect.KEYS].itertuples(index=False)
     ]
-    beside = ", ".join(f"{paper} beside {model}" for model, paper in paper_models.items() if paper) or "none"
+    data = data.assign(**_columns("paper_top1", paper))
+    beside = ", ".join(f"{name} beside {model}" for model, name in paper_models.items() if name) or "none"
+    marked = any(each is not None and each.mark for each in paper)
+    source = f"{published.SOURCE}; {published.IMPLIED_SOURCE}" if marked else published.SOURCE
     shown = pd.DataFrame(
         {
             "model": data["model"],
@@ -53,7 +57,7 @@ def _write_main(params: Params, study: str, report: Path, frame: pd.DataFrame) -
             "top-1 %": list(map(number, data["top1_mean"], data["top1_sd"])),
             "oscillating %": list(map(number, data["osc_share_mean"], data["osc_share_sd"])),
             "reversals a weight": list(map(number, data["reversals_mean"], data["reversals_sd"])),
-            "paper, ImageNet top-1 %": [f"{value:.2f}" if pd.notna(value) else "–" for value in data["paper_top1"]],
+            "paper, ImageNet top-1 %": _cells(paper),
         }
     )
     caption = (
@@ -61,7 +65,7 @@ def _write_main(params: Params, study: str, report: Path, frame: pd.DataFrame) -
         f"Full-precision teachers: {_teacher_accuracy(params, study)} top-1. "
         "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. "
         "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
-        f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {SOURCE}."
+        f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {source}."
     )
     write_table(report / "tables", "main", data, shown, list(data["runs"]), caption)
     write_json(report / "tables" / "main.json", nested(data))
@@ -73,9 +77,14 @@ def _write_ablation(params: Params, study: str, report: Path, frame: pd.DataFram
     index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
     paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
     data = collect.spread(paired, ["top1", "gain", "loss"])
+    paper = [
+        published.gain(params.models[model].paper_model, bits, variant)
+        for model, bits, variant in data[collect.KEYS].itertuples(index=False)
+    ]
     switches = [_switches(params, name) for name in data["variant"]]
     for i, switch in enumerate(("StatsQ", "QKR", "CGA")):
         data.insert(3 + i, switch.lower(), [flags[i] for flags in switches])
+    data = data.assign(**_columns("paper_gain", paper))
     shown = pd.DataFrame(
         {
             "model": data["model"],
@@ -86,11 +95,14 @@ def _write_ablation(params: Params, study: str, report: Path, frame: pd.DataFram
             "top-1 %": list(map(number, data["top1_mean"], data["top1_sd"])),
             f"Δ to {BASELINE}": list(map(signed, data["gain_mean"], data["gain_sd"])),
             "cross-entropy": [number(*pair, digits=3) for pair in zip(data["loss_mean"], data["loss_sd"], strict=True)],
+            f"paper, Δ to {BASELINE}": _cells(paper),
         }
     )
+    source = f" The paper's are ImageNet results at another scale: {published.GAINS_SOURCE}." if any(paper) else ""
+    remedies = f" {published.REMEDIES}" if _has_remedies(params, study) else ""
     caption = (
         f"Study {study}: what each component adds; mean ± standard deviation over seeds {_seeds(params, study)}, "
-        f"{_evaluated(params, study)}. Differences to {BASELINE} are paired by seed."
+        f"{_evaluated(params, study)}. Differences to {BASELINE} are paired by seed.{source}{remedies}"
     )
     write_table(report / "tables", "ablation", data, shown, list(data["runs"]), caption)
 
@@ -119,6 +131,23 @@ def _write_oscillation(params: Params, study: str, report: Path, record: pd.Data
         "qk is the product of the query and key weights, which takes their place under QKR."
     )
     write_table(report / "tables", "oscillation", data, shown, runs, caption)
+
+
+def _columns(name: str, paper: Sequence[Published | None]) -> dict[str, list[float | str | None]]:
+    """The published numbers as a column of their own, and what must be said with them as another."""
+    return {
+        name: [None if each is None else each.value for each in paper],
+        "paper_mark": [None if each is None else each.mark or None for each in paper],
+    }
+
+
+def _cells(paper: Sequence[Published | None]) -> list[str]:
+    return ["–" if each is None else each.shown for each in paper]
+
+
+def _has_remedies(params: Params, study: str) -> bool:
+    remedies = [params.variant(name).remedy for name in params.studies[study].variants]
+    return any(remedy is not None and remedy.name in ("dampening", "freezing") for remedy in remedies)
 
 
 def _switches(params: Params, name: str) -> tuple[bool, bool, bool]:
