@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -28,16 +29,26 @@ def student_runs(params: Params, study: str) -> list[Run]:
     return [run for run in params.runs(study) if run.bits != FULL_PRECISION]
 
 
+def trained_runs(params: Params, study: str) -> list[Run]:
+    """The quantized runs that are no annealing of another: those that are measured further, by probe and noise."""
+    return [run for run in student_runs(params, study) if params.variant(run.variant).parent is None]
+
+
 def teachers(params: Params, study: str) -> pd.DataFrame:
     """Metrics of the teachers of the study's quantized runs."""
     return metrics(sorted({run.teacher for run in student_runs(params, study)}))
 
 
 def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
-    """The Parquet record ``oscillation`` or ``weights`` of every run, below each other, with the coordinates."""
+    """A Parquet record of every run, below each other, with the coordinates.
+
+    Args:
+        runs: whose.
+        file: ``oscillation``, ``weights``, ``annealing`` or ``noise``.
+    """
     frames = []
     for run in runs:
-        path = getattr(run.files, file)
+        path = run.files.root / f"{file}.parquet"
         try:
             frame = pd.read_parquet(path)
         except FileNotFoundError:
@@ -46,6 +57,11 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
             raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
         frames.append(frame.assign(run=str(run), model=run.model, bits=run.bits, variant=run.variant, seed=run.seed))
     return pd.concat(frames, ignore_index=True)
+
+
+def probes(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
+    """Every run with its ``probe.json``."""
+    return [(run, read_json(run.files.root / "probe.json")) for run in runs]
 
 
 def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -67,6 +83,14 @@ def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = KEYS
         parts[f"{column}_sd"] = grouped[column].std(ddof=1)
     parts["runs"] = grouped["run"].agg(" ".join)
     return pd.DataFrame(parts).reset_index()
+
+
+def by_grid(data: pd.DataFrame, params: Params, study: str) -> pd.DataFrame:
+    """The rows in the order of the study's models and bit widths; within those as they were."""
+    spec = params.studies[study]
+    grid = [(model, bits) for model in spec.models for bits in spec.bits]
+    places = [grid.index(key) for key in data[["model", "bits"]].itertuples(index=False, name=None)]
+    return data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +29,13 @@ def signed(mean: float, sd: float, digits: int = 2) -> str:
     """As :func:`number`, for a difference: always with its sign."""
     text = number(mean, sd, digits)
     return text if text.startswith(("-", "–")) else f"+{text}"
+
+
+def cells(
+    data: pd.DataFrame, name: str, *, digits: int = 2, form: Callable[[float, float, int], str] = number
+) -> list[str]:
+    """The columns ``name_mean`` and ``name_sd`` as text, row by row."""
+    return [form(*pair, digits) for pair in zip(data[f"{name}_mean"], data[f"{name}_sd"], strict=True)]
 
 
 def shorten(runs: Sequence[str]) -> str:

@@ -1,0 +1,105 @@
+"""What the report makes of annealing, step by step."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ofq.errors import UserError
+from ofq.params import Params
+from ofq.paths import Run
+from ofq.report.annealing import bands, left_in_band, write_annealing
+from ofq.report.boundary_range import write_boundary_range
+from tests.report.conftest import Made
+
+REPORT = Path("results/digits/report/sweep")
+SWEEP = ["statsq-qkr-cga-br0.05", "statsq-qkr-cga-br0.003", "statsq-qkr-cga"]
+
+
+@pytest.fixture
+def params(made: Made) -> Params:
+    return made(variants=SWEEP)
+
+
+def test_what_is_left_counts_layers_by_their_weights() -> None:
+    coordinates = {"model": "m", "bits": "w2a2", "variant": "v", "run": "r", "seed": 0}
+    record = pd.DataFrame([{"step": 1, "free": 30, "weights": 100}, {"step": 1, "free": 0, "weights": 200}])
+    assert list(left_in_band(record.assign(**coordinates))["left"]) == [10.0]
+
+
+def test_only_variants_with_a_band_have_one(made: Made) -> None:
+    controls = ["lsq", "statsq", "statsq-extra", "statsq-frozen"]
+    assert bands(made(variants=[*controls, "statsq-cga"]), "digits") == {"statsq-cga": 0.005}
+    with pytest.raises(UserError, match="no variant here that anneals with a boundary range"):
+        bands(made(variants=controls), "digits")
+
+
+def test_the_table_goes_from_the_narrowest_band_and_shows_the_last_step(params: Params) -> None:
+    for seed, free in enumerate((2, 6)):
+        path = Run("digits", "vit_micro", "w2a2", "statsq-qkr-cga", seed).files.root / "annealing.parquet"
+        frame = pd.read_parquet(path)
+        frame.loc[frame["step"] == 300, "free"] = free
+        frame.to_parquet(path)
+    write_boundary_range(params, "digits", REPORT)
+    table = pd.read_csv(REPORT / "tables/boundary_range.csv")
+    assert list(table["boundary_range"]) == [0.003, 0.005, 0.05]
+    row = table.set_index("boundary_range").loc[0.005]
+    assert row["variant"] == "statsq-qkr-cga" and row["n"] == 2
+    assert row["left_mean"] == pytest.approx(100 * 4 / 1024)
+    assert row["left_sd"] == pytest.approx(100 * (6 - 2) / 1024 / 2**0.5)
+    assert "second-hand" in (REPORT / "tables/boundary_range.md").read_text()
+
+
+def test_bit_widths_stand_together_in_the_table(made: Made) -> None:
+    write_boundary_range(made(variants=SWEEP, bits=["w3a3", "w2a2"]), "digits", REPORT)
+    table = pd.read_csv(REPORT / "tables/boundary_range.csv")
+    assert list(table["bits"]) == ["w3a3"] * 3 + ["w2a2"] * 3 and list(table["boundary_range"][:3]) == [
+        0.003,
+        0.005,
+        0.05,
+    ]
+
+
+def test_each_range_has_a_panel_with_a_line_for_each_seed_all_to_one_scale(
+    params: Params, drawn: Callable[[str], dict[str, Figure]]
+) -> None:
+    figures = drawn("ofq.report.boundary_range")
+    write_boundary_range(params, "digits", REPORT)
+    axes = [ax for ax in figures["scale_trajectories"].axes if ax.get_visible()]
+    assert [ax.get_title() for ax in axes] == ["BR 0.003", "BR 0.005", "BR 0.05"]
+    assert len({ax.get_ylim() for ax in axes}) == 1
+    path = Run("digits", "vit_micro", "w2a2", "statsq-qkr-cga", 1).files.root / "annealing.parquet"
+    frame = pd.read_parquet(path)
+    scale = frame[frame["layer"] == "blocks.1.mlp.fc2"]["scale"].to_numpy()
+    assert [len(ax.lines) for ax in axes] == [2, 2, 2]
+    assert np.allclose(axes[1].lines[1].get_ydata(), 100 * (scale / scale[0] - 1))
+    assert all(line.get_ydata()[0] == 0 for ax in axes for line in ax.lines)
+
+
+def test_the_figure_of_annealing_has_a_place_for_no_weight_at_all(
+    made: Made, drawn: Callable[[str], dict[str, Figure]]
+) -> None:
+    figures = drawn("ofq.report.annealing")
+    params = made(variants=["statsq", "statsq-cga", "statsq-qkr-cga"], bits=["w2a2", "w3a3"])
+    write_annealing(params, "digits", REPORT)
+    axes = figures["annealing"].axes
+    assert [ax.get_title() for ax in axes] == ["vit_micro, W2A2", "vit_micro, W3A3"]
+    for ax in axes:
+        lines = {line.get_label(): line for line in ax.lines}
+        assert set(lines) == {"statsq-cga", "statsq-qkr-cga"}
+        shares = lines["statsq-cga"].get_ydata()
+        assert shares[0] == pytest.approx(100 * 10 / 1024) and shares[-1] == 0
+        heights = ax.transData.transform([(1, 0), (1, 100 / (8 * 1024)), (1, 1)])[:, 1]
+        assert ax.bbox.y0 < heights[0] < heights[1] < heights[2], "0 and a single weight are told apart"
+
+
+def test_figures_name_their_runs(params: Params) -> None:
+    write_boundary_range(params, "digits", REPORT)
+    with Image.open(REPORT / "figures/scale_trajectories.png") as image:
+        names = set(image.info["Description"].split("runs: ")[1].split())
+        assert image.width == 1600
+    assert names == {str(run) for run in params.runs("digits")}

@@ -1,0 +1,26 @@
+"""The page of names explains every column of the tables that a group may have."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ofq.report.boundary_range import write_boundary_range
+from ofq.report.comparison import write_comparison
+from ofq.report.coupling import write_coupling
+from ofq.report.noise import write_noise
+from ofq.report.tables import write_tables
+from tests.docs.test_guides import explained
+from tests.report.conftest import Made
+
+
+def test_the_page_of_names_explains_every_column(made: Made) -> None:
+    params = made(variants=["lsq", "statsq", "statsq-cga"])
+    report = Path("results/digits/report")
+    write_comparison(params, "digits", report, [["statsq", "lsq"]])
+    for write in (write_noise, write_boundary_range, write_coupling):
+        write(params, "digits", report)
+    write_tables(params, "digits")
+    tables = sorted((report / "tables").glob("*.csv"))
+    assert {"comparison", "noise", "boundary_range", "coupling", "main", "ablation"} <= {path.stem for path in tables}
+    for path in tables:
+        assert explained(path.name) == list(pd.read_csv(path)), path.name
