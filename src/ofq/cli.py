@@ -83,6 +83,13 @@ def _figures(arguments: argparse.Namespace) -> None:
     write_figures(params.load(), arguments.study, arguments.group)
 
 
+def _claims(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.report.claims import write_claims
+
+    write_claims(params.load(), arguments.study)
+
+
 def _track(arguments: argparse.Namespace) -> None:
     from ofq import params, tracking
 
@@ -180,6 +187,7 @@ _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
     "cga": (_training("cga"), "run", "anneal the finished run of a variant's parent, and measure it"),
     "tables": (_tables, "study", "write a study's tables from the metrics of its runs"),
     "figures": (_figures, "study", "draw a study's figures from the records of its runs"),
+    "claims": (_claims, "study", "give each claim of the papers its verdict on a study"),
     "learning-rates": (_learning_rates, "study", "write table and figure of a study that compares learning rates"),
     "probe": (_probe, "run", "measure a finished run's oscillation again, over further steps of a copy"),
     "why": (_why, "file", "say which runs, settings and versions a cell of a table, or a figure, comes from"),

@@ -48,6 +48,13 @@ or results/STUDY/report/GROUP/figures. Nothing is trained.
 
 examples: python -m ofq figures digits
           python -m ofq figures digits controls""",
+    "claims": """\
+Reads claims.yaml and, of the study's finished runs, what each claim needs; writes claims.md and claims.json into
+results/STUDY/report: effect, interval, p after Holm's correction, verdict, and how many seeds would decide what is
+undecided. Runs that are not there do not count; a claim without any is untested. docs/claims.md explains how verdicts
+are made and how a claim is added. Nothing is trained.
+
+example: python -m ofq claims digits""",
     "learning-rates": """\
 For a study with sweep_lr: writes learning_rate as table and figure into results/STUDY/report, with the rate of the
 lowest cross-entropy marked. Nothing is trained.

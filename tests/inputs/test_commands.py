@@ -13,7 +13,7 @@ from ofq.targets import check_target
 from tests.inputs.conftest import RUN, Refusal
 from tests.inputs.settings import BASE
 
-OF_A_STUDY = ["data", "tables", "figures", "sweep", "cost", "reference", "track"]
+OF_A_STUDY = ["data", "tables", "figures", "claims", "sweep", "cost", "reference", "track"]
 OF_A_RUN = ["teacher", "qat", "cga", "probe"]
 ODD = ["", " ", "plane", "a b", "../plain", "..", ".", "/", "/etc", "PLAIN", "plain/", "pläin", "a\nb", "\x1b[31m", "\udcff", "*", "{study}", "a" * 300, "a" * 100_000]  # fmt: skip
 RUNS = [

@@ -1,0 +1,56 @@
+"""Verdicts on the papers' claims: ``claims.yaml`` against the finished runs of a study."""
+
+from typing import Any
+
+from ofq.files import write_json, write_text
+from ofq.params import Params
+from ofq.paths import Run, report_dir
+from ofq.report import collect
+from ofq.report.claim_page import Row, page
+from ofq.report.claim_pairs import pair
+from ofq.report.claim_statistics import judge
+from ofq.report.claim_terms import load
+from ofq.report.quantities import Records
+
+
+def write_claims(params: Params, study: str) -> None:
+    """Write ``claims.json`` and ``claims.md`` into the study's report.
+
+    Runs that are not finished, or were not measured in the way that a claim needs, do not count for it.
+
+    Raises:
+        UserError: no such study; ``claims.yaml`` is missing or wrong; a file of a run is damaged.
+    """
+    spec = params.study_named(study)
+    file = load(params)
+    planned, records = planned_runs(params, study), Records()
+    pairs = [pair(claim, planned, spec.models, records) for claim in file.claims.values()]
+    outcomes = judge(
+        [one.differences for one in pairs], [(claim.expect, claim.margin) for claim in file.claims.values()]
+    )
+    rows = [Row(*row) for row in zip(file.claims, file.claims.values(), pairs, outcomes, strict=True)]
+    folder = report_dir(study)
+    write_json(folder / "claims.json", [_record(row) for row in rows])
+    write_text(folder / "claims.md", page(params, study, file, rows))
+
+
+def planned_runs(params: Params, study: str) -> list[Run]:
+    """The quantized runs of a study."""
+    return collect.student_runs(params, study)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    found = row.outcome.estimate
+    return {
+        "id": row.name,
+        "statement": row.claim.statement,
+        "source": row.claim.source,
+        "effect": found.effect,
+        "unit": row.claim.unit,
+        "interval": list(found.interval) if found.interval else None,
+        "n": found.n,
+        "p_adjusted": row.outcome.p_adjusted,
+        "verdict": row.outcome.verdict,
+        "runs": [str(run) for run in row.pairs.runs],
+        "seeds_to_decide": row.outcome.seeds,
+    }

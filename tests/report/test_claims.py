@@ -1,0 +1,139 @@
+"""From claims.yaml and files of runs to verdicts on a page and in JSON."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ofq.report.claims import write_claims
+from tests.report.claim_runs import claim, finish, finish_all, params, run
+
+KEYS = ["id", "statement", "source", "effect", "unit", "interval", "n", "p_adjusted", "verdict", "runs", "seeds_to_decide"]  # fmt: skip
+Judge = Callable[..., dict[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """Write claims.yaml with the given claims, and read claims.json of the study."""
+    monkeypatch.chdir(tmp_path)
+
+    def judge(**claims: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        content = {"topics": {"accuracy": "How accurate", "none": "Nothing of it"}, "claims": claims}
+        Path("claims.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        write_claims(params(), "plain")
+        return {row["id"]: row for row in json.loads(Path("results/plain/report/claims.json").read_text())}
+
+    return judge
+
+
+def page() -> str:
+    return Path("results/plain/report/claims.md").read_text()
+
+
+def finish_three() -> None:
+    finish_all("a", {"w2a2": [92.0, 93.1, 91.9], "w3a3": [95.0, 95.0, 95.0]})
+    finish_all("b", {"w2a2": [90.0, 91.0, 90.0], "w3a3": [93.0, 94.0, 97.0]})
+
+
+def test_each_verdict_stands_with_its_numbers(judged: Judge) -> None:
+    finish_three()
+    two = {"bits": ["w2a2"]}
+    found = judged(
+        holds=claim(**two),
+        fails=claim(**two, expect="below"),
+        near=claim(**two, expect="equal", margin=5),
+        far=claim(**two, expect="equal", margin=0.5),
+        open=claim(bits=["w3a3"]),
+        absent=claim(against={"variant": "d"}),
+    )
+    assert {name: row["verdict"] for name, row in found.items()} == {
+        "holds": "supported",
+        "fails": "contradicted",
+        "near": "supported",
+        "far": "contradicted",
+        "open": "undecided",
+        "absent": "untested",
+    }
+    assert all(list(row) == KEYS for row in found.values())
+    assert found["holds"]["effect"] == pytest.approx(2.0) and found["holds"]["unit"] == "points"
+    low, high = found["holds"]["interval"]
+    assert low < 2 < high and low + high == pytest.approx(4)
+    assert found["holds"]["runs"][:2] == [str(run("a", 0)), str(run("b", 0))] and found["holds"]["n"] == 3
+    assert found["holds"]["seeds_to_decide"] is None and found["open"]["seeds_to_decide"] > 3
+    assert {key: found["absent"][key] for key in KEYS[3:]} == {
+        "effect": None, "unit": "points", "interval": None, "n": 0, "p_adjusted": None, "verdict": "untested", "runs": [],
+        "seeds_to_decide": None,
+    }  # fmt: skip
+
+
+def test_one_seed_and_seeds_without_spread_are_undecided_and_nothing_is_nan(judged: Judge) -> None:
+    finish(run("a", 0), top1=91.0)
+    finish(run("b", 0), top1=90.0)
+    one = judged(one=claim(bits=["w2a2"]))["one"]
+    assert (one["verdict"], one["n"], one["effect"], one["interval"]) == ("undecided", 1, 1.0, None)
+    finish(run("a", 1), top1=92.0)
+    finish(run("b", 1), top1=91.0)
+    alike = judged(alike=claim(bits=["w2a2"]))["alike"]
+    assert (alike["verdict"], alike["n"], alike["interval"]) == ("undecided", 2, None)
+    assert alike["p_adjusted"] is None and alike["seeds_to_decide"] is None
+    assert "+1.00 (spread not known) points | 2 | – |" in page()
+    assert "NaN" not in Path("results/plain/report/claims.json").read_text()
+
+
+def test_the_page_names_study_images_model_seeds_and_what_was_corrected_for(judged: Judge) -> None:
+    finish_three()
+    judged(
+        holds=claim(bits=["w2a2"], expect="below"), open=claim(bits=["w3a3"]), absent=claim(against={"variant": "d"})
+    )
+    text = page()
+    assert text.startswith("# The papers' claims on plain\n\nThe test images of digits; model vit; seeds 0, 1, 2.")
+    assert "Of 3 claims: 0 supported, 1 contradicted, 1 undecided, 1 untested." in text
+    assert "Holm's correction for all 2 claims" in " ".join(text.split())
+    assert "| **contradicted** on plain | " in text and "refutes nothing about ImageNet" in text
+    assert "## How accurate" in text and "Nothing of it" not in text
+    seeds = judged(open=claim(bits=["w3a3"]))["open"]["seeds_to_decide"]
+    assert f"**undecided** on plain<br><sub>{seeds} seeds would decide</sub>" in page()
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
+
+
+def test_a_row_says_what_was_compared(judged: Judge) -> None:
+    finish_three()
+    judged(
+        plain=claim(bits=["w2a2"]),
+        gain=claim(of={"variant": "a", "over": "b"}, against={"variant": "c"}),
+        teacher=claim(against={"teacher": True}, expect="equal", margin=0.5),
+        layers=claim(measure="osc_share", of={"variant": "a", "layers": ["q", "k"]}, against={"layers": ["v"]}),
+        widths=claim(of={"variant": "a", "bits": "w2a2"}, against={"bits": "w3a3"}, relative=True),
+        noise=claim(measure="noise_top1", of={"variant": "a", "where": "boundary"}, against={"where": "random"}),
+        number=claim(measure="gradient_turns", of={"variant": "a", "within": [0, 0.02]}, against={"value": 50}),
+        measures=claim(measure="coupling", against={"measure": "coupling_other"}, expect="below"),
+    )
+    for said in (
+        "top1 of a less that of b; w2a2; above 0 expected",
+        "top1 of a over b less that of c over b; w2a2, w3a3; above 0 expected",
+        "top1 of a less that of its teacher; w2a2, w3a3; within ±0.5 points expected",
+        "osc_share of a (q, k) less that of a (v); w2a2, w3a3; above 0 expected",
+        "top1 of a (w2a2) less that of a (w3a3), in percent of it; above 0 expected",
+        "noise_top1 of a (boundary) less that of a (random); w2a2, w3a3; above 0 expected",
+        "gradient_turns of a (distance 0 to 0.02) less 50; w2a2, w3a3; above 0 expected",
+        "coupling of a less coupling_other of a; w2a2, w3a3; below 0 expected",
+    ):
+        assert f"Tested: {said}</sub>" in page()
+
+
+def test_only_what_a_claim_needs_is_read(judged: Judge) -> None:
+    finish_three()
+    for one in params().runs("plain"):
+        if one.variant != "c":
+            (one.files.root / "oscillation.parquet").write_bytes(b"damaged")
+    assert judged(holds=claim(bits=["w2a2"]))["holds"]["n"] == 3
+
+
+def test_the_report_of_claims_imports_neither_torch_nor_plots() -> None:
+    code = "import sys, ofq.report.claims; print([n for n in ('torch', 'timm', 'mlflow', 'matplotlib') if n in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
