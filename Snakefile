@@ -28,6 +28,7 @@ rule all:
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/report.smk"
+include: "rules/artefacts.smk"
 include: "rules/probe.smk"
 include: "rules/track.smk"
 

@@ -110,8 +110,14 @@ wildcard_constraints:
 
 
 def study_targets(study):
-    """What a study's target asks for: the files of its main grid, and their mirror in MLflow."""
-    return [*grid_files(study), stamp(study)]
+    """What a study's target asks for: its main grid, the groups that always go with it, and their mirror in MLflow."""
+    return [*study_files(study), stamp(study)]
+
+
+def study_files(study):
+    """Files of the study's main grid and of the groups that always go with it."""
+    groups = [name for name, group in PARAMS.studies[study].groups.items() if group.always]
+    return list(dict.fromkeys(path for group in (None, *groups) for path in grid_files(study, group)))
 
 
 def group_targets(study, group):
@@ -128,7 +134,8 @@ def everything(study):
 def all_files(study):
     """Files of the study's main grid, of all its groups, and the claims."""
     grids = [None, *PARAMS.studies[study].groups]
-    return [path for group in grids for path in grid_files(study, group)] + claims_files(study)
+    files = [path for group in grids for path in grid_files(study, group)]
+    return list(dict.fromkeys([*files, *claims_files(study)]))
 
 
 def targets_of(study, group):
@@ -147,9 +154,8 @@ def grid_files(study, group=None):
     folder = report_dir(study, group)
     runs = PARAMS.view(study, group).runs(study)
     targets = [path for run in {*runs, *(run.teacher for run in runs)} for path in PARAMS.published(run)]
-    spec = PARAMS.studies[study]
-    names = LEARNING_RATES if spec.sweep_lr else grid_report(spec, group)
-    return sorted([*targets, *(folder / name for name in names)])
+    names = LEARNING_RATES if PARAMS.studies[study].sweep_lr else grid_report(PARAMS, study, group)
+    return sorted([*targets, *measured_files(study, group), *(folder / name for name in names)])
 
 
 def claims_files(study):
@@ -249,8 +255,10 @@ def mirrored_files(wildcards):
     """What MLflow shows: results and event logs of the runs, tables and figures; not weights and records."""
     large = {".safetensors", ".pt", ".parquet"}
     study, group = grid_of(wildcards)
-    whole = hasattr(wildcards, "report") and group is None
-    files = all_files(study) if whole else grid_files(study, group)
+    if group is not None:
+        files = grid_files(study, group)
+    else:
+        files = all_files(study) if hasattr(wildcards, "report") else study_files(study)
     return [path for path in files if path.suffix not in large]
 
 
@@ -260,6 +268,44 @@ def oscillation_of(wildcards):
 
 def weights_of(wildcards):
     return [run.files.weights for run in runs_of(wildcards) if run.bits != FULL_PRECISION]
+
+
+def annealing_of(wildcards):
+    study, group = grid_of(wildcards)
+    view = PARAMS.view(study, group)
+    return [run.files.annealing for run in view.runs(study) if run.variant in view.bands(study)]
+
+
+def noise_of(wildcards):
+    study, group = grid_of(wildcards)
+    return [run.files.noise for run in PARAMS.view(study, group).trained(study)]
+
+
+def probes_of(wildcards):
+    study, group = grid_of(wildcards)
+    return [run.files.probe for run in PARAMS.view(study, group).trained(study)]
+
+
+def measured_files(study, group=None):
+    """What is measured on the finished runs of a grid."""
+    view = PARAMS.view(study, group)
+    kinds = view.studies[study].measure
+    return [getattr(run.files, kind) for run in view.trained(study) for kind in kinds]
+
+
+def all_records(wildcards):
+    """What verdicts are made of: every run of a study and its groups, teachers too, and what was measured on them."""
+    study = wildcards.study
+    runs = PARAMS.all_runs(study)
+    files = [path for run in {*runs, *(run.teacher for run in runs)} for path in PARAMS.published(run)]
+    files += [path for group in (None, *PARAMS.studies[study].groups) for path in measured_files(study, group)]
+    return sorted(path for path in set(files) if path.suffix in (".json", ".parquet") and path.name != "run.json")
+
+
+def claims_settings(wildcards):
+    """What a claim uses beside the runs: which they are, and how they differ."""
+    runs = [str(run) for run in PARAMS.all_runs(wildcards.study)]
+    return json.dumps([runs, PARAMS.studies[wildcards.study].data.model_dump(mode="json", exclude={"root"})])
 
 
 def record_of(wildcards):
@@ -276,6 +322,7 @@ def report_settings(wildcards):
     return json.dumps(
         {
             "runs": [str(run) for run in view.runs(study)],
+            "compare": spec.compare,
             "paper_models": {model: PARAMS.models[model].paper_model for model in spec.models},
             "data": spec.data.model_dump(mode="json", exclude={"root"}),
         }

@@ -69,18 +69,20 @@ def _training(phase: str) -> Step:
     return step
 
 
-def _tables(arguments: argparse.Namespace) -> None:
-    from ofq import params
-    from ofq.report.tables import write_tables
+def _report(module: str, function: str) -> Step:
+    """A step that writes one part of the report on a study's main grid, or on one of its groups."""
 
-    write_tables(params.load(), arguments.study, arguments.group)
+    def step(arguments: argparse.Namespace) -> None:
+        from importlib import import_module
 
+        from ofq import params
+        from ofq.paths import report_dir
 
-def _figures(arguments: argparse.Namespace) -> None:
-    from ofq import params
-    from ofq.report.figures import write_figures
+        study, group = arguments.study, arguments.group
+        write = getattr(import_module(f"ofq.report.{module}"), function)
+        write(params.load().view(study, group), study, report_dir(study, group))
 
-    write_figures(params.load(), arguments.study, arguments.group)
+    return step
 
 
 def _claims(arguments: argparse.Namespace) -> None:
@@ -185,8 +187,25 @@ _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
     "teacher": (_training("teacher"), "run", "train a full-precision teacher"),
     "qat": (_training("qat"), "run", "train a quantized student with its teacher's guidance, and measure it"),
     "cga": (_training("cga"), "run", "anneal the finished run of a variant's parent, and measure it"),
-    "tables": (_tables, "study", "write a study's tables from the metrics of its runs"),
-    "figures": (_figures, "study", "draw a study's figures from the records of its runs"),
+    "tables": (_report("tables", "write_tables"), "study", "write a study's tables from the metrics of its runs"),
+    "figures": (_report("figures", "write_figures"), "study", "draw a study's figures from the records of its runs"),
+    "comparison": (
+        _report("comparison", "write_comparison"),
+        "study",
+        "write the differences between pairs of variants",
+    ),
+    "annealing": (
+        _report("annealing", "write_annealing"),
+        "study",
+        "draw how many weights annealing leaves in the band",
+    ),
+    "boundary-range": (
+        _report("boundary_range", "write_boundary_range"),
+        "study",
+        "write what the width of the annealing band changes, and draw where the steps go",
+    ),
+    "noise-table": (_report("noise", "write_noise"), "study", "write what noise in trained weights does"),
+    "probes": (_report("probes", "write_probes"), "study", "write what the probes of trained runs saw near thresholds"),
     "claims": (_claims, "study", "give each claim of the papers its verdict on a study"),
     "learning-rates": (_learning_rates, "study", "write table and figure of a study that compares learning rates"),
     "probe": (_probe, "run", "measure a finished run's oscillation again, over further steps of a copy"),
@@ -206,6 +225,8 @@ _ARGUMENTS = {
     "file": "a CSV or figure of results/STUDY/report, or of results/reference",
     "socket": "address to listen on",
 }
+# Steps that take a group of the study too.
+_GRIDS = ("tables", "figures", "comparison", "annealing", "boundary-range", "noise-table", "probes")
 _TRAINING = {"teacher", "qat", "cga", "probe"}
 
 
@@ -246,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="read prepared files and their sources again, write nothing"
     )
     commands.choices["probe"].add_argument("--steps", type=int, help="length of the window (default: 300)")
-    for name in ("tables", "figures"):
+    for name in _GRIDS:
         commands.choices[name].add_argument(
             "group", metavar="GROUP", nargs="?", help="of the study; left out: its main grid"
         )

@@ -22,7 +22,21 @@ from ofq.yaml_model import read_model
 # Paths of a study's runs begin with a model's name, beside these.
 _BESIDE_MODELS = {"data", "report", "mlflow.json"}
 # Snakemake knows rules and studies by one kind of name.
-RULES = {"all", "data", "teacher", "qat", "cga", "probe", "tables", "figures", "learning_rates", "claims", "track"}
+RULES = {
+    "all",
+    "data",
+    "teacher",
+    "qat",
+    "cga",
+    "probe",
+    "noise",
+    "toy",
+    "tables",
+    "figures",
+    "learning_rates",
+    "claims",
+}
+RULES |= {"comparison", "annealing", "boundary_range", "noise_table", "probes", "track", "track_group"}
 EVERYTHING = "everything"
 """Name of the target that makes a study with all of its groups and the claims."""
 # Beside the main grid's report stand those of the groups.
@@ -211,9 +225,18 @@ class Params(Strict):
             if group not in spec.groups:
                 raise unknown(f"group of study '{study}':", group, spec.groups)
             chosen = spec.groups[group]
-            changes["variants"] = chosen.variants
+            changes |= {"variants": chosen.variants, "compare": chosen.compare, "measure": chosen.measure}
             changes |= {key: own for key in ("models", "bits", "seeds") if (own := getattr(chosen, key)) is not None}
         return self.model_copy(update={"studies": self.studies | {study: spec.model_copy(update=changes)}})
+
+    def trained(self, study: str) -> list[Run]:
+        """The runs of the study's main grid that no annealing continued: those that are measured further."""
+        return [run for run in self.runs(study) if run.bits != FULL_PRECISION and not self.variant(run.variant).parent]
+
+    def bands(self, study: str) -> dict[str, float]:
+        """Boundary range in code steps of each variant of the main grid that is annealed with one."""
+        annealed = {name: self.variants[name].cga for name in self.study_named(study).variants if name in self.variants}
+        return {name: cga.boundary_range for name, cga in annealed.items() if cga and cga.boundary_range is not None}
 
     def all_runs(self, study: str) -> list[Run]:
         """The runs of the study's main grid and of all its groups, each once."""

@@ -284,24 +284,33 @@ class LearningRates(Strict):
         return _no_repeats(rates)
 
 
-Measurement = Literal["noise", "probe"]
+class Grid(Strict):
+    """What is reported of a grid of runs beside its common tables and figures."""
+
+    compare: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] = Field(
+        [], description="pairs of its variants whose difference, paired by seed, is a row of the table `comparison`"
+    )
+    measure: list[Literal["noise", "probe"]] = Field(
+        [],
+        description="what is measured on its finished runs, those of annealed variants apart: `noise` in their "
+        "weights, `probe` of their further oscillation",
+    )
+
+    def check_pairs(self, variants: list[str]) -> None:
+        """Raise ValueError where a pair names a variant that the grid does not have."""
+        for name in (name for pair in self.compare for name in pair):
+            if name not in variants:
+                raise ValueError(f"compare: {unknown('variant of the grid', name, variants)}")
 
 
-class Group(Strict):
+class Group(Grid):
     """A further grid of a study, with a report of its own. What is left out is the study's."""
 
     models: list[Name] | None = Field(None, min_length=1, description="names under `models`")
     bits: list[Bits] | None = Field(None, min_length=1, description="bit widths of weights and activations")
     variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
     seeds: list[Seed] | None = Field(None, min_length=1, description="seeds of its runs")
-    compare: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] = Field(
-        [], description="pairs of its variants whose difference, paired by seed, is a row of the table `comparison`"
-    )
-    measure: list[Measurement] = Field(
-        [],
-        description="what is measured on its finished runs, those of annealed variants apart: `noise` in their "
-        "weights, `probe` of their further oscillation",
-    )
+    always: bool = Field(False, description="made with the study's main grid, not by its own name only")
 
     @field_validator("models", "bits", "variants", "seeds", "measure")
     @classmethod
@@ -310,13 +319,11 @@ class Group(Strict):
 
     @model_validator(mode="after")
     def _pairs_of_its_own(self) -> "Group":
-        for name in dict.fromkeys(name for pair in self.compare for name in pair):
-            if name not in self.variants:
-                raise ValueError(f"compare: {unknown('variant of the group', name, self.variants)}")
+        self.check_pairs(self.variants)
         return self
 
 
-class Study(Strict):
+class Study(Grid):
     """A grid of runs over one data set, and further ones by name."""
 
     data: Data = Field(description="data set, and which images are evaluated")
@@ -351,7 +358,7 @@ class Study(Strict):
         "unfinished ones go on under the new code, and run.json says so",
     )
 
-    @field_validator("models", "bits", "variants", "seeds")
+    @field_validator("models", "bits", "variants", "seeds", "measure")
     @classmethod
     def _each_once(cls, values: list[Any]) -> list[Any]:
         return _no_repeats(values)
@@ -359,8 +366,9 @@ class Study(Strict):
     @model_validator(mode="after")
     def _some_runs(self) -> "Study":
         students = [name for name in self.variants if name != TEACHER]
-        if self.sweep_lr is not None and self.groups:
-            raise ValueError("groups belong to a study that compares variants: leave them out beside sweep_lr")
+        if self.sweep_lr is not None and (self.groups or self.compare or self.measure):
+            raise ValueError("groups, compare and measure mean nothing beside sweep_lr: leave them out")
+        self.check_pairs(students)
         if self.sweep_lr is None:
             if not students:
                 raise ValueError("variants should name a quantized one; `teacher` alone needs sweep_lr")

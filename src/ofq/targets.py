@@ -7,7 +7,6 @@ from pathlib import Path
 from ofq.errors import UserError, shortened, unknown
 from ofq.params import EVERYTHING, RULES, Params
 from ofq.paths import FULL_PRECISION, RESULTS, Run
-from ofq.settings import Study
 
 TABLES = ["main", "agreement", "ablation", "oscillation"]
 PLAIN_TABLE = ["csv", "runs.json", "md", "tex"]
@@ -90,24 +89,44 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
     if len(parts) > 5:
         params.view(study, parts[3])  # names the nearest group
     name = "/".join(parts[2:])
-    if name not in (known := _files_of_a_study(spec)):
+    if name not in (known := _files_of_a_study(params, study)):
         raise unknown(f"file of study '{study}':", name, known)
 
 
-def _files_of_a_study(spec: Study) -> list[str]:
+def _files_of_a_study(params: Params, study: str) -> list[str]:
     """Below ``results/STUDY``, the runs' apart."""
+    spec = params.studies[study]
     data = [f"data/{name}" for name in ("manifest.json", "train.safetensors", "eval.safetensors", "prepared.json")]
     if spec.sweep_lr:
         return [*data, *(f"report/{name}" for name in LEARNING_RATES), "mlflow.json"]
-    known = [*data, *CLAIMS, *(f"report/{name}" for name in grid_report(spec)), "mlflow.json", "report/tracked"]
+    known = [
+        *data,
+        *CLAIMS,
+        *(f"report/{name}" for name in grid_report(params, study)),
+        "mlflow.json",
+        "report/tracked",
+    ]
     for group in spec.groups:
-        known += [f"report/{group}/{name}" for name in (*grid_report(spec, group), "tracked")]
+        known += [f"report/{group}/{name}" for name in (*grid_report(params, study, group), "tracked")]
     return known
 
 
-def grid_report(spec: Study, group: str | None = None) -> list[str]:
-    """Files of the report on a grid of a study, below the report's directory."""
-    return [*report_files(TABLES, FIGURES), "tables/main.json", "figures/oscillation.csv"]
+def grid_report(params: Params, study: str, group: str | None = None) -> list[str]:
+    """Files of the report on a study's main grid or one of its groups, below the report's directory."""
+    view = params.view(study, group)
+    spec, bands = view.studies[study], view.bands(study)
+    files = [*report_files(TABLES, FIGURES), "tables/main.json", "figures/oscillation.csv"]
+    if spec.compare:
+        files += report_files(["comparison"], [])
+    if bands:
+        files += report_files([], ["annealing"])
+    if len(set(bands.values())) > 1:
+        files += report_files(["boundary_range"], ["scale_trajectories"])
+    if "noise" in spec.measure:
+        files += report_files(["noise"], [])
+    if "probe" in spec.measure:
+        files += report_files(["coupling"], ["boundary"])
+    return files
 
 
 def report_files(tables: Iterable[str], figures: Iterable[str]) -> list[str]:

@@ -18,15 +18,15 @@ ONE_SEED = "one seed: cannot say"
 NOT_RECORDED = "not in the record"
 
 
-def write_agreement(report: Path, main: pd.DataFrame) -> None:
+def write_agreement(directory: Path, main: pd.DataFrame) -> None:
     """Write the table ``agreement``: the main table against the record in ``results/reference``, which may be absent.
 
     Args:
-        report: directory of the study's report, or of a group's.
+        directory: of the study's report, or of a group's.
         main: as in ``main.csv``, one row a model, bit width and variant.
     """
-    path = recorded(report) / "tables" / "main.csv"
-    study = report.relative_to(RESULTS).parts[0]
+    path = recorded(directory) / "tables" / "main.csv"
+    study = directory.relative_to(RESULTS).parts[0]
     cells = compare(main, collect.read_table(path) if path.exists() else main.iloc[:0])
     shown = main[collect.KEYS].copy()
     for name, title in QUANTITIES.items():
@@ -46,7 +46,7 @@ def write_agreement(report: Path, main: pd.DataFrame) -> None:
             f"Study {study}: there is no record to compare with, for `{path}` does not exist. "
             f"Make this run the record with `python -m ofq reference {study}`."
         )
-    write_table(report / "tables", "agreement", cells, shown, list(main["runs"]), caption)
+    write_table(directory / "tables", "agreement", cells, shown, list(main["runs"]), caption)
 
 
 def compare(main: pd.DataFrame, record: pd.DataFrame) -> pd.DataFrame:

@@ -17,11 +17,7 @@ def bands(params: Params, study: str) -> dict[str, float]:
     Raises:
         UserError: the grid has no such variant.
     """
-    annealed = {name: params.variant(name).cga for name in params.studies[study].variants}
-    found = {
-        name: cga.boundary_range for name, cga in annealed.items() if cga is not None and cga.boundary_range is not None
-    }
-    if not found:
+    if not (found := params.bands(study)):
         raise UserError(f"study {study} has no variant here that anneals with a boundary range; name one")
     return found
 

@@ -29,7 +29,7 @@ def write_boundary(params: Params, study: str, directory: Path) -> None:
     """
     spec = params.studies[study]
     looks = look(list(params.variants))
-    runs = collect.trained_runs(params, study)
+    runs = params.trained(study)
     probes = collect.probes(runs)
     data = collect.spread(by_distance(probes), list(_ROWS), by=[*collect.KEYS, "distance"])
     band = float(probes[0][1]["band"]["range"])

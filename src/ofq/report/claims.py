@@ -4,8 +4,7 @@ from typing import Any
 
 from ofq.files import write_json, write_text
 from ofq.params import Params
-from ofq.paths import Run, report_dir
-from ofq.report import collect
+from ofq.paths import FULL_PRECISION, report_dir
 from ofq.report.claim_page import Row, page
 from ofq.report.claim_pairs import pair
 from ofq.report.claim_statistics import judge
@@ -23,7 +22,8 @@ def write_claims(params: Params, study: str) -> None:
     """
     spec = params.study_named(study)
     file = load(params)
-    planned, records = planned_runs(params, study), Records()
+    records = Records()
+    planned = [run for run in params.all_runs(study) if run.bits != FULL_PRECISION]
     pairs = [pair(claim, planned, spec.models, records) for claim in file.claims.values()]
     outcomes = judge(
         [one.differences for one in pairs], [(claim.expect, claim.margin) for claim in file.claims.values()]
@@ -32,11 +32,6 @@ def write_claims(params: Params, study: str) -> None:
     folder = report_dir(study)
     write_json(folder / "claims.json", [_record(row) for row in rows])
     write_text(folder / "claims.md", page(params, study, file, rows))
-
-
-def planned_runs(params: Params, study: str) -> list[Run]:
-    """The quantized runs of a study."""
-    return collect.student_runs(params, study)
 
 
 def _record(row: Row) -> dict[str, Any]:

@@ -29,11 +29,6 @@ def student_runs(params: Params, study: str) -> list[Run]:
     return [run for run in params.runs(study) if run.bits != FULL_PRECISION]
 
 
-def trained_runs(params: Params, study: str) -> list[Run]:
-    """The quantized runs that are no annealing of another: those that are measured further, by probe and noise."""
-    return [run for run in student_runs(params, study) if params.variant(run.variant).parent is None]
-
-
 def teachers(params: Params, study: str) -> pd.DataFrame:
     """Metrics of the teachers of the study's quantized runs."""
     return metrics(sorted({run.teacher for run in student_runs(params, study)}))

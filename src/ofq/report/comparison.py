@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from ofq.errors import unknown
 from ofq.params import Params
 from ofq.report import collect
 from ofq.report.panels import seeds
@@ -15,7 +14,7 @@ METRICS = ["top1", "loss", "osc_share", "reversals"]
 _GRID = ["model", "bits"]
 
 
-def write_comparison(params: Params, study: str, directory: Path, pairs: Sequence[Sequence[str]]) -> None:
+def write_comparison(params: Params, study: str, directory: Path) -> None:
     """Write ``tables/comparison.*``: one row a model, bit width and pair, differences of the first to the second.
 
     Differences are taken between the runs of one seed, which have the teacher and the order of the images in common.
@@ -26,17 +25,13 @@ def write_comparison(params: Params, study: str, directory: Path, pairs: Sequenc
         params: narrowed to the grid.
         study: name.
         directory: of the report.
-        pairs: names of two variants of the grid each, in the order of the rows.
 
     Raises:
-        UserError: a pair names a variant that the grid does not have, or a run is missing.
+        UserError: a run is missing.
     """
+    spec = params.studies[study]
     frame = collect.metrics(collect.student_runs(params, study))
-    known = set(frame["variant"])
-    for name in (name for pair in pairs for name in pair):
-        if name not in known:
-            raise unknown(f"variant to compare in study '{study}':", name, known)
-    data = collect.spread(_differences(params, frame, pairs), METRICS, by=[*_GRID, "variant", "against"])
+    data = collect.spread(_differences(params, frame, spec.compare), METRICS, by=[*_GRID, "variant", "against"])
     data = collect.by_grid(data, params, study)
     shown = pd.DataFrame(
         {
@@ -51,7 +46,6 @@ def write_comparison(params: Params, study: str, directory: Path, pairs: Sequenc
             "Δ reversals a weight": cells(data, "reversals", form=signed),
         }
     )
-    spec = params.studies[study]
     caption = (
         f"Study {study}: pairs of variants, the first less the second, paired by seed; mean ± standard deviation of "
         f"the differences over {seeds(params, study)}, on the {spec.data.evaluate} images of {spec.data.name}. "

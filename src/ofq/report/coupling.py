@@ -30,7 +30,7 @@ def write_coupling(params: Params, study: str, directory: Path) -> None:
     Raises:
         UserError: a run's ``probe.json`` is missing or damaged.
     """
-    probes = collect.probes(collect.trained_runs(params, study))
+    probes = collect.probes(params.trained(study))
     frame = pd.DataFrame([_of_run(run, probe) for run, probe in probes])
     data = collect.spread(frame, _COLUMNS, by=[*collect.KEYS, "codes"])
     shown = pd.DataFrame(

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ofq.files import write_text
 from ofq.params import Params
-from ofq.paths import Run, report_dir
+from ofq.paths import Run
 from ofq.report import collect
 from ofq.report.panels import crowded, legend, panels, places, seeds, sideways, variants, wrapped
 from ofq.report.plots_data import curves, over_training
@@ -16,30 +16,29 @@ from ofq.report.style import look, save
 GROUPS = ["q", "k", "qk", "v", "proj", "fc1", "fc2"]
 
 
-def write_figures(params: Params, study: str, group: str | None = None) -> None:
+def write_figures(params: Params, study: str, directory: Path) -> None:
     """Draw accuracy, oscillation over training, latent weights and oscillation by layer group, model by model.
 
     A study of several models gets one row of panels for each.
 
     Args:
-        params: of the project.
+        params: narrowed to the grid.
         study: name.
-        group: of the study; None: its main grid.
+        directory: of the report.
 
     Raises:
-        UserError: no such group, or a run is missing.
+        UserError: a run is missing.
     """
-    params, report = params.view(study, group), report_dir(study, group)
     runs = collect.student_runs(params, study)
     metrics = collect.metrics(runs)
-    _accuracy(params, study, report, metrics, collect.teachers(params, study))
+    _accuracy(params, study, directory, metrics, collect.teachers(params, study))
     oscillation = collect.records(runs, "oscillation")
-    _over_training(params, study, report, oscillation)
-    _layer_groups(params, study, report, oscillation)
-    _latent_weights(params, study, report, runs)
+    _over_training(params, study, directory, oscillation)
+    _layer_groups(params, study, directory, oscillation)
+    _latent_weights(params, study, directory, runs)
 
 
-def _accuracy(params: Params, study: str, report: Path, metrics: pd.DataFrame, teachers: pd.DataFrame) -> None:
+def _accuracy(params: Params, study: str, directory: Path, metrics: pd.DataFrame, teachers: pd.DataFrame) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants))
     names = variants(params, study)
@@ -61,10 +60,10 @@ def _accuracy(params: Params, study: str, report: Path, metrics: pd.DataFrame, t
         ax.set_title(model)
     figure.suptitle(f"{study}: accuracy, mean ± sd over {seeds(params, study)}", fontsize=10)
     legend(figure, axes)
-    save(figure, report / "figures", "accuracy", [*metrics["run"], *teachers["run"]])
+    save(figure, directory / "figures", "accuracy", [*metrics["run"], *teachers["run"]])
 
 
-def _over_training(params: Params, study: str, report: Path, record: pd.DataFrame) -> None:
+def _over_training(params: Params, study: str, directory: Path, record: pd.DataFrame) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants))
     names = variants(params, study)
@@ -72,7 +71,7 @@ def _over_training(params: Params, study: str, report: Path, record: pd.DataFram
     columns = 1 if crowded(names) else len(spec.bits)
     figure, axes = panels(columns, len(grid) // columns, height=3.0)
     data = over_training(params, study, record)
-    write_text(report / "figures" / "oscillation.csv", curves(data).to_csv(index=False))
+    write_text(directory / "figures" / "oscillation.csv", curves(data).to_csv(index=False))
     for ax, (model, bits) in zip(axes.flat, grid, strict=True):
         for name in names:
             part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
@@ -86,10 +85,10 @@ def _over_training(params: Params, study: str, report: Path, record: pd.DataFram
         ax.set_xlabel("optimizer step")
     figure.suptitle(f"{study}: oscillation over training, mean ± sd over {seeds(params, study)}", fontsize=10)
     legend(figure, axes)
-    save(figure, report / "figures", "oscillation", record["run"])
+    save(figure, directory / "figures", "oscillation", record["run"])
 
 
-def _layer_groups(params: Params, study: str, report: Path, record: pd.DataFrame) -> None:
+def _layer_groups(params: Params, study: str, directory: Path, record: pd.DataFrame) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants))
     names = variants(params, study)
@@ -117,10 +116,10 @@ def _layer_groups(params: Params, study: str, report: Path, record: pd.DataFrame
         fontsize=10,
     )
     legend(figure, axes)
-    save(figure, report / "figures", "layer_groups", record["run"])
+    save(figure, directory / "figures", "layer_groups", record["run"])
 
 
-def _latent_weights(params: Params, study: str, report: Path, runs: list[Run]) -> None:
+def _latent_weights(params: Params, study: str, directory: Path, runs: list[Run]) -> None:
     """Density of the final latent weights in code steps, at the study's lowest bits, all seeds together."""
     spec = params.studies[study]
     looks = look(list(params.variants))
@@ -146,4 +145,4 @@ def _latent_weights(params: Params, study: str, report: Path, runs: list[Run]) -
         "dotted: rounding thresholds; the outermost bars hold the clamped weights",
         fontsize=10,
     )
-    save(figure, report / "figures", "latent_weights", record["run"])
+    save(figure, directory / "figures", "latent_weights", record["run"])

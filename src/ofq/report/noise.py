@@ -29,7 +29,7 @@ def write_noise(params: Params, study: str, directory: Path) -> None:
     Raises:
         UserError: a run's ``noise.parquet`` is missing or damaged.
     """
-    record = collect.records(collect.trained_runs(params, study), "noise")
+    record = collect.records(params.trained(study), "noise")
     data = collect.spread(_of_seeds(record), _COLUMNS, by=_ROW).drop(columns="top1_trials_sd")
     data = data.rename(columns={"top1_trials_mean": "top1_sd_of_trials"})
     converged = data["where"] == "none"

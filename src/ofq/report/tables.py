@@ -7,7 +7,6 @@ import pandas as pd
 
 from ofq.files import write_json
 from ofq.params import Params
-from ofq.paths import report_dir
 from ofq.report import collect, published
 from ofq.report.agreement import write_agreement
 from ofq.report.plots_data import nested
@@ -18,26 +17,25 @@ BASELINE = "lsq"
 METRICS = ["top1", "osc_share", "reversals"]
 
 
-def write_tables(params: Params, study: str, group: str | None = None) -> None:
+def write_tables(params: Params, study: str, directory: Path) -> None:
     """Write ``main``, ``agreement``, ``ablation`` and ``oscillation`` as CSV, Markdown, LaTeX and HTML.
 
     Args:
-        params: of the project.
+        params: narrowed to the grid.
         study: name.
-        group: of the study; None: its main grid.
+        directory: of the report.
 
     Raises:
-        UserError: no such group, or a run is missing.
+        UserError: a run is missing.
     """
-    params, report = params.view(study, group), report_dir(study, group)
     runs = collect.student_runs(params, study)
     frame = collect.metrics(runs)
-    _write_main(params, study, report, frame)
-    _write_ablation(params, study, report, frame)
-    _write_oscillation(params, study, report, collect.records(runs, "oscillation"))
+    _write_main(params, study, directory, frame)
+    _write_ablation(params, study, directory, frame)
+    _write_oscillation(params, study, directory, collect.records(runs, "oscillation"))
 
 
-def _write_main(params: Params, study: str, report: Path, frame: pd.DataFrame) -> None:
+def _write_main(params: Params, study: str, directory: Path, frame: pd.DataFrame) -> None:
     paper_models = {name: params.models[name].paper_model for name in params.studies[study].models}
     data = collect.spread(frame, METRICS)
     paper = [
@@ -67,12 +65,12 @@ def _write_main(params: Params, study: str, report: Path, frame: pd.DataFrame) -
         "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
         f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {source}."
     )
-    write_table(report / "tables", "main", data, shown, list(data["runs"]), caption)
-    write_json(report / "tables" / "main.json", nested(data))
-    write_agreement(report, data)
+    write_table(directory / "tables", "main", data, shown, list(data["runs"]), caption)
+    write_json(directory / "tables" / "main.json", nested(data))
+    write_agreement(directory, data)
 
 
-def _write_ablation(params: Params, study: str, report: Path, frame: pd.DataFrame) -> None:
+def _write_ablation(params: Params, study: str, directory: Path, frame: pd.DataFrame) -> None:
     baseline = frame[frame["variant"] == BASELINE].set_index(["model", "bits", "seed"])["top1"]
     index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
     paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
@@ -104,10 +102,10 @@ def _write_ablation(params: Params, study: str, report: Path, frame: pd.DataFram
         f"Study {study}: what each component adds; mean ± standard deviation over seeds {_seeds(params, study)}, "
         f"{_evaluated(params, study)}. Differences to {BASELINE} are paired by seed.{source}{remedies}"
     )
-    write_table(report / "tables", "ablation", data, shown, list(data["runs"]), caption)
+    write_table(directory / "tables", "ablation", data, shown, list(data["runs"]), caption)
 
 
-def _write_oscillation(params: Params, study: str, report: Path, record: pd.DataFrame) -> None:
+def _write_oscillation(params: Params, study: str, directory: Path, record: pd.DataFrame) -> None:
     columns = ["share", "share_high", "reversals"]
     last = record[record["step"] == record.groupby("run")["step"].transform("max")]
     by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
@@ -130,7 +128,7 @@ def _write_oscillation(params: Params, study: str, report: Path, record: pd.Data
         f"mean ± standard deviation over seeds {_seeds(params, study)}. "
         "qk is the product of the query and key weights, which takes their place under QKR."
     )
-    write_table(report / "tables", "oscillation", data, shown, runs, caption)
+    write_table(directory / "tables", "oscillation", data, shown, runs, caption)
 
 
 def _columns(name: str, paper: Sequence[Published | None]) -> dict[str, list[float | str | None]]:
