@@ -29,7 +29,7 @@ include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/report.smk"
 include: "rules/artefacts.smk"
-include: "rules/probe.smk"
+include: "rules/measure.smk"
 include: "rules/track.smk"
 
 

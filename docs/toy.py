@@ -4,75 +4,19 @@ It uses the quantizers and the meter that training uses. Run in the project's ro
 docs/images/toy.png and prints the table of the page.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
-from ofq.oscillation import OscillationMeter
-from ofq.quant import LSQQuantizer, StatsQuantizer
-from ofq.quant.quantizers import Quantizer
+from ofq.quant import StatsQuantizer
 from ofq.report.style import WIDTH
+from ofq.toy import BITS, LR, OTHERS, START, STEP, TARGET, Trace, learned, train
 
 PICTURE = Path(__file__).parent / "images" / "toy.png"
-STEP, BITS, LR, SCALE_LR = 0.25, 3, 0.05, 0.005
-START, TARGET = 0.45, 0.14
-OTHERS = [-0.46, 0.31, 0.62, -0.22, 0.07, -0.35, 0.50]  # targets of the weights that share StatsQ's row
+SCALE_LR = 0.005
 POSITIONS = [n / 40 for n in range(1, 40)]
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What happened: one row a step, the state before its update, weights in columns."""
-
-    weights: Tensor
-    values: Tensor
-    codes: Tensor
-    steps: Tensor  # of the quantizer, one for each row of weights
-    reversals: Tensor  # a step, of each weight
-
-
-def learned(scale: Tensor, *, bits: int = BITS, axis: int | None = 0) -> LSQQuantizer:
-    """LSQ that starts from the given steps, one for each index of the axis; None: one for all weights."""
-    quantizer = LSQQuantizer(bits, axis=axis)
-    quantizer.load_state_dict({"scale": scale})
-    return quantizer
-
-
-def train(
-    quantizer: Quantizer, start: Tensor, target: Tensor, *, lr: float = LR, scale_lr: float = 0.0, steps: int = 500
-) -> Trace:
-    """Gradient descent on L = 1/2 sum (q(w) - target)^2, steps of the quantizer included where ``scale_lr`` > 0.
-
-    Args:
-        quantizer: straight-through, so that dL/dw = q(w) - target wherever it passes gradients.
-        start: weights (rows, columns).
-        target: values that the quantized weights should take, same shape.
-        lr: learning rate of the weights.
-        scale_lr: learning rate of the quantizer's own steps.
-        steps: updates.
-    """
-    quantizer.record = True
-    weight = start.clone().requires_grad_()
-    trained = [(weight, lr), *((scale, scale_lr) for scale in quantizer.parameters())]
-    meter = OscillationMeter()
-    rows: list[tuple[Tensor, ...]] = []
-    for _ in range(steps):
-        value = quantizer(weight)
-        codes = quantizer.last_codes
-        assert codes is not None
-        meter.update({"toy": codes})
-        rows.append(tuple(x.detach().clone() for x in (weight, value, codes, quantizer.step(weight))))
-        loss = 0.5 * (value - target).square().sum()
-        gradients = torch.autograd.grad(loss, [parameter for parameter, _ in trained])
-        with torch.no_grad():
-            for (parameter, rate), gradient in zip(trained, gradients, strict=True):
-                parameter -= rate * gradient
-    weights, values, all_codes, scales = (torch.stack(column) for column in zip(*rows, strict=True))
-    return Trace(weights, values, all_codes, scales, meter.reversals("toy") / steps)
 
 
 def cases() -> dict[str, Trace]:

@@ -140,9 +140,7 @@ rule probes:
     input:
         probes=probes_of,
     output:
-        expand(
-            "results/{{study}}/{{report}}/tables/coupling.{suffix}", suffix=PLAIN_TABLE
-        ),
+        expand("results/{{study}}/{{report}}/tables/coupling.{suffix}", suffix=PLAIN_TABLE),
         "results/{study}/{report}/figures/boundary.svg",
         table=report(
             "results/{study}/{report}/tables/coupling.html",

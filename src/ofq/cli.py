@@ -129,6 +129,29 @@ def _probe(arguments: argparse.Namespace) -> None:
     run_probe(run, config, steps=WINDOW if arguments.steps is None else arguments.steps)
 
 
+def _noise(arguments: argparse.Namespace) -> None:
+    from ofq import params
+    from ofq.paths import Run
+
+    run = Run.named(arguments.run)
+    config = params.load().resolve(run)
+    from ofq.training.noise import run_noise
+
+    run_noise(run, config)
+
+
+def _toy(arguments: argparse.Namespace) -> None:
+    from ofq.toy import write_trace
+
+    write_trace()
+
+
+def _toy_figure(arguments: argparse.Namespace) -> None:
+    from ofq.report.toy import write_toy
+
+    write_toy()
+
+
 def _reference(arguments: argparse.Namespace) -> None:
     from ofq import params
     from ofq.report.reference import record
@@ -209,6 +232,9 @@ _COMMANDS: dict[str, tuple[Step, str | None, str]] = {
     "claims": (_claims, "study", "give each claim of the papers its verdict on a study"),
     "learning-rates": (_learning_rates, "study", "write table and figure of a study that compares learning rates"),
     "probe": (_probe, "run", "measure a finished run's oscillation again, over further steps of a copy"),
+    "noise": (_noise, "run", "evaluate a finished run with noise on its codes, near rounding thresholds and anywhere"),
+    "toy": (_toy, None, "simulate weights that are pulled towards targets through a quantizer, and write their way"),
+    "toy-figure": (_toy_figure, None, "draw how latent weight and step move in the toy"),
     "why": (_why, "file", "say which runs, settings and versions a cell of a table, or a figure, comes from"),
     "track": (_track, None, "mirror the event logs of one study, or of all, into the MLflow store"),
     "cost": (_cost, "study", "print what each step of a study cost"),
@@ -227,7 +253,7 @@ _ARGUMENTS = {
 }
 # Steps that take a group of the study too.
 _GRIDS = ("tables", "figures", "comparison", "annealing", "boundary-range", "noise-table", "probes")
-_TRAINING = {"teacher", "qat", "cga", "probe"}
+_TRAINING = {"teacher", "qat", "cga", "probe", "noise"}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -62,10 +62,27 @@ lowest cross-entropy marked. Nothing is trained.
 example: python -m ofq learning-rates digits-lr""",
     "probe": """\
 Takes a finished student's model and the state of its optimizer and trains a copy for a further window at the run's last
-learning rate, annealing nothing; writes probe.json and probe.parquet (shares of oscillating weights, reversals, by
-layer group) beside the run's files, which stay as they are.
+learning rate, annealing nothing; writes probe.json and probe.parquet beside the run's files, which stay as they are:
+shares of oscillating weights and reversals by layer group, how often gradients and codes turn round by the distance to
+the nearest rounding threshold, and whether query and key codes turn round together.
 
 example: python -m ofq probe digits/vit_micro/w2a2/statsq/seed0""",
+    "noise": """\
+Takes a finished student and evaluates it with noise on its codes: weights near a rounding threshold get one of the two
+codes next to it at random, or as many weights anywhere get a neighbouring code; ten trials each, and without noise.
+Writes noise.parquet beside the run's files, which stay as they are. Nothing is trained.
+
+example: python -m ofq noise digits/vit_micro/w2a2/statsq/seed0""",
+    "toy": """\
+Simulates a row of eight weights that gradient descent pulls towards targets through a quantizer with a fixed, a learned
+and a statistical step, and writes each weight's way into results/toy/trace.csv. It needs no data and no run.
+
+example: python -m ofq toy""",
+    "toy-figure": """\
+Reads results/toy/trace.csv and draws results/toy/toy.png and toy.svg: latent weight and step of the quantizer, against
+each other and over time.
+
+example: python -m ofq toy-figure""",
     "why": """\
 FILE is a table (CSV) or figure (PNG, SVG) of a report. Prints the chosen rows and, for each run behind them, its seed,
 settings, digests of code and inputs, versions, and its id in the MLflow store.

@@ -28,15 +28,14 @@ RULES = {
     "teacher",
     "qat",
     "cga",
-    "probe",
-    "noise",
-    "toy",
     "tables",
     "figures",
     "learning_rates",
     "claims",
+    "track",
+    "track_group",
 }
-RULES |= {"comparison", "annealing", "boundary_range", "noise_table", "probes", "track", "track_group"}
+RULES |= {"probe", "noise", "toy", "toy_figure", "comparison", "annealing", "boundary_range", "noise_table", "probes"}
 EVERYTHING = "everything"
 """Name of the target that makes a study with all of its groups and the claims."""
 # Beside the main grid's report stand those of the groups.

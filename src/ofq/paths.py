@@ -14,6 +14,8 @@ PARAMS = Path("params.yaml")
 RESULTS = Path("results")
 STATE = Path("runs")
 REFERENCE = RESULTS / "reference"
+TOY = RESULTS / "toy"
+"""The toy regression, which belongs to no study."""
 
 TEACHER = "teacher"
 FULL_PRECISION = "fp"
@@ -140,6 +142,11 @@ class RunFiles:
     def annealing(self) -> Path:
         """Of an annealed run: weights left free and steps of the quantizers, step by step."""
         return self.root / "annealing.parquet"
+
+    @property
+    def noise(self) -> Path:
+        """Of a student, where it was asked for: what noise on its codes does to it."""
+        return self.root / "noise.parquet"
 
     @property
     def taught(self) -> list[Path]:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from ofq.errors import UserError, shortened, unknown
 from ofq.params import EVERYTHING, RULES, Params
-from ofq.paths import FULL_PRECISION, RESULTS, Run
+from ofq.paths import FULL_PRECISION, RESULTS, TOY, Run
 
 TABLES = ["main", "agreement", "ablation", "oscillation"]
 PLAIN_TABLE = ["csv", "runs.json", "md", "tex"]
 FIGURES = ["accuracy", "oscillation", "latent_weights", "layer_groups"]
 PROBE = ["probe.json", "probe.parquet"]
+TOY_FILES = ["trace.csv", "toy.png", "toy.svg"]
+_OF_THE_TOY = {"toy": TOY_FILES[0], "toy_figure": TOY_FILES[1]}
 CLAIMS = ["report/claims.md", "report/claims.json"]
 
 
@@ -46,6 +48,8 @@ def check_target(params: Params, target: str) -> None:
         _check_result(params, name, parts)
     elif "/" not in name:
         known = {*named(params), "all"}
+        if name in _OF_THE_TOY:
+            raise UserError(f"'{name}' is a step; ask for its file: {TOY / _OF_THE_TOY[name]}")
         if name in RULES - known:
             raise UserError(f"'{name}' is a step of many jobs; ask for a file, or: snakemake STUDY --until {name}")
         if name not in known and not Path(name).exists():
@@ -73,17 +77,21 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
     study = parts[1]
     if study == "reference":
         raise UserError(f"{target} is a committed record; write it with: python -m ofq reference {parts[2]}")
+    if study == TOY.name:
+        if (name := "/".join(parts[2:])) not in TOY_FILES:
+            raise unknown("file of the toy:", name, TOY_FILES)
+        return
     if (run := Run.parse(target)) is not None:
         params.check(run)
         known = [path.name for path in params.published(run)]
         if run.bits != FULL_PRECISION:
-            known += PROBE
+            known += [*PROBE, run.files.noise.name]
         if len(parts) < 7:
             raise UserError(f"{target} is the directory of a run; ask for {run.files.metrics}")
         if "/".join(parts[6:]) not in known:
             raise unknown("file of a run:", "/".join(parts[6:]), known)
         return
-    spec = params.study_named(study)
+    params.study_named(study)
     if len(parts) > 5 and parts[2] != "report":
         Run.named(target)
     if len(parts) > 5:

@@ -7,12 +7,12 @@ import test_golden_layers
 import test_golden_model
 import test_golden_quantizers
 import test_golden_remedies
+import test_golden_toy
 import test_golden_training
 from cases import Case, arrays, files
 
 EXEMPT_FILES = {
     "swin_": "shifted-window attention is not built (section 10)",
-    "toy_regression": "a toy problem without a quantizer of this project (section 12)",
 }
 EXEMPT = {
     r"cga/overlap/.*": "documents what a range of 1/2 and more does in the released code; an error here",
@@ -21,7 +21,14 @@ EXEMPT = {
     r"[^/]+/margin": "says how far the inputs are from thresholds; test_margin looks at it",
 }
 
-MODULES = (test_golden_quantizers, test_golden_layers, test_golden_training, test_golden_remedies, test_golden_model)
+MODULES = (
+    test_golden_quantizers,
+    test_golden_layers,
+    test_golden_training,
+    test_golden_remedies,
+    test_golden_model,
+    test_golden_toy,
+)
 
 
 def _own_files() -> list[str]:

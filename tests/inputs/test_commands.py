@@ -13,8 +13,8 @@ from ofq.targets import check_target
 from tests.inputs.conftest import RUN, Refusal
 from tests.inputs.settings import BASE
 
-OF_A_STUDY = ["data", "tables", "figures", "claims", "sweep", "cost", "reference", "track"]
-OF_A_RUN = ["teacher", "qat", "cga", "probe"]
+OF_A_STUDY = ["data", "tables", "figures", "claims", "learning-rates", "cost", "reference", "track"]
+OF_A_RUN = ["teacher", "qat", "cga", "probe", "noise"]
 ODD = ["", " ", "plane", "a b", "../plain", "..", ".", "/", "/etc", "PLAIN", "plain/", "pläin", "a\nb", "\x1b[31m", "\udcff", "*", "{study}", "a" * 300, "a" * 100_000]  # fmt: skip
 RUNS = [
     *ODD,
@@ -79,6 +79,9 @@ def test_a_run_that_does_not_exist_is_one_line(bare: Path, refusal: Refusal, ste
         (["probe", "plain/vit/w2a2/statsq/seed0", "--steps", "-1"], "a window needs at least 1 step, not -1"),
         (["probe", "plain/vit/w2a2/statsq/seed0", "--steps", "1" * 30], "a window has at most 1000000000 steps"),
         (["probe", "plain/vit/fp/teacher/seed0"], "is a full-precision run"),
+        (["noise", "plain/vit/fp/teacher/seed0"], "is a full-precision run"),
+        (["noise", "plain/vit/w2a2/statsq/seed0"], "make it with: snakemake results/plain/data/manifest.json"),
+        (["toy-figure"], "make it with: snakemake results/toy/trace.csv"),
         (["teacher", "plain/vit/w2a2/statsq/seed0"], "is a qat run; use: python -m ofq qat"),
         (["qat", "plain/vit/w2a2/statsq-cga/seed0"], "is a cga run; use: python -m ofq cga"),
         (["cga", "plain/vit/fp/teacher/seed0"], "is a teacher run; use: python -m ofq teacher"),
@@ -108,7 +111,9 @@ def test_a_wrong_call_is_one_line(bare: Path, refusal: Refusal, argv: list[str],
     assert said in refusal(*argv)
 
 
-@pytest.mark.parametrize("step", sorted(set(_COMMANDS) - {"schema", "warm", "why", "clean", "track"}))
+@pytest.mark.parametrize(
+    "step", sorted(set(_COMMANDS) - {"schema", "warm", "why", "clean", "track", "toy", "toy-figure"})
+)
 def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal, step: str) -> None:
     (bare / "params.yaml").write_text("study: [")
     name = ["plain"] if step in OF_A_STUDY else ["plain/vit/w2a2/statsq/seed0"] if step in OF_A_RUN else []
@@ -142,6 +147,9 @@ def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal
     "./results/plane/data/manifest.json",
     "results//plane/data/manifest.json",
     "results/reference/plain/record.json",
+    "results/toy/trace.png",
+    "results/toy/vit/w2a2/statsq/seed0/metrics.json",
+    "results/plain/vit/fp/teacher/seed0/noise.parquet",
     "../elsewhere/metrics.json",
     "/no/such/file",
     "logs/plain/data.log",
@@ -163,9 +171,13 @@ def test_a_target_that_is_made_is_let_through(bare: Path) -> None:
             check_target(settings, str(path))
             check_target(settings, str(path.absolute()))
             check_target(settings, f"./{path}")
+        for name in ("probe.json", "probe.parquet", "noise.parquet"):
+            check_target(settings, str(run.files.root / name))
     for name in ("data/manifest.json", "report/tables/main.html", "report/figures/oscillation.csv", "mlflow.json"):
         check_target(settings, f"results/plain/{name}")
     check_target(settings, "results/rates/report/figures/learning_rate.png")
+    for name in ("trace.csv", "toy.png", "toy.svg"):
+        check_target(settings, f"results/toy/{name}")
 
 
 FITS = {"patch_size": 2, "embed_dim": 32, "depth": 1, "num_heads": 2, "class_token": False, "global_pool": "avg"}

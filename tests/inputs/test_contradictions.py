@@ -86,7 +86,7 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*PLAIN, "variants"): ["teacher"]}, "studies.plain: variants should name a quantized one"),
     # names that stand for something else
     *(({("studies", name): {**changed({})["studies"]["plain"]}}, f"studies: '{name}' is a reserved name")
-      for name in ("reference", "all", "data", "teacher", "qat", "cga", "probe", "tables", "figures", "sweep", "track")),
+      for name in ("reference", "all", "data", "teacher", "qat", "cga", "probe", "noise", "toy", "toy_figure", "tables", "figures", "sweep", "track")),
     *(({("models", name): MODEL}, f"models: '{name}' is a reserved name") for name in ("data", "report", "mlflow.json")),
     ({("variants", "teacher"): {"weight": "lsq"}}, "variants: 'teacher' is a reserved name"),
     # what is not the user's to say

@@ -12,7 +12,7 @@ LAYERS = [
     {"paths", "yaml_model", "files", "locks", "provenance", "settings", "params", "states"},
     {"data", "models", "quant"},
     {"remedies", "oscillation", "distill"},
-    {"training"},
+    {"training", "toy"},
     {"tracking"},
     {"report"},
     {"warm", "clean", "help", "params_page", "dvc_file", "targets", "scratch", "drill", "cli", "__main__"},

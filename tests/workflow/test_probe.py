@@ -1,4 +1,4 @@
-"""Oscillation of a finished run is measured again on a copy."""
+"""What measures a finished run (probe, noise) works on a copy of it."""
 
 import contextlib
 import hashlib
@@ -10,9 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ofq import cli
+from ofq import cli, params
+from ofq.paths import Run
 from ofq.training import loop
+from ofq.training.noise import run_noise
 from tests.conftest import Project
+from tests.docs.test_guides import explained
 
 RUN = "digits/vit_micro/w2a2/statsq-cga/seed0"
 FILES = Path("results") / RUN
@@ -28,8 +31,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def content(root: Path) -> dict[Path, str]:
-    """Digests of all results but those of probes."""
-    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("probe"))
+    """Digests of all results but those of probes and of noise."""
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith(("probe", "noise")))
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -69,6 +72,26 @@ def test_a_probe_gives_shares_and_reversals_by_group(probed: Project) -> None:
     assert summary["at_the_end_of_the_run"]["reversals"] == pytest.approx(metrics["reversals"])
 
 
+def test_a_probe_tells_of_thresholds_and_of_query_and_key(probed: Project) -> None:
+    summary = json.loads((probed.root / FILES / "probe-24.json").read_text())
+    weights, boundary = summary["all"]["weights"], summary["boundary"]
+    assert boundary["left"] == [round(0.02 * i, 2) for i in range(25)]
+    assert sum(boundary["weight_steps"]) == 24 * weights
+    assert sum(boundary["reversals"]) == pytest.approx(summary["all"]["reversals"] * weights)
+    assert 0 < sum(boundary["gradient_turns"]) <= 23 * weights
+    band = summary["band"]
+    assert band["range"] == 0.005 and band["weights"] == weights
+    assert 0 <= band["both"] <= min(band["start"], band["end"]) < weights / 10
+    assert summary["coupling_codes"] == "own"
+    assert [(entry["block"], entry["head"]) for entry in summary["coupling"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for side in "qk":
+        reversals = sum(entry[side] * entry["steps"] for entry in summary["coupling"])
+        assert reversals == pytest.approx(summary["groups"][side]["reversals"] * summary["groups"][side]["weights"])
+    keys = {"block", "head", "steps", "q", "k", "same", "other", "chance"}
+    assert all(set(entry) == keys for entry in summary["coupling"])
+    assert explained("probe.json") == list(summary)
+
+
 def test_a_probe_leaves_no_state_behind(probed: Project) -> None:
     assert not [path for path in (probed.root / "runs").rglob("*") if path.is_file()]
 
@@ -96,10 +119,35 @@ def test_an_interrupted_probe_keeps_its_state_apart_and_goes_on(
     assert probe(probed, RUN, "--steps", "12") == 0
     assert "resumed after step 1" in capsys.readouterr().out
     assert not list(state.glob("probe/*"))
+    interrupted_once = (probed.root / FILES / "probe-12.json").read_text()
+    assert probe(probed, RUN, "--steps", "12") == 0
+    assert (probed.root / FILES / "probe-12.json").read_text() == interrupted_once
 
 
 def test_the_target_of_a_probe_asks_for_no_training(finished: Project) -> None:
     assert finished.plan(f"{FILES}/probe.json") == {"probe": 1}
+
+
+def test_noise_starts_from_the_finished_model_and_leaves_it_alone(finished: Project) -> None:
+    before, contents = content(finished.root / "results"), []
+    for _ in range(2):
+        with contextlib.chdir(finished.root):
+            run_noise(Run.named(RUN), params.load().resolve(Run.named(RUN)), trials=2)
+        contents.append((finished.root / FILES / "noise.parquet").read_bytes())
+    assert contents[0] == contents[1] and content(finished.root / "results") == before
+    assert not [path for path in (finished.root / "runs" / RUN).rglob("noise/*") if path.is_file()]
+    table = pd.read_parquet(finished.root / FILES / "noise.parquet")
+    metrics = json.loads((finished.root / FILES / "metrics.json").read_text())
+    assert explained("noise.parquet") == list(table)
+    assert table["where"].tolist() == ["none", *["boundary"] * 2, *["random"] * 2, *["boundary"] * 2, *["random"] * 2]
+    assert dict(table.loc[0, ["top1", "loss"]]) == {name: metrics[name] for name in ("top1", "loss")}
+    assert (table["loss"][1:] != metrics["loss"]).any()
+
+
+def test_the_targets_of_noise_and_of_the_toy_ask_for_no_training(finished: Project) -> None:
+    (finished.root / FILES / "noise.parquet").unlink(missing_ok=True)
+    assert finished.plan(f"{FILES}/noise.parquet") == {"noise": 1}
+    assert finished.plan("results/toy/toy.png") == {"toy": 1, "toy_figure": 1}
 
 
 @pytest.mark.parametrize(

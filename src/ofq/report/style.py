@@ -64,9 +64,13 @@ def save(figure: Figure, directory: Path, name: str, runs: Iterable[str]) -> Non
         name: without a suffix.
         runs: names of the runs, in any order and number.
     """
-    made_from = f"{MADE_FROM} {' '.join(sorted(set(runs)))}"
+    write(figure, directory, name, f"{MADE_FROM} {' '.join(sorted(set(runs)))}")
+
+
+def write(figure: Figure, directory: Path, name: str, description: str) -> None:
+    """As :func:`save`, with any description in the metadata."""
     for suffix, unwanted in (("png", "Software"), ("svg", "Date")):
-        metadata = {unwanted: None, "Description": made_from}
+        metadata = {unwanted: None, "Description": description}
         with replacing(directory / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, metadata=metadata)
     plt.close(figure)

@@ -1,5 +1,6 @@
 """Measure the oscillation of a finished run again, from its checkpoint, over a further window of training."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from ofq.files import replacing, write_json
 from ofq.params import KEEPING, RunConfig
 from ofq.paths import Run, data_dir
 from ofq.settings import Phase
+from ofq.training.boundary import BoundaryObserver
 from ofq.training.continued import hold_rate, last_state
+from ofq.training.coupling import CouplingObserver, lifts
 from ofq.training.loop import train
 from ofq.training.session import session
 from ofq.training.student import load_data, loss_from
@@ -33,8 +36,10 @@ def outputs(run: Run, steps: int = WINDOW) -> tuple[Path, Path]:
 def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
     """Train a copy of a finished student on at its last learning rate, without remedy, and write what its codes did.
 
-    The run's own files stay as they are. Directions and frequencies of the meter go on from the run's, reversals
-    count from the start of the window.
+    Beside the oscillation of each layer that is what weights near a rounding threshold did
+    (:mod:`ofq.training.boundary`) and whether query and key codes turned round together (:mod:`ofq.training.coupling`).
+    The run's own files stay as they are. Directions and frequencies of the meter go on from the run's, reversals count
+    from the start of the window.
 
     Args:
         run: quantized and finished.
@@ -58,6 +63,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
         student, optimizer, recorder = last_state(run, window, data)
         rate = optimizer.param_groups[0]["lr"]
         hold_rate(optimizer, rate)
+        boundary, coupling = BoundaryObserver(recorder), CouplingObserver(student, recorder)
         train(
             student,
             loss_from(run, window, data, student),
@@ -68,9 +74,10 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
             label=f"{run.label} probe",
             checkpoints=current.checkpoints,
             events=current.events,
-            hooks=[recorder],
+            hooks=[recorder, boundary, coupling],  # the observers read what the recorder has counted
         )
-        recorder.finish()
+        for hook in (recorder, boundary, coupling):
+            hook.finish()
         summary, record = outputs(run, steps)
         with replacing(record) as temporary:
             recorder.oscillation().to_parquet(temporary, index=False)
@@ -85,11 +92,16 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
                 "all": _means(end),
                 "groups": groups,
                 "at_the_end_of_the_run": _means(_last(pd.read_parquet(files.oscillation))),
+                "boundary": boundary.boundary(),
+                "band": boundary.band(),
+                "coupling": coupling.coupling(),
+                "coupling_codes": coupling.codes,
                 "digests": current.digests,
             },
         )
         states.drop(current.state.directory)
-    print(_report(run, rate, steps, {**groups, "all": _means(end)}, summary))
+    print(_report(run, rate, steps, {**groups, "all": _means(end)}, coupling))
+    print(f"written to {summary}")
 
 
 def _constant(phase: Phase, steps: int, lr: float | None = None) -> Phase:
@@ -108,7 +120,7 @@ def _means(layers: pd.DataFrame) -> dict[str, Any]:
     return {"weights": int(layers["weights"].sum()), **means}
 
 
-def _report(run: Run, rate: float, steps: int, groups: dict[str, dict[str, Any]], summary: Path) -> str:
+def _report(run: Run, rate: float, steps: int, groups: dict[str, dict[str, Any]], coupling: CouplingObserver) -> str:
     lines = [
         f"{run}: {steps} further steps at learning rate {rate:g}",
         f"{'group':<6} {'weights':>8} {'f > 0.005':>10} {'f > 0.02':>10} {'reversals a weight':>20}",
@@ -118,4 +130,10 @@ def _report(run: Run, rate: float, steps: int, groups: dict[str, dict[str, Any]]
             f"{name:<6} {row['weights']:>8} {row['share']:>8.2f} % {row['share_high']:>8.2f} %"
             f" {row['reversals']:>20.3f}"
         )
-    return "\n".join([*lines, f"written to {summary}"])
+    lift, elsewhere = lifts(coupling.coupling())
+    if not math.isnan(lift):
+        lines.append(
+            f"query and key turn round in the same steps {lift:.2f} times as often as by chance in a head,"
+            f" {elsewhere:.2f} times between heads ({coupling.codes} codes)"
+        )
+    return "\n".join(lines)

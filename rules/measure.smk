@@ -1,0 +1,100 @@
+rule probe:
+    input:
+        manifest=manifest_of,
+        teacher=teacher_of,
+        model="results/{study}/{model}/{bits}/{variant}/seed{seed}/model.safetensors",
+        trainer="results/{study}/{model}/{bits}/{variant}/seed{seed}/trainer.pt",
+        oscillation="results/{study}/{model}/{bits}/{variant}/seed{seed}/oscillation.parquet",
+    output:
+        summary="results/{study}/{model}/{bits}/{variant}/seed{seed}/probe.json",
+        record="results/{study}/{model}/{bits}/{variant}/seed{seed}/probe.parquet",
+    log:
+        "logs/{study}/{model}/{bits}/{variant}/seed{seed}-probe.log",
+    benchmark:
+        "logs/{study}/{model}/{bits}/{variant}/seed{seed}-probe.tsv"
+    conda:
+        "../envs/ofq.yaml"
+    threads: threads_of
+    resources:
+        mem_mb=1500,
+    params:
+        settings=settings,
+        code=code_digest("ofq.training.probe"),
+    message:
+        "Measure the oscillation of {wildcards.bits} {wildcards.variant}, seed {wildcards.seed}, on {wildcards.study} again"
+    shell:
+        "python -m ofq probe {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
+        " > {log} 2>&1"
+
+
+rule noise:
+    input:
+        manifest=manifest_of,
+        teacher=teacher_of,
+        model="results/{study}/{model}/{bits}/{variant}/seed{seed}/model.safetensors",
+    output:
+        "results/{study}/{model}/{bits}/{variant}/seed{seed}/noise.parquet",
+    log:
+        "logs/{study}/{model}/{bits}/{variant}/seed{seed}-noise.log",
+    benchmark:
+        "logs/{study}/{model}/{bits}/{variant}/seed{seed}-noise.tsv"
+    conda:
+        "../envs/ofq.yaml"
+    threads: threads_of
+    resources:
+        mem_mb=1500,
+    params:
+        settings=settings,
+        code=code_digest("ofq.training.noise"),
+    message:
+        "Evaluate {wildcards.bits} {wildcards.variant}, seed {wildcards.seed}, on {wildcards.study} with noise on its codes"
+    shell:
+        "python -m ofq noise {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
+        " > {log} 2>&1"
+
+
+rule toy:
+    output:
+        "results/toy/trace.csv",
+    log:
+        "logs/toy/trace.log",
+    benchmark:
+        "logs/toy/trace.tsv"
+    conda:
+        "../envs/ofq.yaml"
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_digest("ofq.toy"),
+    message:
+        "Simulate weights that are pulled towards targets through a quantizer"
+    shell:
+        "python -m ofq toy > {log} 2>&1"
+
+
+rule toy_figure:
+    input:
+        trace="results/toy/trace.csv",
+    output:
+        "results/toy/toy.svg",
+        figure=report(
+            "results/toy/toy.png",
+            caption="../report/toy.rst",
+            category="Figures",
+            subcategory="toy",
+            labels={"figure": "latent weight and step"},
+        ),
+    log:
+        "logs/toy/figure.log",
+    benchmark:
+        "logs/toy/figure.tsv"
+    conda:
+        "../envs/ofq.yaml"
+    resources:
+        mem_mb=500,
+    params:
+        code=code_digest("ofq.report.toy"),
+    message:
+        "Draw how latent weight and step of the quantizer move in the toy"
+    shell:
+        "python -m ofq toy-figure > {log} 2>&1"
