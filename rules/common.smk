@@ -35,6 +35,7 @@ from ofq.targets import (
     LEARNING_RATES,
     PLAIN_TABLE,
     TABLES,
+    TOY_FILES,
     check_project,
     check_target,
     grid_report,
@@ -111,7 +112,7 @@ wildcard_constraints:
 
 def study_targets(study):
     """What a study's target asks for: its main grid, the groups that always go with it, and their mirror in MLflow."""
-    return [*study_files(study), stamp(study)]
+    return [*study_files(study), *TOY_FILES, stamp(study)]
 
 
 def study_files(study):
@@ -128,7 +129,8 @@ def group_targets(study, group):
 def everything(study):
     """A study with all of its groups, and the verdicts on the claims."""
     rates = PARAMS.studies[study].learning_rates
-    return [*all_files(study), report_dir(study) / "tracked", *(study_targets(rates) if rates else [])]
+    rest = [*TOY_FILES, *(study_targets(rates) if rates else [])]
+    return [*all_files(study), report_dir(study) / "tracked", *rest]
 
 
 def all_files(study):

@@ -48,6 +48,33 @@ or results/STUDY/report/GROUP/figures. Nothing is trained.
 
 examples: python -m ofq figures digits
           python -m ofq figures digits controls""",
+    "comparison": """\
+Reads metrics.json of every run of a grid; writes the table comparison: differences between the pairs of variants that
+`compare` of the grid names in params.yaml, paired by seed. Nothing is trained.
+
+example: python -m ofq comparison digits controls""",
+    "annealing": """\
+Reads annealing.parquet of the annealed runs of a grid; draws the figure annealing: weights left in the band at each
+step. Nothing is trained.
+
+example: python -m ofq annealing digits controls""",
+    "boundary-range": """\
+Reads metrics.json and annealing.parquet of the annealed runs of a grid; writes the table boundary_range and draws the
+figure scale_trajectories: accuracy, oscillation and what is left in the band by its width, and where the quantizer's
+steps go. Nothing is trained.
+
+example: python -m ofq boundary-range digits sweep""",
+    "noise-table": """\
+Reads noise.parquet of the runs of a grid, those of annealed variants apart; writes the table noise. Nothing is trained.
+The measurements themselves are made by: python -m ofq noise RUN
+
+example: python -m ofq noise-table digits components""",
+    "probes": """\
+Reads probe.json of the runs of a grid, those of annealed variants apart; writes the table coupling (do query and key
+turn round together?) and draws the figure boundary (what weights do near thresholds). Nothing is trained. The probes
+themselves are made by: python -m ofq probe RUN
+
+example: python -m ofq probes digits components""",
     "claims": """\
 Reads claims.yaml and, of the study's finished runs, what each claim needs; writes claims.md and claims.json into
 results/STUDY/report: effect, interval, p after Holm's correction, verdict, and how many seeds would decide what is

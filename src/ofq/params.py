@@ -22,20 +22,9 @@ from ofq.yaml_model import read_model
 # Paths of a study's runs begin with a model's name, beside these.
 _BESIDE_MODELS = {"data", "report", "mlflow.json"}
 # Snakemake knows rules and studies by one kind of name.
-RULES = {
-    "all",
-    "data",
-    "teacher",
-    "qat",
-    "cga",
-    "tables",
-    "figures",
-    "learning_rates",
-    "claims",
-    "track",
-    "track_group",
-}
-RULES |= {"probe", "noise", "toy", "toy_figure", "comparison", "annealing", "boundary_range", "noise_table", "probes"}
+RULES = {"all", "data", "teacher", "qat", "cga", "tables", "figures", "learning_rates", "claims", "track"}
+RULES |= {"track_group", "probe", "noise", "toy", "toy_figure"}
+RULES |= {"comparison", "annealing", "boundary_range", "noise_table", "probes"}
 EVERYTHING = "everything"
 """Name of the target that makes a study with all of its groups and the claims."""
 # Beside the main grid's report stand those of the groups.

@@ -144,6 +144,11 @@ class RunFiles:
         return self.root / "annealing.parquet"
 
     @property
+    def probe(self) -> Path:
+        """Of a student, where it was asked for: what its codes do in a further window of training."""
+        return self.root / "probe.json"
+
+    @property
     def noise(self) -> Path:
         """Of a student, where it was asked for: what noise on its codes does to it."""
         return self.root / "noise.parquet"

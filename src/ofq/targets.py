@@ -12,7 +12,7 @@ TABLES = ["main", "agreement", "ablation", "oscillation"]
 PLAIN_TABLE = ["csv", "runs.json", "md", "tex"]
 FIGURES = ["accuracy", "oscillation", "latent_weights", "layer_groups"]
 PROBE = ["probe.json", "probe.parquet"]
-TOY_FILES = ["trace.csv", "toy.png", "toy.svg"]
+TOY_FILES = [str(TOY / name) for name in ("trace.csv", "toy.png", "toy.svg")]
 _OF_THE_TOY = {"toy": TOY_FILES[0], "toy_figure": TOY_FILES[1]}
 CLAIMS = ["report/claims.md", "report/claims.json"]
 
@@ -49,7 +49,7 @@ def check_target(params: Params, target: str) -> None:
     elif "/" not in name:
         known = {*named(params), "all"}
         if name in _OF_THE_TOY:
-            raise UserError(f"'{name}' is a step; ask for its file: {TOY / _OF_THE_TOY[name]}")
+            raise UserError(f"'{name}' is a step; ask for its file: {_OF_THE_TOY[name]}")
         if name in RULES - known:
             raise UserError(f"'{name}' is a step of many jobs; ask for a file, or: snakemake STUDY --until {name}")
         if name not in known and not Path(name).exists():
@@ -78,8 +78,8 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
     if study == "reference":
         raise UserError(f"{target} is a committed record; write it with: python -m ofq reference {parts[2]}")
     if study == TOY.name:
-        if (name := "/".join(parts[2:])) not in TOY_FILES:
-            raise unknown("file of the toy:", name, TOY_FILES)
+        if target not in TOY_FILES:
+            raise unknown("file of the toy:", target, TOY_FILES)
         return
     if (run := Run.parse(target)) is not None:
         params.check(run)
