@@ -25,7 +25,7 @@ class Project:
         self.params = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.params["recipes"]["digits"] = copy.deepcopy(SMALL)
         digits = self.params["studies"]["digits"]
-        del digits["groups"], digits["learning_rates"]
+        del digits["groups"], digits["learning_rates"], digits["measure"]
         self.params["studies"] = {
             "digits": digits | {"bits": ["w2a2"], "variants": ["statsq", "statsq-cga", "lsq"], "seeds": [0, 1]}
         }
@@ -56,7 +56,14 @@ class Project:
             return {}
         table = text.split("Job stats:")[1].split("total")[0].splitlines()[3:]
         jobs = {line.split()[0]: int(line.split()[1]) for line in table if line.strip()}
-        return {rule: count for rule, count in jobs.items() if rule not in ("all", *self.params["studies"])}
+        return {rule: count for rule, count in jobs.items() if rule not in self._gathering}
+
+    @property
+    def _gathering(self) -> set[str]:
+        """Rules that make nothing themselves."""
+        studies = self.params["studies"]
+        groups = {name for study in studies.values() for name in (*study.get("groups", {}), "everything")}
+        return {"all", *studies, *groups, *(f"{study}-{group}" for study in studies for group in groups)}
 
     def ofq(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ``python -m ofq``."""

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ofq.params import Params
-from ofq.paths import FULL_PRECISION, RESULTS, data_dir, report_dir
+from ofq.paths import FULL_PRECISION, RESULTS, TOY, data_dir, report_dir
 
 _HEADER = """\
 # Written by: python -m ofq stages > dvc.yaml
@@ -71,12 +71,12 @@ def unlisted(params: Params, path: Path) -> list[str]:
 
 
 def _folders(params: Params) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Folders of the data, the teachers, the students and the report of the study."""
+    """Folders of the data, the teachers, the students and the report of the study, the toy's beside the last."""
     study = params.studies[params.study]
     models = [RESULTS / params.study / model for model in study.models]
     students = [str(model / bits) for model in models for bits in study.bits]
     teachers = [str(model / FULL_PRECISION) for model in models]
-    return [str(data_dir(params.study))], teachers, students, [str(report_dir(params.study))]
+    return [str(data_dir(params.study))], teachers, students, [str(report_dir(params.study)), str(TOY)]
 
 
 def _stage(command: str, inputs: list[str], params: list[str], outputs: list[str]) -> dict[str, Any]:

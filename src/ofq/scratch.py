@@ -9,6 +9,7 @@ from ofq import warm
 from ofq.errors import UserError
 from ofq.paths import PARAMS
 
+_FILES = ("Snakefile", "claims.yaml")
 _FOLDERS = ("rules", "report", "envs", "profiles", "src/ofq")
 # What would lead the copy's jobs to another run's warm process, and its results to another store.
 _LEFT_OUT = {warm.ADDRESS, "MLFLOW_TRACKING_URI", "SNAKEMAKE_PROFILE"}
@@ -25,11 +26,12 @@ def copy_workflow(source: Path, target: Path, params: str) -> None:
     Raises:
         UserError: ``source`` is no project.
     """
-    for name in ("Snakefile", *_FOLDERS):
+    for name in (*_FILES, *_FOLDERS):
         if not (source / name).exists():
             raise UserError(f"{name} not found in {source}; run from the project's root")
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source / "Snakefile", target)
+    for name in _FILES:
+        shutil.copy(source / name, target)
     for name in _FOLDERS:
         shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     (target / PARAMS).write_text(params)

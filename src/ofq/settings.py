@@ -190,7 +190,7 @@ def _preset(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value not in _PRESETS:
-        raise ValueError(f"{unknown('preset', value, _PRESETS)}; single switches are written as a mapping")
+        raise ValueError(f"{unknown('preset', value, _PRESETS)}; it should be one of the two, or a mapping of switches")
     return _PRESETS[value]
 
 
@@ -296,6 +296,11 @@ class Grid(Strict):
         "weights, `probe` of their further oscillation",
     )
 
+    @field_validator("compare", "measure")
+    @classmethod
+    def _asked_once(cls, values: list[Any]) -> list[Any]:
+        return _no_repeats(values)
+
     def check_pairs(self, variants: list[str]) -> None:
         """Raise ValueError where a pair names a variant that the grid does not have."""
         for name in (name for pair in self.compare for name in pair):
@@ -312,7 +317,7 @@ class Group(Grid):
     seeds: list[Seed] | None = Field(None, min_length=1, description="seeds of its runs")
     always: bool = Field(False, description="made with the study's main grid, not by its own name only")
 
-    @field_validator("models", "bits", "variants", "seeds", "measure")
+    @field_validator("models", "bits", "variants", "seeds")
     @classmethod
     def _each_once(cls, values: list[Any] | None) -> list[Any] | None:
         return None if values is None else _no_repeats(values)
@@ -358,7 +363,7 @@ class Study(Grid):
         "unfinished ones go on under the new code, and run.json says so",
     )
 
-    @field_validator("models", "bits", "variants", "seeds", "measure")
+    @field_validator("models", "bits", "variants", "seeds")
     @classmethod
     def _each_once(cls, values: list[Any]) -> list[Any]:
         return _no_repeats(values)

@@ -17,6 +17,17 @@ BASE: dict[str, Any] = {
             "variants": ["statsq", "statsq-cga"],
             "seeds": [0, 1],
             "recipe": "short",
+            "learning_rates": "rates",
+            "groups": {
+                "further": {
+                    "models": ["vit"],
+                    "bits": ["w2a2"],
+                    "variants": ["statsq", "statsq-damped"],
+                    "seeds": [2],
+                    "compare": [["statsq-damped", "statsq"]],
+                    "measure": ["noise", "probe"],
+                }
+            },
         },
         "rates": {
             "data": {"name": "digits", "evaluate": "validation"},
@@ -44,6 +55,7 @@ BASE: dict[str, Any] = {
     "variants": {
         "statsq": {"weight": "statsq"},
         "statsq-cga": {"parent": "statsq", "cga": {"boundary_range": 0.1}},
+        "lsq-described": {"weight": "lsq", "learn_step": False, "fidelity": {"attention_init": "random"}},
         "statsq-damped": {"weight": "statsq", "remedy": {"name": "dampening", "arguments": {"weight": 0.1}}},
     },
 }

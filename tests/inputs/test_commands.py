@@ -13,7 +13,21 @@ from ofq.targets import check_target
 from tests.inputs.conftest import RUN, Refusal
 from tests.inputs.settings import BASE
 
-OF_A_STUDY = ["data", "tables", "figures", "claims", "learning-rates", "cost", "reference", "track"]
+OF_A_STUDY = [
+    "data",
+    "tables",
+    "figures",
+    "comparison",
+    "annealing",
+    "boundary-range",
+    "noise-table",
+    "probes",
+    "claims",
+    "learning-rates",
+    "cost",
+    "reference",
+    "track",
+]
 OF_A_RUN = ["teacher", "qat", "cga", "probe", "noise"]
 ODD = ["", " ", "plane", "a b", "../plain", "..", ".", "/", "/etc", "PLAIN", "plain/", "pläin", "a\nb", "\x1b[31m", "\udcff", "*", "{study}", "a" * 300, "a" * 100_000]  # fmt: skip
 RUNS = [
@@ -90,8 +104,8 @@ def test_a_run_that_does_not_exist_is_one_line(bare: Path, refusal: Refusal, ste
         (["cga", "plain/vit/w2a2/statsq-cga/seed0"], "make it with: snakemake results/plain/data/manifest.json"),
         (["tables", "plain"], "make it with: snakemake results/plain/vit/"),
         (["figures", "plain"], "make it with: snakemake results/plain/vit/"),
-        (["sweep", "rates"], "make it with: snakemake results/rates/vit/"),
-        (["sweep", "plain"], "study plain has no sweep_lr"),
+        (["learning-rates", "rates"], "make it with: snakemake results/rates/vit/"),
+        (["learning-rates", "plain"], "study plain has no sweep_lr"),
         (["reference", "plain"], "is not complete; run: snakemake plain"),
         (["why", "results/plain/report/tables/main.csv"], "make it with: snakemake"),
         (["why", "params.yaml"], "does not name the runs of its rows"),

@@ -14,6 +14,7 @@ from tests.inputs.settings import ABSENT, Place, changed
 from tests.inputs.test_fields import refusal
 
 PLAIN, RATES = ("studies", "plain"), ("studies", "rates")
+GROUP = (*PLAIN, "groups", "further")
 SWEEP = (*RATES, "sweep_lr")
 TEACHER, QAT = ("recipes", "short", "teacher"), ("recipes", "short", "qat")
 STATSQ, CGA = ("variants", "statsq"), ("variants", "statsq-cga")
@@ -29,12 +30,15 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*CGA, "cga"): {"boundary_range": 0.7}}, "variants.statsq-cga.cga.boundary_range: Input should be less than 0.5"),
     ({(*CGA, "cga"): {"boundary_range": 0.5}}, "should be less than 0.5, not 0.5"),
     ({(*CGA, "cga"): {"boundary_range": -0.1}}, "should be greater than or equal to 0"),
-    ({(*CGA, "cga"): {}}, "variants.statsq-cga.cga.boundary_range: Field required"),
+    ({(*CGA, "cga"): {}}, "variants.statsq-cga.cga: boundary_range is missing"),
     # what continues what
     ({(*STATSQ, "cga"): {"boundary_range": 0.1}}, "variants.statsq: cga needs a parent"),
     ({(*CGA, "cga"): ABSENT}, "variants.statsq-cga: parent without cga"),
     ({(*CGA, "parent"): ABSENT}, "variants.statsq-cga: weight is missing"),
-    ({(*CGA, "weight"): "lsq"}, "variants.statsq-cga: weight, qkr and fidelity come from the parent"),
+    ({(*CGA, "cga"): {"frozen": "everything", "boundary_range": 0.1}}, "mean nothing where everything is frozen"),
+    ({(*CGA, "weight"): "lsq"}, "variants.statsq-cga: weight of an annealed variant comes from its parent"),
+    ({(*CGA, "learn_step"): False}, "variants.statsq-cga: learn_step of an annealed variant comes from its parent"),
+    ({(*STATSQ, "clipped_gradient"): "identity"}, "variants.statsq: learn_step and clipped_gradient are switches of lsq"),
     ({(*CGA, "qkr"): True}, "of an annealed variant comes from its parent"),
     ({(*CGA, "fidelity"): "as_released"}, "of an annealed variant comes from its parent"),
     ({(*CGA, "parent"): "statsq-cga"}, "variants.statsq-cga.parent: 'statsq-cga' is itself annealed"),
@@ -75,6 +79,17 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*PLAIN, "seeds"): [0.0]}, "studies.plain.seeds.0: Input should be a valid integer, not 0.0"),
     ({(*PLAIN, "seeds"): [True]}, "studies.plain.seeds.0: Input should be a valid integer, not True"),
     ({(*PLAIN, "seeds"): 3}, "studies.plain.seeds: Input should be a valid list, not 3"),
+    # further grids
+    ({GROUP: {"variants": ["statsk"]}}, "studies.plain.groups.further.variants: unknown variant 'statsk'; did you mean 'statsq'?"),
+    ({(*GROUP, "models"): ["vat"]}, "studies.plain.groups.further.models: unknown model 'vat'; did you mean 'vit'?"),
+    ({(*GROUP, "seeds"): [1, 1]}, "studies.plain.groups.further.seeds: named twice: 1"),
+    ({(*GROUP, "compare"): [["statsq", "lsq"]]}, "compare: unknown variant of the grid 'lsq'"),
+    ({(*GROUP, "compare"): [["statsq"]]}, "studies.plain.groups.further.compare.0: List should have at least 2 items"),
+    ({(*PLAIN, "compare"): [["statsq", "lsq"]]}, "studies.plain: compare: unknown variant of the grid 'lsq'"),
+    ({(*PLAIN, "groups"): {"rates": {"variants": ["statsq"]}}}, "groups.rates: 'rates' is a reserved name, or a study's"),
+    ({(*PLAIN, "groups"): {"all": {"variants": ["statsq"]}}}, "groups.all: 'all' is a reserved name, or a study's"),
+    ({(*RATES, "measure"): ["noise"]}, "studies.rates: groups, compare and measure mean nothing beside sweep_lr"),
+    ({(*PLAIN, "learning_rates"): "plain"}, "studies.plain.learning_rates: unknown study with sweep_lr 'plain'"),
     # learning rates to compare
     ({(*SWEEP, "qat"): [1.23456789e-3]}, "studies.rates.sweep_lr.qat: 0.00123456789 should have at most six digits"),
     ({SWEEP: {}}, "studies.rates: sweep_lr should name learning rates"),
@@ -86,7 +101,7 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*PLAIN, "variants"): ["teacher"]}, "studies.plain: variants should name a quantized one"),
     # names that stand for something else
     *(({("studies", name): {**changed({})["studies"]["plain"]}}, f"studies: '{name}' is a reserved name")
-      for name in ("reference", "all", "data", "teacher", "qat", "cga", "probe", "noise", "toy", "toy_figure", "tables", "figures", "sweep", "track")),
+      for name in ("reference", "all", "data", "teacher", "qat", "cga", "probe", "noise", "toy", "toy_figure", "tables", "figures", "learning_rates", "claims", "everything", "track")),
     *(({("models", name): MODEL}, f"models: '{name}' is a reserved name") for name in ("data", "report", "mlflow.json")),
     ({("variants", "teacher"): {"weight": "lsq"}}, "variants: 'teacher' is a reserved name"),
     # what is not the user's to say

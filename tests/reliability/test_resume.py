@@ -28,7 +28,8 @@ RUNS = [run_of(variant) for variant in ("teacher", *VARIANTS)] + [run_of("statsq
 
 def contents(run: Run) -> dict[str, bytes]:
     """All that the run published, but for ``run.json``."""
-    return {path.name: path.read_bytes() for path in run.files.published if path != run.files.info}
+    files = [*run.files.published, *([run.files.annealing] if run.files.annealing.exists() else [])]
+    return {path.name: path.read_bytes() for path in files if path != run.files.info}
 
 
 def in_child(work: Callable[[], None]) -> int:

@@ -16,6 +16,8 @@ _STUDY = {
     "bits": ["w2a2", "w3a3"],
     "variants": ["a", "b", "c"],
     "seeds": [0, 1, 2],
+    "groups": {},
+    "learning_rates": None,
 }
 
 

@@ -14,12 +14,10 @@ from tests.report.conftest import Made
 
 
 def test_the_page_of_names_explains_every_column(made: Made) -> None:
-    params = made(variants=["lsq", "statsq", "statsq-cga"])
+    params = made(variants=["lsq", "statsq", "statsq-cga"], compare=[["statsq", "lsq"]])
     report = Path("results/digits/report")
-    write_comparison(params, "digits", report, [["statsq", "lsq"]])
-    for write in (write_noise, write_boundary_range, write_coupling):
+    for write in (write_tables, write_comparison, write_noise, write_boundary_range, write_coupling):
         write(params, "digits", report)
-    write_tables(params, "digits")
     tables = sorted((report / "tables").glob("*.csv"))
     assert {"comparison", "noise", "boundary_range", "coupling", "main", "ablation"} <= {path.stem for path in tables}
     for path in tables:

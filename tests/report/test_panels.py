@@ -1,6 +1,7 @@
 """Figures of some fifteen variants stay legible."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_many_variants_have_panels_of_the_whole_width(made: Made, drawn: Callabl
     for crowded in (False, True):
         figures = drawn("ofq.report.figures")
         params = made(variants=NAMES if crowded else NAMES[:6], more=more, bits=["w2a2", "w3a3"], seeds=[0])
-        write_figures(params, "digits")
+        write_figures(params, "digits", Path("results/digits/report"))
         oscillation = figures["oscillation"]
         oscillation.canvas.draw()
         wide[crowded] = oscillation.axes[0].get_position().width

@@ -37,7 +37,7 @@ def test_what_was_not_published_has_no_number(model: str | None, bits: str, vari
 
 
 def test_tables_show_marks_and_keep_their_numbers_apart(made: Made) -> None:
-    write_tables(made(variants=["lsq", "statsq", OFQ]), "digits")
+    write_tables(made(variants=["lsq", "statsq", OFQ]), "digits", TABLES.parent)
     main, ablation = (pd.read_csv(TABLES / f"{name}.csv").set_index("variant") for name in ("main", "ablation"))
     assert is_numeric_dtype(main["paper_top1"]) and is_numeric_dtype(ablation["paper_gain"])
     assert main.loc["lsq", "paper_top1"] == 68.0 and main.loc["lsq", "paper_mark"] == "implied"
@@ -48,8 +48,8 @@ def test_tables_show_marks_and_keep_their_numbers_apart(made: Made) -> None:
 
 
 def test_sources_are_named_where_numbers_are_and_nowhere_else(made: Made) -> None:
-    write_tables(made(variants=["lsq-midrise", "statsq-qkr"]), "digits")
+    write_tables(made(variants=["lsq-midrise", "statsq-qkr"]), "digits", TABLES.parent)
     captions = [(TABLES / f"{name}.md").read_text() for name in ("main", "ablation")]
     assert not any(word in caption for caption in captions for word in ("implied", "second-hand", "Nagel"))
-    write_tables(made(variants=["lsq", "lsq-dampening"]), "digits")
+    write_tables(made(variants=["lsq", "lsq-dampening"]), "digits", TABLES.parent)
     assert "MobileNetV2 on ImageNet" in (TABLES / "ablation.md").read_text()

@@ -6,7 +6,8 @@ from tests.conftest import Project
 
 
 def test_a_bare_snakemake_plans_the_default_study(project: Project) -> None:
-    assert project.plan() == {"data": 1, "teacher": 2, "qat": 4, "cga": 2, "tables": 1, "figures": 1, "track": 1}
+    report = {"tables": 1, "figures": 1, "annealing": 1, "toy": 1, "toy_figure": 1, "track": 1}
+    assert project.plan() == {"data": 1, "teacher": 2, "qat": 4, "cga": 2, **report}
 
 
 def test_one_ablation_needs_its_own_teacher_and_nothing_else(project: Project) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import Project
 
 RUN = Path("results/digits/vit_micro/w2a2")
+TOY = {"toy": 1, "toy_figure": 1}
 
 
 @pytest.fixture(scope="module")
@@ -158,13 +159,13 @@ def test_code_of_the_figures_reruns_the_figures(restored: Project) -> None:
 def test_code_of_the_quantizers_reruns_every_student_and_no_teacher(restored: Project) -> None:
     path = restored.root / "src/ofq/quant/quantizers.py"
     path.write_text(path.read_text() + "\nADDED = 1\n")
-    assert restored.plan() == {"qat": 4, "cga": 2, "tables": 1, "figures": 1, "track": 1}
+    assert restored.plan() == {"qat": 4, "cga": 2, "tables": 1, "figures": 1, "annealing": 1, **TOY, "track": 1}
 
 
 def test_code_of_annealing_reruns_annealing(restored: Project) -> None:
     path = restored.root / "src/ofq/remedies/cga.py"
     path.write_text(path.read_text() + "\nADDED = 1\n")
-    assert restored.plan() == {"cga": 2, "tables": 1, "figures": 1, "track": 1}
+    assert restored.plan() == {"cga": 2, "tables": 1, "figures": 1, "annealing": 1, "track": 1}
 
 
 def test_one_learning_rate_reruns_the_runs_that_use_it(restored: Project) -> None:
@@ -176,13 +177,13 @@ def test_one_learning_rate_reruns_the_runs_that_use_it(restored: Project) -> Non
 def test_the_boundary_range_reruns_annealing(restored: Project) -> None:
     restored.params["variants"]["statsq-cga"]["cga"]["boundary_range"] = 0.01
     restored.write_params()
-    assert restored.plan() == {"cga": 2, "tables": 1, "figures": 1, "track": 1}
+    assert restored.plan() == {"cga": 2, "tables": 1, "figures": 1, "annealing": 1, "track": 1}
 
 
 def test_a_teachers_learning_rate_reruns_everything_that_learns_from_it(restored: Project) -> None:
     restored.params["recipes"]["digits"]["teacher"]["lr"] = 2e-3
     restored.write_params()
-    assert restored.plan() == {"teacher": 2, "qat": 4, "cga": 2, "tables": 1, "figures": 1, "track": 1}
+    assert restored.plan() == {"teacher": 2, "qat": 4, "cga": 2, "tables": 1, "figures": 1, "annealing": 1, "track": 1}
 
 
 def test_another_study_or_an_unused_variant_reruns_nothing(restored: Project) -> None:
@@ -200,7 +201,7 @@ def test_a_deleted_run_reruns_alone_and_comes_out_the_same(restored: Project) ->
     time.sleep(0.01)
     for path in directory.iterdir():
         path.unlink()
-    assert restored.plan() == {"qat": 1, "cga": 1, "tables": 1, "figures": 1, "track": 1}
+    assert restored.plan() == {"qat": 1, "cga": 1, "tables": 1, "figures": 1, "annealing": 1, "track": 1}
     done = restored.run("snakemake")
     assert done.returncode == 0, done.stdout + done.stderr
     after = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "run.json"}

@@ -90,7 +90,7 @@ def _figure(params: Params, study: str, directory: Path, ranges: dict[str, float
     figure.supxlabel("step of annealing", fontsize=10)
     where = "" if several else f", {spec.models[0]} {spec.bits[0].upper()}"
     figure.suptitle(
-        f"{study}{where}: the first row of {layer} while it is annealed,\nby boundary range (BR, in code steps); "
+        f"{study}{where}: the mean step of {layer} while it is annealed,\nby boundary range (BR, in code steps); "
         f"one line a seed, {seeds(params, study)}",
         fontsize=10,
     )

@@ -1,0 +1,125 @@
+"""Groups of a study, what is measured on their runs, and the claims: one real run of everything."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Project
+
+RUN = "results/digits/vit_micro/w2a2"
+REPORT = "results/digits/report"
+VARIANTS = ["statsq", "statsq-cga", "statsq-cga-wide", "statsq-extra"]
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A study with a group that goes with it and one that does not."""
+    project = Project(tmp_path_factory.mktemp("grouped"))
+    project.params["variants"]["statsq-cga-wide"] = {"parent": "statsq", "cga": {"boundary_range": 0.1}}
+    compare = [["statsq-cga", "statsq-extra"]]
+    project.params["studies"]["digits"] |= {
+        "variants": ["statsq", "lsq"],
+        "groups": {
+            "bands": {"always": True, "variants": ["statsq-cga", "statsq-cga-wide"], "seeds": [0]},
+            "more": {"variants": VARIANTS, "compare": compare, "measure": ["noise", "probe"]},
+        },
+    }
+    project.write_params()
+    return project
+
+
+@pytest.fixture(scope="module")
+def finished(grouped: Project) -> Project:
+    """All of it has been run."""
+    done = grouped.run("snakemake", "everything")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return grouped
+
+
+def test_a_study_makes_its_main_grid_and_the_groups_that_go_with_it(grouped: Project) -> None:
+    common = {"data": 1, "toy": 1, "toy_figure": 1, "track": 1}
+    runs = {"teacher": 2, "qat": 4, "cga": 2, "tables": 2, "figures": 2, "annealing": 1, "boundary_range": 1}
+    assert grouped.plan() == common | runs
+
+
+def test_a_group_is_made_by_name_and_repeats_no_run_of_another_grid(grouped: Project) -> None:
+    report = {"tables": 1, "figures": 1, "annealing": 1, "boundary_range": 1, "comparison": 1, "noise_table": 1}
+    measured = {"noise": 2, "probe": 2, "probes": 1, "track_group": 1}
+    alone = grouped.plan("more")
+    assert alone == {"data": 1, "teacher": 2, "qat": 2, "cga": 6} | report | measured
+    assert grouped.plan("digits-more") == alone
+    both = grouped.plan("digits", "more")
+    assert (both["qat"], both["cga"], both["tables"]) == (4, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("mor", "unknown target 'mor'; did you mean 'more'?"),
+        (f"{REPORT}/moore/tables/main.csv", "unknown group of study 'digits': 'moore'; did you mean 'more'?"),
+        (f"{REPORT}/more/tables/noize.csv", "did you mean 'report/more/tables/noise.csv'?"),
+        (f"{REPORT}/bands/tables/noise.csv", "unknown file of study 'digits'"),
+        (f"{RUN}/statsq/seed0/annealing.parquet", "unknown file of a run"),
+        ("comparison", "is a step of many jobs"),
+    ],
+)
+def test_a_wrong_name_is_one_line(grouped: Project, target: str, said: str) -> None:
+    done = grouped.run("snakemake", "-n", target)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert said in done.stderr
+
+
+def test_everything_leaves_nothing_to_do_and_every_table_there(finished: Project) -> None:
+    assert finished.plan("everything") == {}
+    assert finished.plan() == {}
+    tables = {path.stem for path in (finished.root / REPORT / "more/tables").glob("*.csv")}
+    assert tables == {
+        "main",
+        "agreement",
+        "ablation",
+        "oscillation",
+        "comparison",
+        "boundary_range",
+        "noise",
+        "coupling",
+    }
+    figures = {path.stem for path in (finished.root / REPORT / "more/figures").glob("*.png")}
+    assert {"annealing", "scale_trajectories", "boundary", "accuracy"} <= figures
+    comparison = pd.read_csv(finished.root / REPORT / "more/tables/comparison.csv")
+    one, other = (
+        [json.loads((finished.root / RUN / name / f"seed{seed}/metrics.json").read_text())["top1"] for seed in (0, 1)]
+        for name in ("statsq-cga", "statsq-extra")
+    )
+    assert comparison["top1_mean"][0] == pytest.approx(sum(one) / 2 - sum(other) / 2)
+
+
+def test_claims_are_judged_on_what_there_is(finished: Project) -> None:
+    claims = {claim["id"]: claim for claim in json.loads((finished.root / REPORT / "claims.json").read_text())}
+    counts = {claim["n"] for claim in claims.values()}
+    assert counts == {0, 2}
+    assert all((claim["verdict"] == "untested") == (claim["n"] == 0) for claim in claims.values())
+    text = (finished.root / REPORT / "claims.md").read_text()
+    assert all(claim["statement"] in text for claim in claims.values())
+
+
+def test_an_edited_claim_reruns_the_claims_and_a_deleted_measurement_itself(finished: Project) -> None:
+    path = finished.root / "claims.yaml"
+    path.write_text(path.read_text() + "# a comment\n")
+    assert finished.plan(f"{REPORT}/claims.json") == {"claims": 1}
+    noise = finished.root / RUN / "statsq/seed0/noise.parquet"
+    before = noise.read_bytes()
+    noise.unlink()
+    assert finished.plan("more").get("noise") == 1 and "qat" not in finished.plan("more")
+    done = finished.run("snakemake", str(noise.relative_to(finished.root)))
+    assert done.returncode == 0 and noise.read_bytes() == before
+
+
+def test_the_record_has_the_groups(finished: Project) -> None:
+    done = finished.ofq("reference", "digits")
+    assert done.returncode == 0, done.stderr
+    record = finished.root / "results/reference/digits"
+    note = json.loads((record / "record.json").read_text())
+    assert note["groups"] == {"bands": [0], "more": [0, 1]} and note["runs"] == 10
+    for name in ("tables/main.csv", "more/tables/noise.csv", "more/figures/boundary.png", "claims.md"):
+        assert (record / name).read_bytes() == (finished.root / REPORT / name).read_bytes()
