@@ -115,7 +115,7 @@ def shapes(with_data_set: Project) -> Path:
 
 
 def test_a_new_variant_is_one_line_and_repeats_no_run(with_variant: Project) -> None:
-    assert with_variant.plan() == {"qat": 1, "tables": 1, "figures": 1, "track": 1}
+    assert with_variant.plan() == {"qat": 1, "tables": 1, "figures": 1, "toy": 1, "toy_figure": 1, "track": 1}
     for command in blocks("add-a-variant.md", "sh"):
         run(with_variant, command)
     made = with_variant.root / "results/digits/vit_micro/w2a2/lsq-qkr/seed0/run.json"

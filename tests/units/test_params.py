@@ -35,7 +35,7 @@ def test_groups_stand_beside_the_main_grid_and_share_its_runs() -> None:
     assert main < set(controls) and {run.seed for run in controls} == {0, 1, 2, 3, 4}
     assert set(controls) < set(PARAMS.all_runs("digits"))
     assert len(PARAMS.all_runs("digits")) == len(set(PARAMS.all_runs("digits")))
-    swept = PARAMS.view("digits", "sweep")
+    swept = PARAMS.view("digits", "boundary-range")
     assert {run.bits for run in swept.runs("digits")} == {"w2a2"}
     with pytest.raises(UserError, match="unknown group of study 'digits': 'control'; did you mean 'controls'"):
         PARAMS.view("digits", "control")
@@ -138,7 +138,7 @@ def test_only_what_changes_a_number_is_part_of_a_run(tmp_path: Path) -> None:
         ("study: digits #", "study: [digits #", "cannot be read"),
         ("      sweep: #", "      everything: #", "studies.digits.groups.everything: 'everything' is a reserved name"),
         ("      sweep: #", "      fashion: #", "studies.digits.groups.fashion: 'fashion' is a reserved name, or a study's"),
-        ("          - lsq-fixed", "          - lsq-fixd", "unknown variant of the group 'lsq-fixed'; did you mean 'lsq-fixd'"),
+        ("          - lsq-fixed", "          - lsq-fixd", "unknown variant of the grid 'lsq-fixed'; did you mean 'lsq-fixd'"),
         ("models: [vit_micro_distilled]", "models: [vit_micro_destilled]", "studies.digits.groups.fidelity.models: unknown model"),
         ("measure: [noise, probe]", "measure: [nois]", "studies.digits.groups.components.measure.0"),
         ("learning_rates: digits-lr", "learning_rates: digits", "studies.digits.learning_rates: unknown study with sweep_lr 'digits'"),

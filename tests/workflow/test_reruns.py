@@ -55,7 +55,7 @@ def test_no_resumable_state_is_left_of_finished_runs(finished: Project) -> None:
 
 def test_metrics_hold_what_is_deterministic(finished: Project) -> None:
     metrics = json.loads((finished.root / RUN / "statsq/seed0/metrics.json").read_text())
-    assert set(metrics) == {"top1", "loss", "osc_share", "reversals", "seed", "steps"}
+    assert set(metrics) == {"top1", "top1_best", "loss", "osc_share", "reversals", "seed", "steps"}
     assert metrics["seed"] == 0 and metrics["steps"] == 24
     info = json.loads((finished.root / RUN / "statsq/seed0/run.json").read_text())
     assert {"seconds", "cpu_seconds", "versions", "threads", "device", "digests", "peak_memory_mib"} <= set(info)
