@@ -32,7 +32,7 @@ from ofq.training.student import make_student
 TRIALS = 10
 RANGES = (0.01, 0.05)  # code steps
 PLACES = ("boundary", "random")
-TRAIN_IMAGES = 2000
+TRAIN_IMAGES = 600
 _COLUMNS = ["where", "range", "trial", "injected", "top1", "loss", "train_loss"]
 
 Layer = QuantLinear | QKRAttention
@@ -98,7 +98,7 @@ def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
 
     Rows of ``noise.parquet``: ``none`` (once: range and trial are 0), then for each range and trial ``boundary`` and
     ``random``, see :func:`inject`. ``top1`` and ``loss`` are those of the evaluation images, ``train_loss`` the
-    cross-entropy on up to 2,000 training images, the same ones for all rows. No file of the run is touched.
+    cross-entropy on up to 600 training images, the same ones for all rows. No file of the run is touched.
 
     Args:
         run: quantized and finished.
@@ -242,7 +242,7 @@ def _anywhere(position: Tensor, near: Tensor, bits: int, generator: torch.Genera
 
 
 def _on_training_images(data: StudyData, seed: int) -> StudyData:
-    """The data with up to 2,000 training images in the place of the evaluation images."""
+    """The data with up to 600 training images in the place of the evaluation images."""
     order = torch.randperm(len(data.train_labels), generator=_generator(f"{seed}/training images"))[:TRAIN_IMAGES]
     return replace(data, eval_images=data.train_images[order], eval_labels=data.train_labels[order])
 
