@@ -35,23 +35,32 @@ def summary(params: Params, *, since: float) -> str:
 
 
 def table(params: Params, study: str) -> str:
-    """Markdown table of a study's finished runs by step: how many, CPU seconds and peak memory of one."""
+    """Markdown tables of the finished runs of a study and its groups: by step, and by the target that makes them."""
     params.study_named(study)
-    rows = []
-    for run in sorted({run.teacher for run in params.runs(study)} | set(params.runs(study))):
-        if run.files.info.exists():
-            info = read_json(run.files.info)
-            step = TEACHER if run.bits == FULL_PRECISION else run.variant
-            rows.append({"step": step, **{key: info[key] for key in ("cpu_seconds", "peak_memory_mib")}})
-    if not rows:
+    runs = params.all_runs(study)
+    infos = {run: read_json(run.files.info) for run in _with_teachers(runs) if run.files.info.exists()}
+    if not infos:
         return f"No run of study {study} is finished."
-    grouped = pd.DataFrame(rows).groupby("step", sort=False)
+    steps = [TEACHER if run.bits == FULL_PRECISION else run.variant for run in infos]
+    grouped = pd.DataFrame(infos.values()).groupby(steps, sort=False)
     lines = ["| step | runs | CPU-seconds a run, median | peak MiB, largest |", "| --- | --- | --- | --- |"]
     for name, group in grouped:
         lines.append(
             f"| {name} | {len(group)} | {group['cpu_seconds'].median():.1f} | {group['peak_memory_mib'].max():.0f} |"
         )
+    if groups := params.studies[study].groups:
+        lines += ["", "| grid | runs | CPU-seconds | runs beside the main grid | CPU-seconds |", "| --- " * 5 + "|"]
+        main = _with_teachers(params.view(study, None).runs(study))
+        for group in (None, *groups):
+            grid = [run for run in _with_teachers(params.view(study, group).runs(study)) if run in infos]
+            further = [run for run in grid if run not in main]
+            cells = [f"{len(part)} | {sum(infos[run]['cpu_seconds'] for run in part):.0f}" for part in (grid, further)]
+            lines.append(f"| {group or study} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _with_teachers(runs: list[Run]) -> list[Run]:
+    return sorted({*runs, *(run.teacher for run in runs)})
 
 
 def _minutes(seconds: float) -> str:

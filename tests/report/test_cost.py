@@ -1,0 +1,18 @@
+"""What a study and its groups cost."""
+
+from ofq.files import write_json
+from ofq.report.cost import table
+from tests.report.conftest import Made
+
+
+def test_costs_stand_by_step_and_by_grid_and_a_run_of_two_grids_counts_as_the_main_ones(made: Made) -> None:
+    groups = {"more": {"variants": ["lsq", "statsq"], "seeds": [0, 1]}}
+    params = made(variants=["lsq"], seeds=[0], groups=groups, measure=[])
+    assert table(params, "digits") == "No run of study digits is finished."
+    for run in params.all_runs("digits"):
+        write_json(run.files.info, {"cpu_seconds": 10.0 + run.seed, "peak_memory_mib": 100})
+        write_json(run.teacher.files.info, {"cpu_seconds": 20.0, "peak_memory_mib": 300})
+    lines = table(params, "digits").splitlines()
+    assert "| teacher | 2 | 20.0 | 300 |" in lines and "| lsq | 2 | 10.5 | 100 |" in lines
+    assert "| digits | 2 | 30 | 0 | 0 |" in lines
+    assert "| more | 6 | 82 | 4 | 52 |" in lines
