@@ -124,8 +124,8 @@ over; a run that was repeated replaces its earlier self. The store can be delete
 examples: python -m ofq track
           python -m ofq track digits --follow""",
     "cost": """\
-Prints Markdown tables from run.json of the finished runs of a study and its groups: runs, CPU-seconds and peak memory of
-each step; runs and CPU-seconds of each grid.
+Prints Markdown tables from run.json of the finished runs of a study and its groups: runs, CPU-seconds and peak memory
+of each step; runs and CPU-seconds of each grid.
 
 example: python -m ofq cost digits""",
     "reference": """\
