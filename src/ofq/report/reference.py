@@ -8,10 +8,13 @@ from ofq.params import Params
 from ofq.paths import REFERENCE, report_dir
 
 
+_OF_GROUPS = {".csv", ".json", ".md", ".png"}
+
+
 def record(params: Params, study: str) -> None:
     """Copy a finished study's tables, figures and claims to ``results/reference/<study>``, and how they were made.
 
-    Those of its groups that are finished go to a folder each. ``record.json`` names seeds, versions, machine, threads
+    Those of its groups that are finished go to a folder each, as CSV, Markdown and PNG. ``record.json`` names seeds, versions, machine, threads
     and code digests.
 
     Raises:
@@ -48,8 +51,11 @@ def record(params: Params, study: str) -> None:
     target, new, old = REFERENCE / study, REFERENCE / f".{study}-new", REFERENCE / f".{study}-old"
     try:
         for path in sorted(report.rglob("*.*")):
-            # Agreement with the record that is being replaced says nothing.
-            if path.is_file() and not path.name.startswith("agreement."):
+            # Agreement with the record that is being replaced says nothing; of groups a repository need not have every
+            # form of a table and figure.
+            further = len(path.relative_to(report).parts) > 2
+            kept = not further or path.suffix in _OF_GROUPS
+            if path.is_file() and kept and not path.name.startswith("agreement."):
                 with replacing(new / path.relative_to(report)) as temporary:
                     shutil.copyfile(path, temporary)
         write_json(new / "record.json", description)
