@@ -8,7 +8,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_table_is_the_one_of_the_record() -> None:
-    record = Path("results/reference/digits/tables/main.md")
+    record = Path("results/reference/digits/components/tables/main.md")
     shown = README.split(f"<!-- {record} -->\n")[1].split("<!-- end -->")[0]
     assert shown.strip() == (ROOT / record).read_text().split("\n\n")[0].strip()
 

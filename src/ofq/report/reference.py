@@ -7,15 +7,14 @@ from ofq.files import read_json, replacing, write_json
 from ofq.params import Params
 from ofq.paths import REFERENCE, report_dir
 
-
 _OF_GROUPS = {".csv", ".json", ".md", ".png"}
 
 
 def record(params: Params, study: str) -> None:
     """Copy a finished study's tables, figures and claims to ``results/reference/<study>``, and how they were made.
 
-    Those of its groups that are finished go to a folder each, as CSV, Markdown and PNG. ``record.json`` names seeds, versions, machine, threads
-    and code digests.
+    Those of its groups that are finished go to a folder each, as CSV, Markdown and PNG. ``record.json`` names seeds,
+    versions, machine, threads and code digests.
 
     Raises:
         UserError: a run or the report is missing, or the runs were made by different code or versions.
