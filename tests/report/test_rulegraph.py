@@ -17,7 +17,8 @@ def test_the_target_that_gathers_files_is_left_out() -> None:
 
 
 def test_the_picture_is_up_to_date(project: Project) -> None:
-    project.params["studies"]["digits"] |= {"measure": ["noise"]}
+    bands = {"always": True, "variants": ["statsq-qkr-cga", "statsq-qkr-cga-br0.01"]}
+    project.params["studies"]["digits"] |= {"measure": ["noise"], "groups": {"bands": bands}}
     project.write_params()
     edges = rulegraph.parse(project.run("snakemake", "--rulegraph").stdout)
     drawn = re.findall(r"<text[^>]*>(\w+)</text>", (ROOT / "docs/images/rulegraph.svg").read_text())
