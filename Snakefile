@@ -16,11 +16,12 @@ report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/inputs.smk"
 
 
 rule all:
     input:
-        study_targets(PARAMS.study),
+        targets_of(PARAMS.study),
     message:
         f"Study {PARAMS.study} is complete: see results/{PARAMS.study}/report"
 

@@ -1,4 +1,4 @@
-# Parameters, names, and the helpers that rules take their settings from.
+# Parameters, the names that wildcards may have, and what happens around a whole run of Snakemake.
 
 import atexit
 import contextlib
@@ -22,13 +22,13 @@ except ImportError:
     sys.exit(2)
 
 from ofq import locks, states
-from ofq.cli import RESUME_ACROSS_CODE
 from ofq.dvc_file import unlisted
 from ofq.errors import UserError, refused
 from ofq.files import read_json
 from ofq.params import EVERYTHING
 from ofq.paths import FULL_PRECISION, Run, data_dir, data_info, recorded, report_dir
 from ofq.provenance import code_digest
+from ofq.steps import RESUME_ACROSS_CODE
 from ofq.targets import (
     CLAIMS,
     FIGURES,
@@ -97,6 +97,7 @@ def one_of(names):
 
 STUDY_NAMES = list(PARAMS.studies)
 VARIANT_NAMES = {name for study in STUDY_NAMES for name in PARAMS.variant_names(study)}
+GROUP_NAMES = {group for study in PARAMS.studies.values() for group in study.groups}
 QAT_VARIANTS = {name for name in VARIANT_NAMES if PARAMS.variant(name).parent is None}
 
 
@@ -107,228 +108,7 @@ wildcard_constraints:
     teacher=one_of({name for study in STUDY_NAMES for name in PARAMS.teacher_names(study)}),
     variant=one_of(VARIANT_NAMES),
     seed=r"0|[1-9][0-9]*",
-    report=one_of({"report", *(f"report/{group}" for study in PARAMS.studies.values() for group in study.groups)}),
-
-
-def study_targets(study):
-    """What a study's target asks for: its main grid, the groups that always go with it, and their mirror in MLflow."""
-    return [*study_files(study), *TOY_FILES, stamp(study)]
-
-
-def study_files(study):
-    """Files of the study's main grid and of the groups that always go with it."""
-    groups = [name for name, group in PARAMS.studies[study].groups.items() if group.always]
-    return list(dict.fromkeys(path for group in (None, *groups) for path in grid_files(study, group)))
-
-
-def group_targets(study, group):
-    """What a group's target asks for."""
-    return [*grid_files(study, group), report_dir(study, group) / "tracked"]
-
-
-def everything(study):
-    """A study with all of its groups, and the verdicts on the claims."""
-    rates = PARAMS.studies[study].learning_rates
-    rest = [*TOY_FILES, *(study_targets(rates) if rates else [])]
-    return [*all_files(study), report_dir(study) / "tracked", *rest]
-
-
-def all_files(study):
-    """Files of the study's main grid, of all its groups, and the claims."""
-    grids = [None, *PARAMS.studies[study].groups]
-    files = [path for group in grids for path in grid_files(study, group)]
-    return list(dict.fromkeys([*files, *claims_files(study)]))
-
-
-def targets_of(study, group):
-    """What a name asks for: the main grid (None), a group, or everything."""
-    if group == EVERYTHING:
-        return everything(study)
-    return study_targets(study) if group is None else group_targets(study, group)
-
-
-def grid_files(study, group=None):
-    """Tables, figures, and by name every file of every run of a study's main grid or one of its groups.
-
-    Snakemake does not make a missing intermediate file again while what follows from it is there; a deleted run
-    would go unnoticed.
-    """
-    folder = report_dir(study, group)
-    runs = PARAMS.view(study, group).runs(study)
-    targets = [path for run in {*runs, *(run.teacher for run in runs)} for path in PARAMS.published(run)]
-    names = LEARNING_RATES if PARAMS.studies[study].sweep_lr else grid_report(PARAMS, study, group)
-    return sorted([*targets, *measured_files(study, group), *(folder / name for name in names)])
-
-
-def claims_files(study):
-    return [Path("results") / study / name for name in CLAIMS]
-
-
-def run_of(wildcards):
-    """The run that a training job's wildcards name."""
-    if hasattr(wildcards, "teacher"):
-        return Run(wildcards.study, wildcards.model, FULL_PRECISION, wildcards.teacher, int(wildcards.seed))
-    return Run(wildcards.study, wildcards.model, wildcards.bits, wildcards.variant, int(wildcards.seed))
-
-
-def settings(wildcards):
-    """The settings that a run uses and no others: a change of them, and of nothing else, reruns it."""
-    return PARAMS.resolve(run_of(wildcards)).canonical()
-
-
-def code_of(module, recorded):
-    """A rule's parameter that reruns it when the code of the module, or of the run's remedy, changes.
-
-    Args:
-        module: entry of the code.
-        recorded: from the wildcards to the file of a finished run that holds its digest. Of a study with
-            `rerun_on_code: false` that digest is what counts, so that nothing finished runs again.
-    """
-
-    current = cache(lambda modules: code_digest(module, *modules))
-
-    def digest(wildcards):
-        if not PARAMS.studies[wildcards.study].rerun_on_code and (path := recorded(wildcards)).exists():
-            return read_json(path)["digests"]["code"]
-        return current(PARAMS.resolve(run_of(wildcards)).modules if hasattr(wildcards, "seed") else ())
-
-    return digest
-
-
-def info_of(wildcards):
-    return run_of(wildcards).files.info
-
-
-def data_info_of(wildcards):
-    return data_info(wildcards.study)
-
-
-def threads_of(wildcards):
-    return PARAMS.studies[wildcards.study].threads
-
-
-def manifest_of(wildcards):
-    return data_dir(wildcards.study) / "manifest.json"
-
-
-def teacher_of(wildcards):
-    return run_of(wildcards).teacher.files.taught
-
-
-def parent_files(wildcards):
-    parent = run_of(wildcards).sibling(PARAMS.variant(wildcards.variant).parent).files
-    return {"parent_model": parent.model, "parent_trainer": parent.trainer}
-
-
-def data_settings(wildcards):
-    return json.dumps(PARAMS.studies[wildcards.study].data.model_dump(mode="json"), sort_keys=True)
-
-
-def grid_of(wildcards):
-    """Study and group (None: the main grid) whose report the wildcards name."""
-    return wildcards.study, getattr(wildcards, "report", "report").removeprefix("report").lstrip("/") or None
-
-
-def group_of(wildcards):
-    """The group as an argument of the command line."""
-    return grid_of(wildcards)[1] or ""
-
-
-def grid_name(wildcards):
-    """As people read it."""
-    return " ".join(filter(None, grid_of(wildcards)))
-
-
-def runs_of(wildcards):
-    study, group = grid_of(wildcards)
-    return PARAMS.view(study, group).runs(study)
-
-
-def metrics_of(wildcards):
-    return [run.files.metrics for run in runs_of(wildcards)]
-
-
-def teacher_metrics_of(wildcards):
-    runs = runs_of(wildcards)
-    return sorted({run.teacher.files.metrics for run in runs if run.bits != FULL_PRECISION})
-
-
-def mirrored_files(wildcards):
-    """What MLflow shows: results and event logs of the runs, tables and figures; not weights and records."""
-    large = {".safetensors", ".pt", ".parquet"}
-    study, group = grid_of(wildcards)
-    if group is not None:
-        files = grid_files(study, group)
-    else:
-        files = all_files(study) if hasattr(wildcards, "report") else study_files(study)
-    return [path for path in files if path.suffix not in large]
-
-
-def oscillation_of(wildcards):
-    return [run.files.oscillation for run in runs_of(wildcards) if run.bits != FULL_PRECISION]
-
-
-def weights_of(wildcards):
-    return [run.files.weights for run in runs_of(wildcards) if run.bits != FULL_PRECISION]
-
-
-def annealing_of(wildcards):
-    study, group = grid_of(wildcards)
-    view = PARAMS.view(study, group)
-    return [run.files.annealing for run in view.runs(study) if run.variant in view.bands(study)]
-
-
-def noise_of(wildcards):
-    study, group = grid_of(wildcards)
-    return [run.files.noise for run in PARAMS.view(study, group).trained(study)]
-
-
-def probes_of(wildcards):
-    study, group = grid_of(wildcards)
-    return [run.files.probe for run in PARAMS.view(study, group).trained(study)]
-
-
-def measured_files(study, group=None):
-    """What is measured on the finished runs of a grid."""
-    view = PARAMS.view(study, group)
-    kinds = view.studies[study].measure
-    return [getattr(run.files, kind) for run in view.trained(study) for kind in kinds]
-
-
-def all_records(wildcards):
-    """What verdicts are made of: every run of a study and its groups, teachers too, and what was measured on them."""
-    study = wildcards.study
-    runs = PARAMS.all_runs(study)
-    files = [path for run in {*runs, *(run.teacher for run in runs)} for path in PARAMS.published(run)]
-    files += [path for group in (None, *PARAMS.studies[study].groups) for path in measured_files(study, group)]
-    return sorted(path for path in set(files) if path.suffix in (".json", ".parquet") and path.name != "run.json")
-
-
-def claims_settings(wildcards):
-    """What a claim uses beside the runs: which they are, and how they differ."""
-    runs = [str(run) for run in PARAMS.all_runs(wildcards.study)]
-    return json.dumps([runs, PARAMS.studies[wildcards.study].data.model_dump(mode="json", exclude={"root"})])
-
-
-def record_of(wildcards):
-    """The committed record that the main table is compared with, where there is one."""
-    record = recorded(report_dir(*grid_of(wildcards))) / "tables" / "main.csv"
-    return record if record.exists() else []
-
-
-def report_settings(wildcards):
-    """What the tables and figures use beside the runs themselves: their order, and published numbers to show."""
-    study, group = grid_of(wildcards)
-    view = PARAMS.view(study, group)
-    spec = view.studies[study]
-    return json.dumps(
-        {
-            "runs": [str(run) for run in view.runs(study)],
-            "compare": spec.compare,
-            "paper_models": {model: PARAMS.models[model].paper_model for model in spec.models},
-            "data": spec.data.model_dump(mode="json", exclude={"root"}),
-        }
-    )
+    report=one_of({"report", *(f"report/{group}" for group in GROUP_NAMES | {EVERYTHING})}),
 
 
 # Local training jobs fork from one warm process, which ends with this one.

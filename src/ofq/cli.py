@@ -9,241 +9,80 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
-from ofq import warm
+from ofq import steps, warm
 from ofq.errors import UserError, refused
 from ofq.help import DETAILS
-
-RESUME_ACROSS_CODE = "OFQ_RESUME_ACROSS_CODE"
-"""Environment variable: "1" is --resume-across-code for every job of a study."""
 
 INTERRUPTED = 128  # plus the signal's number, as shells count
 # How torch says it; what Python and numpy raise is a MemoryError.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
-Step = Callable[[argparse.Namespace], None]
-
-
-def _data(arguments: argparse.Namespace) -> None:
-    from ofq import params
-
-    if arguments.verify:
-        from ofq.data.verify import verify
-
-        verify(params.load(), arguments.study)
-        return
-    if arguments.study is None:
-        raise UserError("which study? name one, as in: python -m ofq data digits; or verify all with: data --verify")
-    study = params.load().study_named(arguments.study)
-    from ofq.data.prepare import prepare
-
-    prepare(arguments.study, study.data)
-
-
-def _training(phase: str) -> Step:
-    def step(arguments: argparse.Namespace) -> None:
-        from ofq import params
-        from ofq.paths import Run
-
-        run = Run.named(arguments.run)
-        parameters = params.load()
-        config = parameters.resolve(run)
-        if config.phase != phase:
-            raise UserError(f"{run} is a {config.phase} run; use: python -m ofq {config.phase} {run}")
-        if phase == "teacher":
-            from ofq.training.preflight import check_study
-            from ofq.training.teacher import run_teacher as train
-
-            # What its students would fail of should be known before it has been trained for days.
-            students = [parameters.resolve(other) for other in parameters.runs(run.study) if other.model == run.model]
-            check_study(run.study, [config, *students])
-        elif phase == "qat":
-            from ofq.training.qat import run_qat as train
-        else:
-            from ofq.training.anneal import run_cga as train
-        across = arguments.resume_across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
-        train(run, config, parameters.keeping(run.study, resume_across_code=across))
-
-    return step
-
-
-def _report(module: str, function: str) -> Step:
-    """A step that writes one part of the report on a study's main grid, or on one of its groups."""
-
-    def step(arguments: argparse.Namespace) -> None:
-        from importlib import import_module
-
-        from ofq import params
-        from ofq.paths import report_dir
-
-        study, group = arguments.study, arguments.group
-        write = getattr(import_module(f"ofq.report.{module}"), function)
-        write(params.load().view(study, group), study, report_dir(study, group))
-
-    return step
-
-
-def _claims(arguments: argparse.Namespace) -> None:
-    from ofq import params
-    from ofq.report.claims import write_claims
-
-    write_claims(params.load(), arguments.study)
-
-
-def _track(arguments: argparse.Namespace) -> None:
-    from ofq import params, tracking
-
-    if arguments.study is not None:
-        params.load().study_named(arguments.study)
-    if arguments.follow:
-        tracking.follow(arguments.study)
-    else:
-        tracking.track(arguments.study, keep_going=arguments.keep_going)
-
-
-def _learning_rates(arguments: argparse.Namespace) -> None:
-    from ofq import params
-    from ofq.report.learning_rates import write_learning_rates
-
-    write_learning_rates(params.load(), arguments.study)
-
-
-def _why(arguments: argparse.Namespace) -> None:
-    from pathlib import Path
-
-    from ofq.report.why import explain
-
-    print(explain(Path(arguments.file), arguments.bits, arguments.variant))
-
-
-def _probe(arguments: argparse.Namespace) -> None:
-    from ofq import params
-    from ofq.paths import Run
-
-    run = Run.named(arguments.run)
-    config = params.load().resolve(run)
-    from ofq.training.probe import WINDOW, run_probe
-
-    run_probe(run, config, steps=WINDOW if arguments.steps is None else arguments.steps)
-
-
-def _noise(arguments: argparse.Namespace) -> None:
-    from ofq import params
-    from ofq.paths import Run
-
-    run = Run.named(arguments.run)
-    config = params.load().resolve(run)
-    from ofq.training.noise import run_noise
-
-    run_noise(run, config)
-
-
-def _toy(arguments: argparse.Namespace) -> None:
-    from ofq.toy import write_trace
-
-    write_trace()
-
-
-def _toy_figure(arguments: argparse.Namespace) -> None:
-    from ofq.report.toy import write_toy
-
-    write_toy()
-
-
-def _reference(arguments: argparse.Namespace) -> None:
-    from ofq import params
-    from ofq.report.reference import record
-
-    record(params.load(), arguments.study)
-
-
-def _cost(arguments: argparse.Namespace) -> None:
-    from ofq import params
-    from ofq.report.cost import table
-
-    print(table(params.load(), arguments.study))
-
-
-def _schema(arguments: argparse.Namespace) -> None:
-    from ofq.params import json_schema
-    from ofq.params_page import markdown
-
-    print(markdown() if arguments.markdown else json_schema(), end="")
-
-
-def _clean(arguments: argparse.Namespace) -> None:
-    from ofq.clean import clean
-
-    clean(yes=arguments.yes)
-
-
-def _stages(arguments: argparse.Namespace) -> None:
-    from ofq import params
-    from ofq.dvc_file import stages
-
-    print(stages(params.load()), end="")
-
-
-def _drill(arguments: argparse.Namespace) -> None:
-    import secrets
-    from pathlib import Path
-
-    from ofq.drill import drill
-
-    seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
-    if not drill(arguments.kills, seed=seed, keep=Path(arguments.keep) if arguments.keep else None):
-        raise SystemExit(1)
-
-
-def _warm(arguments: argparse.Namespace) -> None:
-    try:
-        warm.serve(arguments.socket)
-    except OSError as error:
-        raise UserError(f"cannot listen on {arguments.socket}: {error.strerror or error}; name a new file") from None
-
-
 # name: (function, its argument, help)
-_COMMANDS: dict[str, tuple[Step, str | None, str]] = {
-    "data": (_data, None, "prepare a study's images, or verify what is prepared"),
-    "teacher": (_training("teacher"), "run", "train a full-precision teacher"),
-    "qat": (_training("qat"), "run", "train a quantized student with its teacher's guidance, and measure it"),
-    "cga": (_training("cga"), "run", "anneal the finished run of a variant's parent, and measure it"),
-    "tables": (_report("tables", "write_tables"), "study", "write a study's tables from the metrics of its runs"),
-    "figures": (_report("figures", "write_figures"), "study", "draw a study's figures from the records of its runs"),
+_COMMANDS: dict[str, tuple[steps.Step, str | None, str]] = {
+    "data": (steps.data, None, "prepare a study's images, or verify what is prepared"),
+    "teacher": (steps.training("teacher"), "run", "train a full-precision teacher"),
+    "qat": (steps.training("qat"), "run", "train a quantized student with its teacher's guidance, and measure it"),
+    "cga": (steps.training("cga"), "run", "anneal the finished run of a variant's parent, and measure it"),
+    "tables": (steps.report("tables", "write_tables"), "study", "write a study's tables from the metrics of its runs"),
+    "figures": (
+        steps.report("figures", "write_figures"),
+        "study",
+        "draw a study's figures from the records of its runs",
+    ),
     "comparison": (
-        _report("comparison", "write_comparison"),
+        steps.report("comparison", "write_comparison"),
         "study",
         "write the differences between pairs of variants",
     ),
     "annealing": (
-        _report("annealing", "write_annealing"),
+        steps.report("annealing", "write_annealing"),
         "study",
         "draw how many weights annealing leaves in the band",
     ),
     "boundary-range": (
-        _report("boundary_range", "write_boundary_range"),
+        steps.report("boundary_range", "write_boundary_range"),
         "study",
         "write what the width of the annealing band changes, and draw where the steps go",
     ),
-    "noise-table": (_report("noise", "write_noise"), "study", "write what noise in trained weights does"),
-    "probes": (_report("probes", "write_probes"), "study", "write what the probes of trained runs saw near thresholds"),
-    "claims": (_claims, "study", "give each claim of the papers its verdict on a study"),
-    "learning-rates": (_learning_rates, "study", "write table and figure of a study that compares learning rates"),
-    "probe": (_probe, "run", "measure a finished run's oscillation again, over further steps of a copy"),
-    "noise": (_noise, "run", "evaluate a finished run with noise on its codes, near rounding thresholds and anywhere"),
-    "toy": (_toy, None, "simulate weights that are pulled towards targets through a quantizer, and write their way"),
-    "toy-figure": (_toy_figure, None, "draw how latent weight and step move in the toy"),
-    "why": (_why, "file", "say which runs, settings and versions a cell of a table, or a figure, comes from"),
-    "track": (_track, None, "mirror the event logs of one study, or of all, into the MLflow store"),
-    "cost": (_cost, "study", "print what each step of a study cost"),
-    "reference": (_reference, "study", "copy a study's report to results/reference, with versions and machine"),
-    "schema": (_schema, None, "print the JSON schema of params.yaml, or the page that explains its keys"),
-    "clean": (_clean, None, "remove results, logs and caches, after asking"),
-    "stages": (_stages, None, "print dvc.yaml for the study that params.yaml names"),
-    "drill": (_drill, None, "kill a short study again and again, and compare its results with an undisturbed one's"),
-    "warm": (_warm, "socket", "serve training jobs from one warm process (the Snakefile starts it)"),
+    "noise-table": (steps.report("noise", "write_noise"), "study", "write what noise in trained weights does"),
+    "probes": (
+        steps.report("probes", "write_probes"),
+        "study",
+        "write what the probes of trained runs saw near thresholds",
+    ),
+    "claims": (steps.claims, "study", "give each claim of the papers its verdict on a study"),
+    "learning-rates": (
+        steps.report("learning_rates", "write_learning_rates"),
+        "study",
+        "write table and figure of a study that compares learning rates",
+    ),
+    "probe": (steps.probe, "run", "measure a finished run's oscillation again, over further steps of a copy"),
+    "noise": (
+        steps.noise,
+        "run",
+        "evaluate a finished run with noise on its codes, near rounding thresholds and anywhere",
+    ),
+    "toy": (
+        steps.toy,
+        None,
+        "simulate weights that are pulled towards targets through a quantizer, and write their way",
+    ),
+    "toy-figure": (steps.toy_figure, None, "draw how latent weight and step move in the toy"),
+    "why": (steps.why, "file", "say which runs, settings and versions a cell of a table, or a figure, comes from"),
+    "track": (steps.track, None, "mirror the event logs of one study, or of all, into the MLflow store"),
+    "cost": (steps.cost, "study", "print what each step of a study cost"),
+    "reference": (steps.reference, "study", "copy a study's report to results/reference, with versions and machine"),
+    "schema": (steps.schema, None, "print the JSON schema of params.yaml, or the page that explains its keys"),
+    "clean": (steps.clean, None, "remove results, logs and caches, after asking"),
+    "stages": (steps.stages, None, "print dvc.yaml for the study that params.yaml names"),
+    "drill": (
+        steps.drill,
+        None,
+        "kill a short study again and again, and compare its results with an undisturbed one's",
+    ),
+    "warm": (steps.warm, "socket", "serve training jobs from one warm process (the Snakefile starts it)"),
 }
 _ARGUMENTS = {
     "study": "name under studies in params.yaml",

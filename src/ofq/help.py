@@ -135,7 +135,7 @@ record that is committed. No other step writes there.
 example: python -m ofq reference digits""",
     "schema": """\
 The JSON schema is what editors check params.yaml with; --markdown prints the page docs/params.md. Both are written from
-the types in src/ofq/settings.py and params.py, and a test holds that they are up to date.
+the types in src/ofq/settings.py, studies.py and params.py, and a test holds that they are up to date.
 
 examples: python -m ofq schema > params.schema.json
           python -m ofq schema --markdown > docs/params.md""",

@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 from ofq.errors import UserError, unknown
 from ofq.paths import FULL_PRECISION, PARAMS, SEEDS, TEACHER, Run
 from ofq.provenance import find_class
-from ofq.settings import Cga, Data, Group, Model, Name, Phase, Recipe, Remedy, Strict, Study, Variant
+from ofq.settings import Cga, Data, Model, Name, Phase, Recipe, Remedy, Strict, Variant
+from ofq.studies import Group, Study
 from ofq.yaml_model import read_model
 
 # Paths of a study's runs begin with a model's name, beside these.

@@ -94,7 +94,7 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
     params.study_named(study)
     if len(parts) > 5 and parts[2] != "report":
         Run.named(target)
-    if len(parts) > 5:
+    if len(parts) > 5 and parts[3] != EVERYTHING:
         params.view(study, parts[3])  # names the nearest group
     name = "/".join(parts[2:])
     if name not in (known := _files_of_a_study(params, study)):
@@ -112,7 +112,7 @@ def _files_of_a_study(params: Params, study: str) -> list[str]:
         *CLAIMS,
         *(f"report/{name}" for name in grid_report(params, study)),
         "mlflow.json",
-        "report/tracked",
+        f"report/{EVERYTHING}/tracked",
     ]
     for group in spec.groups:
         known += [f"report/{group}/{name}" for name in (*grid_report(params, study, group), "tracked")]

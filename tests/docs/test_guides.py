@@ -240,7 +240,7 @@ def test_the_page_of_names_explains_the_columns_of_a_sweep(tmp_path: Path, monke
     parameters = params.load(ROOT / "params.yaml")
     for each in parameters.runs("digits-lr"):
         write_json(each.files.metrics, {"top1": 90.0, "loss": 0.3, "seed": each.seed, "steps": 1})
-    write_learning_rates(parameters, "digits-lr")
+    write_learning_rates(parameters, "digits-lr", Path("results/digits-lr/report"))
     table = report_dir("digits-lr") / "tables/learning_rate.csv"
     assert explained(table.name) == list(pd.read_csv(table))
 

@@ -236,6 +236,17 @@ def test_a_model_that_cannot_become_every_student_is_told_before_its_teacher_is_
     assert not any((copy / "runs").rglob("checkpoint-*"))
 
 
+def test_students_of_a_group_are_checked_before_their_teacher_is_trained(copy: Path, refusal: Refusal) -> None:
+    def with_a_group(settings: dict[str, Any]) -> None:
+        settings["models"]["other"] = {"timm": "vit_tiny_patch16_224", "arguments": FITS | {"qk_norm": True}}
+        settings["studies"]["digits"]["groups"] = {"more": {"models": ["other"], "variants": ["statsq"]}}
+
+    _edit(copy, with_a_group)
+    said = refusal("teacher", "digits/other/fp/teacher/seed0")
+    assert "cannot be quantized: attention with qk_norm is not supported" in said
+    assert not any((copy / "runs").rglob("checkpoint-*"))
+
+
 @pytest.mark.parametrize("step", ["teacher", "qat"])
 def test_qkr_on_a_model_without_attention_is_one_line(
     copy: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, step: str

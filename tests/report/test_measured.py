@@ -12,9 +12,8 @@ from ofq.errors import UserError
 from ofq.files import read_json, write_json
 from ofq.params import Params
 from ofq.paths import Run
-from ofq.report.boundary import by_distance, write_boundary
-from ofq.report.coupling import write_coupling
 from ofq.report.noise import write_noise
+from ofq.report.probes import by_distance, write_boundary, write_coupling
 from tests.report.conftest import Made
 
 REPORT = Path("results/digits/report")
@@ -120,7 +119,7 @@ def test_shares_by_distance_are_of_the_steps_in_the_bin() -> None:
 
 
 def test_the_figure_shows_each_variant_with_the_band(params: Params, drawn: Callable[[str], dict[str, Figure]]) -> None:
-    figures = drawn("ofq.report.boundary")
+    figures = drawn("ofq.report.probes")
     write_boundary(params, "digits", REPORT)
     turns, reversals = figures["boundary"].axes
     labels = turns.get_legend_handles_labels()[1]

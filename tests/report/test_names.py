@@ -6,8 +6,8 @@ import pandas as pd
 
 from ofq.report.boundary_range import write_boundary_range
 from ofq.report.comparison import write_comparison
-from ofq.report.coupling import write_coupling
 from ofq.report.noise import write_noise
+from ofq.report.probes import write_coupling
 from ofq.report.tables import write_tables
 from tests.docs.test_guides import explained
 from tests.report.conftest import Made

@@ -9,13 +9,13 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "ofq"
 # From left to right; a module may import from its own layer and from layers to its left.
 LAYERS = [
     {"errors"},
-    {"paths", "yaml_model", "files", "locks", "provenance", "settings", "params", "states"},
+    {"paths", "yaml_model", "files", "locks", "provenance", "settings", "studies", "params", "states"},
     {"data", "models", "quant"},
     {"remedies", "oscillation", "distill"},
     {"training", "toy"},
     {"tracking"},
     {"report"},
-    {"warm", "clean", "help", "params_page", "dvc_file", "targets", "scratch", "drill", "cli", "__main__"},
+    {"warm", "clean", "help", "params_page", "dvc_file", "targets", "scratch", "drill", "steps", "cli", "__main__"},
 ]
 PLACE = {name: place for place, layer in enumerate(LAYERS) for name in layer}
 

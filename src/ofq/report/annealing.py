@@ -7,7 +7,7 @@ import pandas as pd
 from ofq.errors import UserError
 from ofq.params import Params
 from ofq.report import collect
-from ofq.report.panels import crowded, legend, panels, seeds
+from ofq.report.panels import crowded, legend, line, panels
 from ofq.report.style import look, save
 
 
@@ -58,12 +58,10 @@ def write_annealing(params: Params, study: str, directory: Path) -> None:
     for ax, (model, bits) in zip(axes.flat, grid, strict=True):
         for place, name in enumerate(names):
             part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
-            mean, sd = part["left_mean"], part["left_sd"].fillna(0)
             # Markers of different variants stand at different steps: lines that coincide are told apart.
             every = max(1, len(part) // 10)
             marks = (place * every // len(names), every)
-            ax.plot(part["step"], mean, label=name, linewidth=1.2, markersize=4, markevery=marks, **looks[name])
-            ax.fill_between(part["step"], mean - sd, mean + sd, color=looks[name]["color"], alpha=0.2, linewidth=0)
+            line(ax, part["step"], part["left_mean"], part["left_sd"], looks[name], label=name, markevery=marks)
         # Logarithmic down to one weight, below which there is only none.
         ax.set_yscale("symlog", linthresh=one)
         ax.set_ylim(bottom=-0.2 * one)
@@ -72,6 +70,8 @@ def write_annealing(params: Params, study: str, directory: Path) -> None:
         ax.set_ylabel("weights in the band\nround a threshold, %")
     for ax in axes[-1]:
         ax.set_xlabel("step of annealing")
-    figure.suptitle(f"{study}: weights that annealing still trains, mean ± sd over {seeds(params, study)}", fontsize=10)
+    figure.suptitle(
+        f"{study}: weights that annealing still trains, mean ± sd over {collect.seeds(params, study)}", fontsize=10
+    )
     legend(figure, axes)
     save(figure, directory / "figures", "annealing", record["run"])

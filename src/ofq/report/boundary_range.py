@@ -7,7 +7,7 @@ import pandas as pd
 from ofq.params import Params
 from ofq.report import collect
 from ofq.report.annealing import bands, left_in_band
-from ofq.report.panels import seeds, wrapped
+from ofq.report.panels import wrapped
 from ofq.report.published import BOUNDARY_RANGE
 from ofq.report.render import cells, write_table
 from ofq.report.style import look, save
@@ -63,9 +63,9 @@ def _table(
     )
     caption = (
         f"Study {study}: annealing with bands of different width; mean ± standard deviation over "
-        f"{seeds(params, study)}, on the {spec.data.evaluate} images of {spec.data.name}. Boundary range: half-width "
-        "of the band round each rounding threshold, in code steps; weights outside it are frozen. Left in the band: "
-        f"weights that still train at the last step, of those that annealing governs. {BOUNDARY_RANGE}"
+        f"{collect.seeds(params, study)}, on the {spec.data.evaluate} images of {spec.data.name}. Boundary range: "
+        "half-width of the band round each rounding threshold, in code steps; weights outside it are frozen. Left in "
+        f"the band: weights that still train at the last step, of those that annealing governs. {BOUNDARY_RANGE}"
     )
     write_table(directory / "tables", "boundary_range", data, shown, list(data["runs"]), caption)
 
@@ -91,7 +91,7 @@ def _figure(params: Params, study: str, directory: Path, ranges: dict[str, float
     where = "" if several else f", {spec.models[0]} {spec.bits[0].upper()}"
     figure.suptitle(
         f"{study}{where}: the mean step of {layer} while it is annealed,\nby boundary range (BR, in code steps); "
-        f"one line a seed, {seeds(params, study)}",
+        f"one line a seed, {collect.seeds(params, study)}",
         fontsize=10,
     )
     save(figure, directory / "figures", "scale_trajectories", record["run"])

@@ -43,7 +43,7 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
     """
     frames = []
     for run in runs:
-        path = run.files.root / f"{file}.parquet"
+        path = getattr(run.files, file)
         try:
             frame = pd.read_parquet(path)
         except FileNotFoundError:
@@ -56,7 +56,7 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
 
 def probes(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
     """Every run with its ``probe.json``."""
-    return [(run, read_json(run.files.root / "probe.json")) for run in runs]
+    return [(run, read_json(run.files.probe)) for run in runs]
 
 
 def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -86,6 +86,12 @@ def by_grid(data: pd.DataFrame, params: Params, study: str) -> pd.DataFrame:
     grid = [(model, bits) for model in spec.models for bits in spec.bits]
     places = [grid.index(key) for key in data[["model", "bits"]].itertuples(index=False, name=None)]
     return data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
+
+
+def seeds(params: Params, study: str) -> str:
+    """``seeds 0, 1, 2`` for captions and titles."""
+    numbers = params.studies[study].seeds
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def read_table(path: Path) -> pd.DataFrame:

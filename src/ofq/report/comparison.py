@@ -7,7 +7,6 @@ import pandas as pd
 
 from ofq.params import Params
 from ofq.report import collect
-from ofq.report.panels import seeds
 from ofq.report.render import cells, signed, write_table
 
 METRICS = ["top1", "loss", "osc_share", "reversals"]
@@ -48,7 +47,7 @@ def write_comparison(params: Params, study: str, directory: Path) -> None:
     )
     caption = (
         f"Study {study}: pairs of variants, the first less the second, paired by seed; mean ± standard deviation of "
-        f"the differences over {seeds(params, study)}, on the {spec.data.evaluate} images of {spec.data.name}. "
+        f"the differences over {collect.seeds(params, study)}, on the {spec.data.evaluate} images of {spec.data.name}. "
         "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. Reversals of annealed variants "
         "are counted over the annealing alone: there is a dash where only one of a pair is annealed."
     )

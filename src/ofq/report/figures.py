@@ -9,7 +9,7 @@ from ofq.files import write_text
 from ofq.params import Params
 from ofq.paths import Run
 from ofq.report import collect
-from ofq.report.panels import crowded, legend, panels, places, seeds, sideways, variants, wrapped
+from ofq.report.panels import crowded, legend, line, panels, places, sideways, variants, wrapped
 from ofq.report.plots_data import curves, over_training
 from ofq.report.style import look, save
 
@@ -58,7 +58,7 @@ def _accuracy(params: Params, study: str, directory: Path, metrics: pd.DataFrame
         ax.set_xlabel("bits of weights (W) and activations (A)")
         ax.set_ylabel(f"top-1 on {spec.data.evaluate} images, %")
         ax.set_title(model)
-    figure.suptitle(f"{study}: accuracy, mean ± sd over {seeds(params, study)}", fontsize=10)
+    figure.suptitle(f"{study}: accuracy, mean ± sd over {collect.seeds(params, study)}", fontsize=10)
     legend(figure, axes)
     save(figure, directory / "figures", "accuracy", [*metrics["run"], *teachers["run"]])
 
@@ -75,15 +75,13 @@ def _over_training(params: Params, study: str, directory: Path, record: pd.DataF
     for ax, (model, bits) in zip(axes.flat, grid, strict=True):
         for name in names:
             part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
-            steps, mean, sd = part["step"], part["share_mean"], part["share_sd"].fillna(0)
-            ax.plot(steps, mean, label=name, markersize=4, linewidth=1.2, **looks[name])
-            ax.fill_between(steps, mean - sd, mean + sd, color=looks[name]["color"], alpha=0.2, linewidth=0)
+            line(ax, part["step"], part["share_mean"], part["share_sd"], looks[name], label=name)
         ax.set_title(f"{model}, {bits.upper()}")
     for ax in axes[:, 0]:
         ax.set_ylabel("weights with reversal\nfrequency > 0.005, %")
     for ax in axes[-1]:
         ax.set_xlabel("optimizer step")
-    figure.suptitle(f"{study}: oscillation over training, mean ± sd over {seeds(params, study)}", fontsize=10)
+    figure.suptitle(f"{study}: oscillation over training, mean ± sd over {collect.seeds(params, study)}", fontsize=10)
     legend(figure, axes)
     save(figure, directory / "figures", "oscillation", record["run"])
 
@@ -112,7 +110,7 @@ def _layer_groups(params: Params, study: str, directory: Path, record: pd.DataFr
         ax.set_title(f"{model}, {bits.upper()}")
     axes[-1, 0].set_xlabel("layer group (qk: product of query and key weights, under QKR)")
     figure.suptitle(
-        f"{study}: weights with reversal frequency > 0.005 at the end, mean ± sd over {seeds(params, study)}",
+        f"{study}: weights with reversal frequency > 0.005 at the end, mean ± sd over {collect.seeds(params, study)}",
         fontsize=10,
     )
     legend(figure, axes)
@@ -141,7 +139,7 @@ def _latent_weights(params: Params, study: str, directory: Path, runs: list[Run]
     figure.supylabel("weights, %", fontsize=10)
     figure.supxlabel("latent weight in code steps", fontsize=10)
     figure.suptitle(
-        f"{study}, {bits.upper()}: latent weights at the end of the run, {seeds(params, study)} together\n"
+        f"{study}, {bits.upper()}: latent weights at the end of the run, {collect.seeds(params, study)} together\n"
         "dotted: rounding thresholds; the outermost bars hold the clamped weights",
         fontsize=10,
     )

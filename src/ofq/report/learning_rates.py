@@ -1,23 +1,29 @@
 """Table and figure of a learning-rate sweep."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from ofq.errors import UserError
 from ofq.params import Params
-from ofq.paths import FULL_PRECISION, report_dir
+from ofq.paths import FULL_PRECISION
 from ofq.report import collect
-from ofq.report.render import number, write_table
+from ofq.report.render import cells, write_table
 from ofq.report.style import WIDTH, look, save
 
 
-def write_learning_rates(params: Params, study: str) -> None:
+def write_learning_rates(params: Params, study: str, directory: Path) -> None:
     """Write ``tables/learning_rate.*`` and ``figures/learning_rate.*`` of a study with ``sweep_lr``.
 
     The rate to choose is the one with the lowest cross-entropy on the evaluation images, which such a study
     takes from the training set. It is marked for each variant and bit width, and for all variants together.
+
+    Args:
+        params: of the project.
+        study: name.
+        directory: of the report.
 
     Raises:
         UserError: the study compares no learning rates, or a run is missing.
@@ -40,30 +46,29 @@ def write_learning_rates(params: Params, study: str) -> None:
             "variant": data["base"],
             "lr": data["lr"].map("{:g}".format),
             "runs": data["n"],
-            "cross-entropy": [number(*pair, digits=3) for pair in zip(data["loss_mean"], data["loss_sd"], strict=True)],
-            "top-1 %": list(map(number, data["top1_mean"], data["top1_sd"])),
+            "cross-entropy": cells(data, "loss", digits=3),
+            "top-1 %": cells(data, "top1"),
             "lowest": data["best"].map({True: "✓", False: ""}),
         }
     )
     spec = params.studies[study]
-    seeds = ", ".join(map(str, spec.seeds))
     caption = (
         f"Study {study}: peak learning rates compared on the {spec.data.evaluate} images of {spec.data.name}; "
-        f"mean ± standard deviation over seeds {seeds} (the last rows: over all variants, bits and seeds). "
-        "The lowest learning rate of the schedule keeps its ratio to the peak."
+        f"mean ± standard deviation over {collect.seeds(params, study)} (the last rows: over all variants, bits and "
+        "seeds). The lowest learning rate of the schedule keeps its ratio to the peak."
     )
     write_table(
-        report_dir(study) / "tables",
+        directory / "tables",
         "learning_rate",
         data.rename(columns={"base": "variant"}),
         shown,
         list(data["runs"]),
         caption,
     )
-    _figure(params, study, data[data["bits"] != "all"], frame["run"], seeds)
+    _figure(params, study, directory, data[data["bits"] != "all"], frame["run"])
 
 
-def _figure(params: Params, study: str, data: pd.DataFrame, runs: Iterable[str], seeds: str) -> None:
+def _figure(params: Params, study: str, directory: Path, data: pd.DataFrame, runs: Iterable[str]) -> None:
     spec = params.studies[study]
     looks = look(list(params.variants)) | {"teacher": {"color": "black", "marker": "o"}}
     columns = list(dict.fromkeys(data["bits"]))
@@ -83,5 +88,5 @@ def _figure(params: Params, study: str, data: pd.DataFrame, runs: Iterable[str],
         row[0].set_ylabel(f"cross-entropy, {spec.data.evaluate} images")
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
-    figure.suptitle(f"{study}: mean ± sd over seeds {seeds}", fontsize=10)
-    save(figure, report_dir(study) / "figures", "learning_rate", runs)
+    figure.suptitle(f"{study}: mean ± sd over {collect.seeds(params, study)}", fontsize=10)
+    save(figure, directory / "figures", "learning_rate", runs)

@@ -6,7 +6,6 @@ import pandas as pd
 
 from ofq.params import Params
 from ofq.report import collect
-from ofq.report.panels import seeds
 from ofq.report.published import NOISE
 from ofq.report.render import cells, write_table
 
@@ -57,10 +56,10 @@ def write_noise(params: Params, study: str, directory: Path) -> None:
         f"{spec.data.name}. Where: none, the model as it converged; boundary, on the weights within the range of a "
         "rounding threshold, in code steps; random, on as many weights of the same matrices anywhere. Each of them "
         "keeps its code or gets a neighbouring one, with probability 1/2 each. Injected: the share of the low-bit "
-        f"weights that these are. ± is the standard deviation over {seeds(params, study)} of the means over trials; sd "
-        "of trials, the deviation within a seed, mean over seeds. Training cross-entropy: on a fixed set of training "
-        "images. Better trials: the share of those in which it is below that of the converged model, so that a better "
-        f"model was near. {NOISE}"
+        f"weights that these are. ± is the standard deviation over {collect.seeds(params, study)} of the means over "
+        "trials; sd of trials, the deviation within a seed, mean over seeds. Training cross-entropy: on a fixed set of "
+        "training images. Better trials: the share of those in which it is below that of the converged model, so that "
+        f"a better model was near. {NOISE}"
     )
     write_table(directory / "tables", "noise", data, shown, list(data["runs"]), caption)
 

@@ -1,9 +1,11 @@
 """Panels of a figure and their common legend, so laid out that some fifteen variants stay legible."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -78,7 +80,8 @@ def variants(params: Params, study: str) -> list[str]:
     return [name for name in params.variants if name in listed]
 
 
-def seeds(params: Params, study: str) -> str:
-    """``seeds 0, 1, 2`` for titles."""
-    numbers = params.studies[study].seeds
-    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+def line(ax: Axes, x: pd.Series, mean: pd.Series, sd: pd.Series, look: dict[str, Any], **style: Any) -> None:
+    """A line with a band of one standard deviation around it, none where there is a single seed."""
+    sd = sd.fillna(0)
+    ax.plot(x, mean, linewidth=1.2, markersize=4, **look, **style)
+    ax.fill_between(x, mean - sd, mean + sd, color=look["color"], alpha=0.2, linewidth=0)

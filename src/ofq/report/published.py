@@ -89,12 +89,6 @@ REMEDIES = (
 )
 
 
-def paper_top1(paper_model: str | None, bits: str, variant: str) -> float | None:
-    """Published or implied top-1 in percent, or None where there is none."""
-    found = top1(paper_model, bits, variant)
-    return None if found is None else found.value
-
-
 def top1(paper_model: str | None, bits: str, variant: str) -> Published | None:
     """Published or implied top-1 in percent with its mark, or None where there is none."""
     for numbers, mark in ((TOP1, ""), (_IMPLIED_TOP1, IMPLIED)):

@@ -155,13 +155,26 @@ def _band_kept(records: Records, run: Run, options: Options) -> float | None:
     return 100.0 * band["both"] / band["start"] if band and band["start"] else None
 
 
-def _coupling(key: str) -> Callable[[Records, Run, Options], float | None]:
-    """How often q and k reverse in the same step, over what independent ones would: sum(key) / sum(chance)."""
+def lift(heads: Sequence[dict[str, Any]], key: str) -> float | None:
+    """How often query and key codes turn round in the same step, over what independent ones would.
 
+        lift = sum of ``key`` over the heads / sum of ``chance`` over the heads
+
+    Args:
+        heads: entries of ``coupling`` in ``probe.json``.
+        key: ``same``, in a head itself; or ``other``, query of one head and keys of all others.
+
+    Returns:
+        None where nothing turned round, or a model has a single head and no other.
+    """
+    chance = sum(head["chance"] for head in heads)
+    values = [head[key] for head in heads]
+    return None if not chance or None in values else float(sum(values) / chance)
+
+
+def _coupling(key: str) -> Callable[[Records, Run, Options], float | None]:
     def read(records: Records, run: Run, options: Options) -> float | None:
-        heads = _probe(records, run, "coupling")
-        chance = sum(head["chance"] for head in heads or [])
-        return sum(head[key] for head in heads) / chance if chance else None
+        return lift(_probe(records, run, "coupling") or [], key)
 
     return read
 
@@ -170,7 +183,7 @@ def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Callable[[Records,
     """From the trials with noise at the chosen weights, at every range, and the model without noise."""
 
     def read(records: Records, run: Run, options: Options) -> float | None:
-        record = records.table(run.files.root / "noise.parquet")
+        record = records.table(run.files.noise)
         if record is None:
             return None
         still, trials = record[record["where"] == "none"], record[record["where"] == options.where]
@@ -181,7 +194,7 @@ def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Callable[[Records,
 
 def _step_travel(records: Records, run: Run, options: Options) -> float | None:
     """Path of the quantizers' steps over the last quarter of an annealed run, per mille of the step; mean of layers."""
-    record = records.table(run.files.root / "annealing.parquet")
+    record = records.table(run.files.annealing)
     if record is None:
         return None
     last = record[record["step"] > 0.75 * record["step"].max()].sort_values("step")
@@ -191,7 +204,7 @@ def _step_travel(records: Records, run: Run, options: Options) -> float | None:
 
 def _probe(records: Records, run: Run, part: str) -> Any:
     """A part of the run's probe, or None where there is none."""
-    return (records.json(run.files.root / "probe.json") or {}).get(part)
+    return (records.json(run.files.probe) or {}).get(part)
 
 
 def _sum_where(values: Sequence[int], chosen: Sequence[bool]) -> int:

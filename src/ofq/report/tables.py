@@ -11,7 +11,7 @@ from ofq.report import collect, published
 from ofq.report.agreement import write_agreement
 from ofq.report.plots_data import nested
 from ofq.report.published import Published
-from ofq.report.render import number, signed, write_table
+from ofq.report.render import cells, number, signed, write_table
 
 BASELINE = "lsq"
 METRICS = ["top1", "osc_share", "reversals"]
@@ -52,14 +52,14 @@ def _write_main(params: Params, study: str, directory: Path, frame: pd.DataFrame
             "bits": data["bits"],
             "variant": data["variant"],
             "seeds": data["n"],
-            "top-1 %": list(map(number, data["top1_mean"], data["top1_sd"])),
-            "oscillating %": list(map(number, data["osc_share_mean"], data["osc_share_sd"])),
-            "reversals a weight": list(map(number, data["reversals_mean"], data["reversals_sd"])),
-            "paper, ImageNet top-1 %": _cells(paper),
+            "top-1 %": cells(data, "top1"),
+            "oscillating %": cells(data, "osc_share"),
+            "reversals a weight": cells(data, "reversals"),
+            "paper, ImageNet top-1 %": _published(paper),
         }
     )
     caption = (
-        f"Study {study}: mean ± standard deviation over seeds {_seeds(params, study)}, {_evaluated(params, study)}. "
+        f"Study {study}: mean ± standard deviation over {collect.seeds(params, study)}, {_evaluated(params, study)}. "
         f"Full-precision teachers: {_teacher_accuracy(params, study)} top-1. "
         "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. "
         "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
@@ -90,16 +90,16 @@ def _write_ablation(params: Params, study: str, directory: Path, frame: pd.DataF
             "variant": data["variant"],
             **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
             "seeds": data["n"],
-            "top-1 %": list(map(number, data["top1_mean"], data["top1_sd"])),
-            f"Δ to {BASELINE}": list(map(signed, data["gain_mean"], data["gain_sd"])),
-            "cross-entropy": [number(*pair, digits=3) for pair in zip(data["loss_mean"], data["loss_sd"], strict=True)],
-            f"paper, Δ to {BASELINE}": _cells(paper),
+            "top-1 %": cells(data, "top1"),
+            f"Δ to {BASELINE}": cells(data, "gain", form=signed),
+            "cross-entropy": cells(data, "loss", digits=3),
+            f"paper, Δ to {BASELINE}": _published(paper),
         }
     )
     source = f" The paper's are ImageNet results at another scale: {published.GAINS_SOURCE}." if any(paper) else ""
     remedies = f" {published.REMEDIES}" if _has_remedies(params, study) else ""
     caption = (
-        f"Study {study}: what each component adds; mean ± standard deviation over seeds {_seeds(params, study)}, "
+        f"Study {study}: what each component adds; mean ± standard deviation over {collect.seeds(params, study)}, "
         f"{_evaluated(params, study)}. Differences to {BASELINE} are paired by seed.{source}{remedies}"
     )
     write_table(directory / "tables", "ablation", data, shown, list(data["runs"]), caption)
@@ -119,13 +119,13 @@ def _write_oscillation(params: Params, study: str, directory: Path, record: pd.D
         for key in [tuple(key_parts)]
     ]
     data = data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
-    text = data.assign(cell=list(map(number, data["share_mean"], data["share_sd"])))
+    text = data.assign(cell=cells(data, "share"))
     shown = text.pivot(index=collect.KEYS, columns="group", values="cell").reindex(rows).fillna("–")
     shown = shown[[group for group in groups if group in shown.columns]].reset_index()
     runs = list(data.drop_duplicates(collect.KEYS)["runs"])  # in the order of the rows
     caption = (
         f"Study {study}: percent of weights with reversal frequency > 0.005 at the end, by layer group; "
-        f"mean ± standard deviation over seeds {_seeds(params, study)}. "
+        f"mean ± standard deviation over {collect.seeds(params, study)}. "
         "qk is the product of the query and key weights, which takes their place under QKR."
     )
     write_table(directory / "tables", "oscillation", data, shown, runs, caption)
@@ -139,7 +139,7 @@ def _columns(name: str, paper: Sequence[Published | None]) -> dict[str, list[flo
     }
 
 
-def _cells(paper: Sequence[Published | None]) -> list[str]:
+def _published(paper: Sequence[Published | None]) -> list[str]:
     return ["–" if each is None else each.shown for each in paper]
 
 
@@ -152,10 +152,6 @@ def _switches(params: Params, name: str) -> tuple[bool, bool, bool]:
     variant = params.variant(name)
     source = params.variant(variant.parent) if variant.parent else variant
     return source.weight == "statsq", source.qkr, variant.cga is not None
-
-
-def _seeds(params: Params, study: str) -> str:
-    return ", ".join(map(str, params.studies[study].seeds))
 
 
 def _evaluated(params: Params, study: str) -> str:
