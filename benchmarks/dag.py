@@ -33,6 +33,7 @@ COMMANDS = {
     PLAN_DONE: ["snakemake", "-n", "--quiet"],
     "tables": ["python", "-m", "ofq", "tables", "digits"],
     "figures": ["python", "-m", "ofq", "figures", "digits"],
+    "annealing": ["python", "-m", "ofq", "annealing", "digits"],
 }
 
 
@@ -41,7 +42,8 @@ def write_study(root: Path, *, seeds: int) -> Params:
     content = yaml.safe_load(Path("params.yaml").read_text())
     phase = {"lr": 1e-3, "min_lr": 1e-4, "batch_size": 64, "steps": 12}
     content["recipes"]["digits"] = {"teacher": phase, "qat": phase, "cga": {"steps": 12}}
-    study = content["studies"]["digits"] | {"bits": BITS, "seeds": list(range(seeds))}
+    grid = {key: content["studies"]["digits"][key] for key in ("data", "models", "variants", "recipe")}
+    study = grid | {"bits": BITS, "seeds": list(range(seeds))}  # no groups, and nothing measured further
     content |= {"study": "digits", "studies": {"digits": study}}
     copy_workflow(Path(), root, yaml.safe_dump(content))
     return params.load(root / "params.yaml")
@@ -78,7 +80,9 @@ def measure(seeds: int) -> tuple[int, dict[str, tuple[float, float]]]:
         count = len({*parameters.runs("digits"), *(each.teacher for each in parameters.runs("digits"))})
         found = {PLAN_NEW: run(root, COMMANDS[PLAN_NEW])}
         fill(root, parameters)
-        found |= {name: run(root, COMMANDS[name]) for name in ("tables", "figures")}
+        found |= {name: run(root, COMMANDS[name]) for name in ("tables", "figures", "annealing")}
+        for step in ("toy", "toy-figure"):  # part of the study's target, and of no size
+            run(root, ["python", "-m", "ofq", step])
         run(root, ["snakemake", "--touch", "--forceall", "--quiet", "all"])
         found[PLAN_DONE] = run(root, COMMANDS[PLAN_DONE])
         return count, {name: found[name] for name in COMMANDS}
