@@ -214,7 +214,7 @@ class Course:
         """Remove the results of runs that kills are still meant for, as a user would who wants them made again."""
         runs = [kill.run for kill in self._left if kill.run is not None]
         run = runs[0] if runs else self._rng.choice(self._copy.study.runs[1:])
-        for path in run.files.published:
+        for path in self._copy.study.resolved.published(run):
             (self._copy.root / path).unlink()
         if any(kill.step == "data" for kill in self._left):
             (self._copy.results / "data" / "manifest.json").unlink()
