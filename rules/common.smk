@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from snakemake.cli import parse_args
+from snakemake.logging import logger
 
 # Jobs run `python` of this very environment, whether or not it was activated.
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', os.defpath)}")
@@ -48,6 +49,21 @@ os.environ[states.UNDER_SNAKEMAKE] = "1"
 
 # Entry modules of the steps that train, whose code is part of what their runs depend on.
 STEPS = {"teacher": "ofq.training.teacher", "qat": "ofq.training.qat", "cga": "ofq.training.anneal"}
+
+
+def shorten_reason(record):
+    """Logging filter: a job's reason names three files and counts the others; a study's target has a thousand."""
+    if reason := getattr(record, "reason", None):
+        record.reason = _FILES.sub(lambda found: _first_three(found[0].split(", ")), reason)
+    return True
+
+
+def _first_three(names):
+    return f"{', '.join(sorted(names)[:3])} and {len(names) - 3} more"
+
+
+_FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
+logger.addFilter(shorten_reason)
 
 
 def command_line():

@@ -1,5 +1,7 @@
 """What Snakemake would run, and how it answers wrong names. Nothing is trained here."""
 
+import re
+
 import pytest
 
 from tests.conftest import Project
@@ -8,6 +10,14 @@ from tests.conftest import Project
 def test_a_bare_snakemake_plans_the_default_study(project: Project) -> None:
     report = {"tables": 1, "figures": 1, "annealing": 1, "toy": 1, "toy_figure": 1, "track": 1}
     assert project.plan() == {"data": 1, "teacher": 2, "qat": 4, "cga": 2, **report}
+
+
+def test_a_plan_says_why_in_a_few_names(project: Project) -> None:
+    lines = project.run("snakemake", "-n").stdout.splitlines()
+    reasons = [line for line in lines if line.startswith("Reason: ")]
+    assert len(reasons) == 16 and max(map(len, reasons)) < 500
+    whole = r"Reason: Input files updated by another job: results/digits/mlflow\.json, \S+, \S+ and \d\d+ more"
+    assert any(re.fullmatch(whole, line) for line in reasons)
 
 
 def test_one_ablation_needs_its_own_teacher_and_nothing_else(project: Project) -> None:
