@@ -112,7 +112,8 @@ def write_boundary(params: Params, study: str, directory: Path) -> None:
         ax.set_xlabel("distance to the nearest\nthreshold, code steps")
     figure.suptitle(
         f"{study}: a window of training after the end of the run, mean ± sd over {collect.seeds(params, study)}\n"
-        "annealing trains the weights within BR code steps of a threshold",
+        "annealing trains the weights within BR code steps of a threshold\n"
+        "the last bin holds the clamped weights too, whose gradient is zero in LSQ",
         fontsize=10,
     )
     legend(figure, axes)
