@@ -149,6 +149,11 @@ def test_a_new_remedy_is_one_class_and_one_line(with_remedy: Project) -> None:
     assert with_remedy.plan(target, other) == {"qat": 1}, "an edit reruns the runs that use it and no other"
 
 
+def _loss(returned: str) -> tuple[str, str]:
+    metrics = "    def metrics(self)"
+    return metrics, f"    def loss(self) -> object:\n        return {returned}\n\n{metrics}"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -157,6 +162,14 @@ def test_a_new_remedy_is_one_class_and_one_line(with_remedy: Project) -> None:
         ("import torch\n", "import torsch\n", "calm.py cannot be imported (ModuleNotFoundError: No module named"),
         ("band: float = 0.05", "width: float = 0.05", "got an unexpected keyword argument 'band'; mend its arguments"),
         ("<= 0.5:", "<= 0.05:", "remedy calm:Calm: band must be 0 to 0.5 code steps, not 0.1; mend its arguments"),
+        (
+            *_loss("torch.zeros(2)"),
+            "loss() of Calm returned a constant of shape (2,); it should be None or a scalar tensor",
+        ),
+        (
+            *_loss("0.5"),
+            "loss() of Calm returned a float; it should be None or a scalar tensor that depends on a weight",
+        ),
         ("(Remedy)", "", "the class should derive from ofq.remedies.Remedy"),
         (None, None, "no module 'calm' here; it should be the file calm.py beside params.yaml"),
     ],

@@ -85,7 +85,7 @@ def train(
         hooks: called around every optimizer step, in order.
 
     Raises:
-        UserError: the loss is not finite, or a checkpoint cannot be written.
+        UserError: the loss is not finite, what a hook adds to it trains nothing, or a checkpoint cannot be written.
         Stopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; the state after the last finished step is saved.
     """
     schedule = make_schedule(optimizer, phase)
@@ -121,7 +121,7 @@ def train(
             model.train()
             schedule.step_update(step - 1)
             loss = loss_of(data.train_batch(seed, step - 1, phase.batch_size))
-            terms = [term for hook in hooks if (term := hook.loss()) is not None]
+            terms = [term for hook in hooks if (term := _term(hook)) is not None]
             optimizer.zero_grad()
             sum(terms, loss).backward()  # what is logged as the loss is that of the batch alone
             for hook in hooks:
@@ -151,6 +151,21 @@ def train(
                 save(step)
             if received:
                 raise Stopped(received[0], step)
+
+
+def _term(hook: Hook) -> Tensor | None:
+    """What a hook adds to the loss: a scalar that depends on a parameter, or it would do nothing and not say so."""
+    term = hook.loss()
+    if term is None or (isinstance(term, Tensor) and term.numel() == 1 and term.requires_grad):
+        return term
+    if isinstance(term, Tensor):
+        found = f"a {'tensor' if term.requires_grad else 'constant'} of shape {tuple(term.shape)}"
+    else:
+        found = f"a {type(term).__name__}"
+    raise UserError(
+        f"loss() of {type(hook).__name__} returned {found}; it should be None or a scalar tensor that depends on a "
+        "weight"
+    )
 
 
 @torch.no_grad()
