@@ -262,6 +262,11 @@ class Params(Strict):
             raise unknown(f"bits of study '{run.study}':", run.bits, bits)
         names = self.teacher_names(run.study) if run.bits == FULL_PRECISION else self.variant_names(run.study)
         if run.variant not in names:
+            if run.variant in self.variants and run.bits != FULL_PRECISION:
+                raise UserError(
+                    f"variant '{run.variant}' stands in no list of study '{run.study}' at {run.bits}; "
+                    f"add it to studies.{run.study}.variants, or to those of a group"
+                )
             raise unknown(f"variant of study '{run.study}' at {run.bits}:", run.variant, names)
 
     def resolve(self, run: Run) -> RunConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ofq.errors import UserError, shortened, unknown
 from ofq.params import EVERYTHING, RULES, Params
-from ofq.paths import FULL_PRECISION, RESULTS, TOY, Run
+from ofq.paths import FULL_PRECISION, RESULTS, TOY, Run, report_dir
 
 TABLES = ["main", "agreement", "ablation", "oscillation"]
 PLAIN_TABLE = ["csv", "runs.json", "md", "tex"]
@@ -50,6 +50,9 @@ def check_target(params: Params, target: str) -> None:
         known = {*named(params), "all"}
         if name in _OF_THE_TOY:
             raise UserError(f"'{name}' is a step; ask for its file: {_OF_THE_TOY[name]}")
+        if name == "claims":
+            page = report_dir(params.study) / "claims.md"
+            raise UserError(f"'claims' is a step that needs all runs; ask for its file, {page}, or for everything")
         if name in RULES - known:
             raise UserError(f"'{name}' is a step of many jobs; ask for a file, or: snakemake STUDY --until {name}")
         if name not in known and not Path(name).exists():

@@ -80,7 +80,7 @@ def with_variant(finished: Project) -> Project:
 
 @pytest.fixture(scope="module")
 def with_remedy(with_variant: Project) -> Project:
-    (code,) = blocks("add-a-remedy.md", "python")
+    code, _ = blocks("add-a-remedy.md", "python")
     (with_variant.root / "calm.py").write_text(code)
     follow(with_variant, "add-a-remedy.md")
     return with_variant

@@ -15,6 +15,7 @@ from ofq.quant import QuantConfig, calibrate, quantize_model
 from ofq.remedies import Dampening, IterativeFreezing, Remedy, governed_layers
 from ofq.remedies.base import annealed, offset, weight_quantizer
 from ofq.remedies.freezing import FrozenCodes
+from tests.docs.test_guides import blocks
 
 STEPS = 40
 EAGER = {"threshold": 0.01, "first_threshold": 0.01, "start": 0.1, "momentum": 0.2}  # freezes within a few steps
@@ -235,3 +236,16 @@ def distances(layer: Any) -> Tensor:
     """Distance to the nearest level in code steps, clamped ones 0."""
     position = weight_quantizer(layer).position(layer.weight)
     return (position - position.round()).abs()
+
+
+@pytest.mark.parametrize("weight", ["lsq", "lsq-midrise", "statsq"])
+def test_the_loss_of_the_guide_draws_weights_to_their_values(weight: Any, images: Tensor) -> None:
+    model = quantize_model(small_model(), QuantConfig(weight=weight))
+    calibrate(model, [images])
+    guide: dict[str, Any] = {}
+    exec("\n".join(blocks("add-a-remedy.md", "python")), guide)
+    guide["Calm"](model, STEPS).loss().backward()
+    for layer in governed_layers(model).values():
+        values = weight_quantizer(layer).rounded(layer.weight).values.detach()
+        assert layer.weight.grad is not None and layer.weight.grad.any()
+        torch.testing.assert_close(layer.weight.grad, 0.2 * (layer.weight.detach() - values) / values.numel())

@@ -13,7 +13,7 @@ import yaml
 from ofq.report.claims import write_claims
 from tests.report.claim_runs import claim, finish, finish_all, params, run
 
-KEYS = ["id", "statement", "source", "effect", "unit", "interval", "n", "p_adjusted", "verdict", "runs", "seeds_to_decide"]  # fmt: skip
+KEYS = ["id", "statement", "source", "effect", "unit", "interval", "n", "p_adjusted", "verdict", "runs", "seeds_to_decide", "by_seed", "by_bits", "widths_disagree"]  # fmt: skip
 Judge = Callable[..., dict[str, dict[str, Any]]]
 
 
@@ -67,8 +67,26 @@ def test_each_verdict_stands_with_its_numbers(judged: Judge) -> None:
     assert found["holds"]["seeds_to_decide"] is None and found["open"]["seeds_to_decide"] > 3
     assert {key: found["absent"][key] for key in KEYS[3:]} == {
         "effect": None, "unit": "points", "interval": None, "n": 0, "p_adjusted": None, "verdict": "untested", "runs": [],
-        "seeds_to_decide": None,
+        "seeds_to_decide": None, "by_seed": {}, "by_bits": [], "widths_disagree": False,
     }  # fmt: skip
+
+
+def test_each_width_stands_below_the_mean_and_a_disagreement_is_named(judged: Judge) -> None:
+    finish_all("a", {"w2a2": [92.0, 93.1, 91.9], "w3a3": [90.0, 91.1, 90.1]})
+    finish_all("b", {"w2a2": [90.0, 91.0, 90.0], "w3a3": [92.0, 93.0, 92.0]})
+    finish_all("c", {"w2a2": [89.0, 90.0, 89.0], "w3a3": [87.0, 88.0, 87.0]})
+    found = judged(opposed=claim(), agreed=claim(against={"variant": "c"}), single=claim(bits=["w2a2"]))
+    opposed = found["opposed"]
+    assert opposed["widths_disagree"] and not found["agreed"]["widths_disagree"]
+    assert opposed["by_seed"] == pytest.approx({"0": 0.0, "1": 0.1, "2": 0.0})
+    by_bits = {(part["model"], part["bits"]): part for part in opposed["by_bits"]}
+    assert by_bits["vit", "w2a2"]["effect"] == pytest.approx(2.0) and by_bits["vit", "w3a3"]["effect"] < -1.9
+    low, high = by_bits["vit", "w2a2"]["interval"]
+    assert low + high == pytest.approx(4.0) and low == pytest.approx(2 - 4.3027 * 0.1 / 3**0.5, abs=1e-4)
+    text = page()
+    assert "**undecided** on plain<br><sub>bit widths disagree</sub> |" in text and text.count("disagree</sub>") == 1
+    assert "points<br><sub>w2a2 +2.00 [+1.75, +2.25]<br>w3a3 -1.93 [-2.08, -1.79]</sub> | 3 |" in text
+    assert text.count("<br>w3a3 ") == 2
 
 
 def test_one_seed_and_seeds_without_spread_are_undecided_and_nothing_is_nan(judged: Judge) -> None:
@@ -119,7 +137,7 @@ def test_a_row_says_what_was_compared(judged: Judge) -> None:
         "top1 of a less that of its teacher; w2a2, w3a3; within ±0.5 points expected",
         "osc_share of a (q, k) less that of a (v); w2a2, w3a3; above 0 expected",
         "top1 of a (w2a2) less that of a (w3a3), in percent of it; above 0 expected",
-        "noise_top1 of a (boundary) less that of a (random); w2a2, w3a3; above 0 expected",
+        "noise_top1 of a (noise near thresholds, all ranges) less that of a (noise anywhere, all ranges); w2a2, w3a3; above 0 expected",
         "gradient_turns of a (distance 0 to 0.02) less 50; w2a2, w3a3; above 0 expected",
         "coupling of a less coupling_other of a; w2a2, w3a3; below 0 expected",
     ):

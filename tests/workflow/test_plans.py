@@ -35,6 +35,8 @@ def test_one_ablation_needs_its_own_teacher_and_nothing_else(project: Project) -
         ("results/digits/vit_micro/w2a3/statsq/seed0/metrics.json", "unknown bits of study 'digits': 'w2a3'; did you mean 'w2a2'?"),
         ("results/digits/vit_micro/w2a2/statsq/seed0/metric.json", "did you mean 'metrics.json'?"),
         ("results/digit/report/tables/main.csv", "unknown study 'digit'; did you mean 'digits'?"),
+        ("results/digits/vit_micro/w2a2/lsq-fixed/seed0/metrics.json", "variant 'lsq-fixed' stands in no list of study 'digits' at w2a2; add it to studies.digits.variants"),
+        ("claims", "'claims' is a step that needs all runs; ask for its file, results/digits/report/claims.md, or for everything"),
         ("digit", "unknown target 'digit'; did you mean 'digits'?"),
     ],
 )  # fmt: skip

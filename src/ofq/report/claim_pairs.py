@@ -14,12 +14,14 @@ class Pairs:
     """What a claim's runs say.
 
     Attributes:
-        differences: one a complete seed: the mean over models and bit widths of ``of`` less ``against``.
+        differences: by complete seed, the mean over models and bit widths of ``of`` less ``against``.
+        parts: by model and bit width, what the mean is taken of: one number a complete seed.
         runs: behind them, each once.
         bits: widths that the mean is taken of, or compared.
     """
 
-    differences: list[float]
+    differences: dict[int, float]
+    parts: dict[tuple[str, str], list[float]]
     runs: list[Run]
     bits: list[str]
 
@@ -58,16 +60,20 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
     found = set(planned)
     seeds = sorted({run.seed for run in planned})
     places = _places(claim, found, seeds, models)
-    differences: list[float] = []
+    differences: dict[int, float] = {}
+    parts: dict[tuple[str, str], list[float]] = {(place.model, place.left): [] for place in places}
     runs: dict[Run, None] = {}
     for seed in seeds:
         if places and all(found.issuperset(place.runs(claim, seed)) for place in places):
             values = [_difference(claim, place, seed, records) for place in places]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
-                differences.append(sum(known) / len(known))
+                differences[seed] = sum(known) / len(known)
+                for place, value in zip(places, known, strict=True):
+                    parts[place.model, place.left].append(value)
                 runs |= dict.fromkeys(run for place in places for run in _behind(claim, place, seed))
-    return Pairs(differences, list(runs), list(dict.fromkeys(bits for p in places for bits in (p.left, p.right))))
+    widths = dict.fromkeys(bits for place in places for bits in (place.left, place.right))
+    return Pairs(differences, parts, list(runs), list(widths))
 
 
 def _places(claim: Claim, found: set[Run], seeds: Sequence[int], models: Sequence[str]) -> list[_Place]:

@@ -26,12 +26,19 @@ def write_claims(params: Params, study: str) -> None:
     planned = [run for run in params.all_runs(study) if run.bits != FULL_PRECISION]
     pairs = [pair(claim, planned, spec.models, records) for claim in file.claims.values()]
     outcomes = judge(
-        [one.differences for one in pairs], [(claim.expect, claim.margin) for claim in file.claims.values()]
+        [list(one.differences.values()) for one in pairs],
+        [(claim.expect, claim.margin) for claim in file.claims.values()],
     )
     rows = [Row(*row) for row in zip(file.claims, file.claims.values(), pairs, outcomes, strict=True)]
     folder = report_dir(study)
     write_json(folder / "claims.json", [_record(row) for row in rows])
     write_text(folder / "claims.md", page(params, study, file, rows))
+    untested = sum(row.outcome.verdict == "untested" for row in rows)
+    print(f"{len(rows)} claims, {untested} of them untested; written to {folder / 'claims.md'}")
+    if untested:
+        print(
+            f"untested: no seed has all its runs, finished and measured; make them with: snakemake {study}-everything"
+        )
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -48,4 +55,10 @@ def _record(row: Row) -> dict[str, Any]:
         "verdict": row.outcome.verdict,
         "runs": [str(run) for run in row.pairs.runs],
         "seeds_to_decide": row.outcome.seeds,
+        "by_seed": {str(seed): value for seed, value in row.pairs.differences.items()},
+        "by_bits": [
+            {"model": model, "bits": bits, "effect": part.effect, "interval": list(part.interval or ()) or None}
+            for (model, bits), part in row.parts.items()
+        ],
+        "widths_disagree": row.disagree,
     }
