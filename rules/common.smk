@@ -94,6 +94,10 @@ try:
     check_project(writing=_arguments is not None and not _arguments.dryrun)
     for _target in sorted(_arguments.targets if _arguments else []):
         check_target(PARAMS, _target)
+        if EVERYTHING in _target or _target.endswith(tuple(CLAIMS)):
+            from ofq.report.claim_terms import load as load_claims
+
+            load_claims(PARAMS)  # known to be wrong before everything has been trained
     if str(config.get("resume_across_code", "")).lower() == "true":
         os.environ[RESUME_ACROSS_CODE] = "1"
     if _arguments and not _arguments.dryrun:
@@ -186,7 +190,8 @@ def name_logs_of_failed_jobs():
         print(f"ofq: a job failed; what it printed stands in {', '.join(failed)}", file=sys.stderr)
 
 
+# States stay, also those of runs that ended well: Snakemake may have stopped before it took note of that, and runs them
+# again.
 onerror:
     warm_process.stop()
-    states.drop_finished()
     atexit.register(name_logs_of_failed_jobs)

@@ -17,7 +17,7 @@ from ofq.errors import UserError, unknown
 from ofq.paths import FULL_PRECISION, PARAMS, SEEDS, TEACHER, Run
 from ofq.provenance import find_class
 from ofq.settings import Cga, Data, Model, Name, Phase, Recipe, Remedy, Strict, Variant
-from ofq.studies import Group, Study
+from ofq.studies import Grid, Group, Study
 from ofq.yaml_model import read_model
 
 # Paths of a study's runs begin with a model's name, beside these.
@@ -29,7 +29,7 @@ RULES |= {"comparison", "annealing", "boundary_range", "noise_table", "probes"}
 EVERYTHING = "everything"
 """Name of the target that makes a study with all of its groups and the claims."""
 # Beside the main grid's report stand those of the groups.
-_BESIDE_GROUPS = {EVERYTHING, "tables", "figures"}
+_BESIDE_GROUPS = {EVERYTHING, "tables", "figures", "claims.md", "claims.json"}
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,17 @@ class Params(Strict):
             for listed in study.variants:
                 if listed not in {TEACHER, *self.variants}:
                     raise ValueError(f"{where}.variants: {unknown('variant', listed, self.variants)}")
+            self._check_measured(where, study, study.variants)
             rates = study.learning_rates
             if rates is not None and (rates not in self.studies or self.studies[rates].sweep_lr is None):
                 swept = [other for other, spec in self.studies.items() if spec.sweep_lr]
                 raise ValueError(f"{where}.learning_rates: {unknown('study with sweep_lr', rates, swept)}")
             for group, grid in study.groups.items():
                 self._check_group(f"{where}.groups.{group}", group, grid)
+                if f"{name}-{group}" in self.studies:
+                    raise ValueError(
+                        f"{where}.groups: '{group}' would be asked for as {name}-{group}, which is a study"
+                    )
             if study.sweep_lr is not None:
                 for listed in study.variants:
                     if listed != TEACHER and self.variants[listed].parent is not None:
@@ -150,6 +155,12 @@ class Params(Strict):
                 for taken in sorted(set(self.variant_names(name)) & set(self.variants)):
                     raise ValueError(f"{where}.sweep_lr makes a variant '{taken}': give your own another name")
         return self
+
+    def _check_measured(self, where: str, grid: Grid, variants: list[str]) -> None:
+        if grid.measure and all(self.variants[name].parent is not None for name in variants if name != TEACHER):
+            raise ValueError(
+                f"{where}.measure: annealed variants are not measured, and there is no other: leave it out"
+            )
 
     def _check_group(self, where: str, name: str, group: Group) -> None:
         if name in _BESIDE_GROUPS | RULES | set(self.studies):
@@ -161,6 +172,7 @@ class Params(Strict):
             for listed in names:
                 if listed not in known:
                     raise ValueError(f"{where}.{kind}s: {unknown(kind, listed, known)}")
+        self._check_measured(where, group, group.variants)
 
     def study_named(self, name: str) -> Study:
         """The study of that name, or :class:`UserError` with the nearest one."""
@@ -262,7 +274,7 @@ class Params(Strict):
             raise unknown(f"bits of study '{run.study}':", run.bits, bits)
         names = self.teacher_names(run.study) if run.bits == FULL_PRECISION else self.variant_names(run.study)
         if run.variant not in names:
-            if run.variant in self.variants and run.bits != FULL_PRECISION:
+            if run.variant in self.variants and run.bits != FULL_PRECISION and not self.studies[run.study].sweep_lr:
                 raise UserError(
                     f"variant '{run.variant}' stands in no list of study '{run.study}' at {run.bits}; "
                     f"add it to studies.{run.study}.variants, or to those of a group"

@@ -47,7 +47,10 @@ class Grid(Strict):
         return _no_repeats(values)
 
     def check_pairs(self, variants: list[str]) -> None:
-        """Raise ValueError where a pair names a variant that the grid does not have."""
+        """Raise ValueError where a pair names a variant that the grid does not have, or one twice."""
+        for pair in self.compare:
+            if pair[0] == pair[1]:
+                raise ValueError(f"compare: '{pair[0]}' with itself is no comparison")
         for name in (name for pair in self.compare for name in pair):
             if name not in variants:
                 raise ValueError(f"compare: {unknown('variant of the grid', name, variants)}")

@@ -39,6 +39,8 @@ def check_target(params: Params, target: str) -> None:
     if target.endswith("/"):
         raise UserError(f"target '{shortened(target)}' is a directory; name a study or a file under results")
     name = os.path.relpath(target) if "/" in target else target
+    if Path(target).is_absolute():
+        raise UserError(f"a target is named from the project's root: {shortened(name)}")
     if len(os.fsencode(name)) > 4000 or max(len(os.fsencode(part)) for part in Path(name).parts) > 255:
         raise UserError(
             f"target '{shortened(name)}' is too long for a file's name; name a study or a file under results"

@@ -98,6 +98,7 @@ def test_a_table_of_a_committed_record_shows_the_record(report: Path) -> None:
         (FIGURES / "accuracy.png", None, "statq", "did you mean 'statsq'"),
         (TABLE.with_name("man.csv"), None, None, "does not exist; make it with: snakemake"),
         (FIGURES / "man.png", None, None, "does not exist; make it with: snakemake"),
+        (TABLE.with_suffix(".md"), None, None, "name the CSV, PNG or SVG beside it"),
         (Path("other.csv"), None, None, "does not name the runs"),
         (Path("other.svg"), None, None, "does not name its runs"),
         (Path("empty.csv"), None, None, "cannot be read as CSV"),

@@ -8,6 +8,7 @@ import pytest
 from ofq import params
 from ofq.errors import UserError
 from ofq.files import write_json
+from ofq.paths import Run
 from ofq.report import collect
 from ofq.report.learning_rates import write_learning_rates
 from ofq.report.render import number, signed, write_table
@@ -79,3 +80,20 @@ def test_missing_metrics_say_how_to_make_them(tmp_path: Path, monkeypatch: pytes
     loaded = params.load(ROOT / "params.yaml")
     with pytest.raises(UserError, match=r"metrics\.json does not exist; make it with: snakemake results/"):
         write_learning_rates(loaded, "digits-lr", Path("results/digits-lr/report"))
+
+
+def test_metrics_that_lack_a_number_are_one_line_and_no_mean_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run("digits", "vit_micro", "w2a2", "lsq", 0)
+    for found in ({}, [], {"top1": "x", "loss": 1.0}, {"top": 90.0, "loss": 1.0}):
+        write_json(run.files.metrics, found)
+        with pytest.raises(UserError, match=r"metrics\.json has no top1 and loss; delete it and run snakemake again"):
+            collect.metrics([run])
+
+
+def test_a_grid_of_annealed_variants_has_no_probes(tmp_path: Path) -> None:
+    for gather in (collect.probes, lambda runs: collect.records(runs, "noise")):
+        with pytest.raises(UserError, match="it has annealed variants only"):
+            gather([])

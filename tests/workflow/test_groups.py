@@ -1,6 +1,7 @@
 """Groups of a study, what is measured on their runs, and the claims: one real run of everything."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -123,3 +124,28 @@ def test_the_record_has_the_groups(finished: Project) -> None:
     assert note["groups"] == {"bands": [0], "more": [0, 1]} and note["runs"] == 10
     for name in ("tables/main.csv", "more/tables/noise.csv", "more/figures/boundary.png", "claims.md"):
         assert (record / name).read_bytes() == (finished.root / REPORT / name).read_bytes()
+
+
+def test_a_new_record_keeps_the_groups_that_were_not_made_again(finished: Project) -> None:
+    folder = finished.root / REPORT / "more"
+    aside, record = folder.with_name("aside"), finished.root / "results/reference/digits"
+    assert finished.ofq("reference", "digits").returncode == 0
+    before = (record / "more/tables/noise.csv").read_bytes()
+    folder.rename(aside)
+    done = finished.ofq("reference", "digits")
+    shutil.move(aside, folder)
+    assert done.returncode == 0 and "as before, for digits has not made them: more" in done.stdout
+    assert (record / "more/tables/noise.csv").read_bytes() == before
+    note = json.loads((record / "record.json").read_text())
+    assert note["kept"] == ["more"] and note["groups"] == {"bands": [0]}
+
+
+def test_wrong_claims_are_known_before_anything_is_trained(grouped: Project) -> None:
+    path = grouped.root / "claims.yaml"
+    whole = path.read_text()
+    path.write_text(whole.replace("variant: statsq}", "variant: statsqq}"))
+    done = grouped.run("snakemake", "-n", "everything")
+    main = grouped.run("snakemake", "-n")
+    path.write_text(whole)
+    assert done.returncode == 2 and "unknown variant 'statsqq'; did you mean 'statsq'?" in done.stderr
+    assert main.returncode == 0, "the main grid needs no claims"

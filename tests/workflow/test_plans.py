@@ -37,6 +37,7 @@ def test_one_ablation_needs_its_own_teacher_and_nothing_else(project: Project) -
         ("results/digit/report/tables/main.csv", "unknown study 'digit'; did you mean 'digits'?"),
         ("results/digits/vit_micro/w2a2/lsq-fixed/seed0/metrics.json", "variant 'lsq-fixed' stands in no list of study 'digits' at w2a2; add it to studies.digits.variants"),
         ("claims", "'claims' is a step that needs all runs; ask for its file, results/digits/report/claims.md, or for everything"),
+        ("/results/digits/report/tables/main.csv", "a target is named from the project's root: "),
         ("digit", "unknown target 'digit'; did you mean 'digits'?"),
     ],
 )  # fmt: skip

@@ -20,7 +20,10 @@ def metrics(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         coordinates = {"run": str(run), "model": run.model, "bits": run.bits, "variant": run.variant}
-        rows.append(coordinates | read_json(run.files.metrics))
+        found = read_json(run.files.metrics)
+        if not isinstance(found, dict) or not all(isinstance(found.get(key), int | float) for key in ("top1", "loss")):
+            raise UserError(f"{run.files.metrics} has no top1 and loss; delete it and run snakemake again")
+        rows.append(coordinates | found)
     return pd.DataFrame(rows)
 
 
@@ -40,7 +43,11 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
     Args:
         runs: whose.
         file: ``oscillation``, ``weights``, ``annealing`` or ``noise``.
+
+    Raises:
+        UserError: no runs, or a file is missing or damaged.
     """
+    _some(runs, f"{file}.parquet")
     frames = []
     for run in runs:
         path = getattr(run.files, file)
@@ -56,7 +63,13 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
 
 def probes(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
     """Every run with its ``probe.json``."""
+    _some(runs, "probe.json")
     return [(run, read_json(run.files.probe)) for run in runs]
+
+
+def _some(runs: Sequence[Run], file: str) -> None:
+    if not runs:
+        raise UserError(f"no run of this grid can have a {file}: it has annealed variants only")
 
 
 def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ofq.errors import UserError
 from ofq.params import Params
 from ofq.report import collect
 from ofq.report.render import cells, signed, write_table
@@ -26,9 +27,11 @@ def write_comparison(params: Params, study: str, directory: Path) -> None:
         directory: of the report.
 
     Raises:
-        UserError: a run is missing.
+        UserError: the grid names no pairs, or a run is missing.
     """
     spec = params.studies[study]
+    if not spec.compare:
+        raise UserError(f"this grid of {study} compares no variants; list pairs as `compare` in params.yaml")
     frame = collect.metrics(collect.student_runs(params, study))
     data = collect.spread(_differences(params, frame, spec.compare), METRICS, by=[*_GRID, "variant", "against"])
     data = collect.by_grid(data, params, study)

@@ -38,7 +38,7 @@ def table(params: Params, study: str) -> str:
     """Markdown tables of the finished runs of a study and its groups: by step, and by the target that makes them."""
     params.study_named(study)
     runs = params.all_runs(study)
-    infos = {run: read_json(run.files.info) for run in _with_teachers(runs) if run.files.info.exists()}
+    infos = {run: read_json(run.files.info) for run in _with_sources(params, runs) if run.files.info.exists()}
     if not infos:
         return f"No run of study {study} is finished."
     steps = [TEACHER if run.bits == FULL_PRECISION else run.variant for run in infos]
@@ -50,17 +50,20 @@ def table(params: Params, study: str) -> str:
         )
     if groups := params.studies[study].groups:
         lines += ["", "| grid | runs | CPU-seconds | runs beside the main grid | CPU-seconds |", "| --- " * 5 + "|"]
-        main = _with_teachers(params.view(study, None).runs(study))
+        main = _with_sources(params, params.view(study, None).runs(study))
         for group in (None, *groups):
-            grid = [run for run in _with_teachers(params.view(study, group).runs(study)) if run in infos]
+            grid = [run for run in _with_sources(params, params.view(study, group).runs(study)) if run in infos]
             further = [run for run in grid if run not in main]
             cells = [f"{len(part)} | {sum(infos[run]['cpu_seconds'] for run in part):.0f}" for part in (grid, further)]
             lines.append(f"| {group or study} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _with_teachers(runs: list[Run]) -> list[Run]:
-    return sorted({*runs, *(run.teacher for run in runs)})
+def _with_sources(params: Params, runs: list[Run]) -> list[Run]:
+    """The runs, their teachers, and those that annealed ones continue."""
+    parents = {run: params.variant(run.variant).parent for run in runs if run.bits != FULL_PRECISION}
+    continued = {run.sibling(parent) for run, parent in parents.items() if parent is not None}
+    return sorted({*runs, *(run.teacher for run in runs), *continued})
 
 
 def _minutes(seconds: float) -> str:

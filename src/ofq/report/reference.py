@@ -13,8 +13,9 @@ _OF_GROUPS = {".csv", ".json", ".md", ".png"}
 def record(params: Params, study: str) -> None:
     """Copy a finished study's tables, figures and claims to ``results/reference/<study>``, and how they were made.
 
-    Those of its groups that are finished go to a folder each, as CSV, Markdown and PNG. ``record.json`` names seeds,
-    versions, machine, threads and code digests.
+    Those of its groups that are finished go to a folder each, as CSV, Markdown and PNG. What an earlier record has of
+    other groups, and its claims where there are no new ones, stays, under ``kept`` in ``record.json``, which names
+    seeds, versions, machine, threads and code digests.
 
     Raises:
         UserError: a run or the report is missing, or the runs were made by different code or versions.
@@ -52,12 +53,17 @@ def record(params: Params, study: str) -> None:
         for path in sorted(report.rglob("*.*")):
             # Agreement with the record that is being replaced says nothing; of groups a repository need not have every
             # form of a table and figure.
-            further = len(path.relative_to(report).parts) > 2
-            kept = not further or path.suffix in _OF_GROUPS
-            if path.is_file() and kept and not path.name.startswith("agreement."):
+            of_a_group = len(path.relative_to(report).parts) > 2
+            wanted = not of_a_group or path.suffix in _OF_GROUPS
+            if path.is_file() and wanted and not path.name.startswith("agreement."):
                 with replacing(new / path.relative_to(report)) as temporary:
                     shutil.copyfile(path, temporary)
-        write_json(new / "record.json", description)
+        further = [*(set(spec.groups) - set(groups)), "claims.md", "claims.json"]
+        kept = sorted(name for name in further if (target / name).exists() and not (new / name).exists())
+        for name in kept:
+            copy = shutil.copytree if (target / name).is_dir() else shutil.copyfile
+            copy(target / name, new / name)
+        write_json(new / "record.json", description | {"kept": kept})
         if target.exists():
             target.rename(old)
         new.rename(target)
@@ -66,3 +72,5 @@ def record(params: Params, study: str) -> None:
             old.rename(target)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+    said = f"; as before, for {study} has not made them: {', '.join(kept)}" if kept else ""
+    print(f"{len(infos)} runs recorded in {target}{said}")

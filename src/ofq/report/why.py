@@ -27,6 +27,8 @@ def explain(path: Path, bits: str | None = None, variant: str | None = None) -> 
     Raises:
         UserError: the file is missing or none of the report's, it has no such cell, or a run behind it is gone.
     """
+    if path.suffix not in (".csv", ".png", ".svg"):
+        raise UserError(f"{path} is no table or figure that names its runs; name the CSV, PNG or SVG beside it")
     head, names = _figure(path, bits, variant) if path.suffix in (".png", ".svg") else _table(path, bits, variant)
     runs = [run for name in names if (run := Run.parse(name))]
     return "\n".join([head, "", *(_recorded(path) if path.is_relative_to(REFERENCE) else _current(runs))])
