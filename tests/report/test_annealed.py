@@ -22,7 +22,7 @@ SWEEP = ["statsq-qkr-cga-br0.05", "statsq-qkr-cga-br0.003", "statsq-qkr-cga"]
 
 @pytest.fixture
 def params(made: Made) -> Params:
-    return made(variants=SWEEP)
+    return made(variants=SWEEP, measure=[])
 
 
 def test_what_is_left_counts_layers_by_their_weights() -> None:
@@ -55,7 +55,7 @@ def test_the_table_goes_from_the_narrowest_band_and_shows_the_last_step(params: 
 
 
 def test_bit_widths_stand_together_in_the_table(made: Made) -> None:
-    write_boundary_range(made(variants=SWEEP, bits=["w3a3", "w2a2"]), "digits", REPORT)
+    write_boundary_range(made(variants=SWEEP, bits=["w3a3", "w2a2"], measure=[]), "digits", REPORT)
     table = pd.read_csv(REPORT / "tables/boundary_range.csv")
     assert list(table["bits"]) == ["w3a3"] * 3 + ["w2a2"] * 3 and list(table["boundary_range"][:3]) == [
         0.003,
