@@ -108,9 +108,9 @@ def test_a_run_that_does_not_exist_is_one_line(bare: Path, refusal: Refusal, ste
         (["learning-rates", "plain"], "study plain has no sweep_lr"),
         (["reference", "plain"], "is not complete; run: snakemake plain"),
         (["why", "results/plain/report/tables/main.csv"], "make it with: snakemake"),
-        (["why", "params.yaml"], "does not name the runs of its rows"),
-        (["why", "."], "cannot be read"),
-        (["why", ""], "cannot be read"),
+        (["why", "params.yaml"], "is no table or figure that names its runs"),
+        (["why", "."], "is no table or figure that names its runs"),
+        (["why", ""], "is no table or figure that names its runs"),
         (["why", "params.yaml/x.csv"], "cannot be read"),
         (["why", "results/plain/report/figures/accuracy.png"], "make it with: snakemake"),
         (["why", "a" * 300 + ".png"], "cannot be read"),
@@ -183,7 +183,6 @@ def test_a_target_that_is_made_is_let_through(bare: Path) -> None:
     for run in settings.runs("plain"):
         for path in (*run.files.published, *run.teacher.files.published):
             check_target(settings, str(path))
-            check_target(settings, str(path.absolute()))
             check_target(settings, f"./{path}")
         for name in ("probe.json", "probe.parquet", "noise.parquet"):
             check_target(settings, str(run.files.root / name))

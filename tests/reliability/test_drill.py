@@ -75,7 +75,9 @@ def sleeper(tmp_path: Path, mark: str | None, *words: str) -> "subprocess.Popen[
     log = tmp_path / "logs" / f"{STATSQ}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     env = {name: value for name, value in os.environ.items() if name != MARK} | ({MARK: mark} if mark else {})
-    (tmp_path / "ofq.py").write_text("import time; time.sleep(60)")
+    module = tmp_path / "ofq.py"
+    if not module.exists():  # written once: an earlier process may be about to read it
+        module.write_text("import time; time.sleep(60)")
     with log.open("w") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "ofq", *words], cwd=tmp_path, env=env | {"PYTHONPATH": str(tmp_path)}, stdout=file
