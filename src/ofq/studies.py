@@ -41,13 +41,13 @@ class Grid(Strict):
         "weights, `probe` of their further oscillation",
     )
 
-    @field_validator("compare", "measure")
+    @field_validator("compare", "measure", "models", "bits", "variants", "seeds", check_fields=False)
     @classmethod
-    def _asked_once(cls, values: list[Any]) -> list[Any]:
-        return _no_repeats(values)
+    def _each_once(cls, values: list[Any] | None) -> list[Any] | None:
+        return None if values is None else _no_repeats(values)
 
     def check_pairs(self, variants: list[str]) -> None:
-        """Raise ValueError where a pair names a variant that the grid does not have, or one twice."""
+        """Raise ValueError where a pair names a variant that the grid does not have, or is of one with itself."""
         for pair in self.compare:
             if pair[0] == pair[1]:
                 raise ValueError(f"compare: '{pair[0]}' with itself is no comparison")
@@ -64,11 +64,6 @@ class Group(Grid):
     variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
     seeds: list[Seed] | None = Field(None, min_length=1, description="seeds of its runs")
     always: bool = Field(False, description="made with the study's main grid, not by its own name only")
-
-    @field_validator("models", "bits", "variants", "seeds")
-    @classmethod
-    def _each_once(cls, values: list[Any] | None) -> list[Any] | None:
-        return None if values is None else _no_repeats(values)
 
     @model_validator(mode="after")
     def _pairs_of_its_own(self) -> "Group":
@@ -110,11 +105,6 @@ class Study(Grid):
         description="another version of the code runs everything again; false, for long studies: finished runs stay, "
         "unfinished ones go on under the new code, and run.json says so",
     )
-
-    @field_validator("models", "bits", "variants", "seeds")
-    @classmethod
-    def _each_once(cls, values: list[Any]) -> list[Any]:
-        return _no_repeats(values)
 
     @model_validator(mode="after")
     def _some_runs(self) -> "Study":
