@@ -11,8 +11,8 @@ READY := $(VENV)/.ready
 help: ## show these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
-# By default Snakemake weighs all waiting jobs anew every second, which costs a third of a core where many wait. With a
-# longer span it ends as much later, which a short run would feel.
+# By default Snakemake weighs all waiting jobs anew every second, which costs a third of a core where hundreds wait. With
+# a longer span it ends as much later, which a short run would feel.
 reproduce: $(READY) ## set up the environment, then run every experiment, table and figure of the default study
 	$(VENV)/bin/snakemake --cores all --max-jobs-per-timespan 1000/10s
 
