@@ -26,7 +26,7 @@ AXES = {
     "tokens": [replace(BASE, image=image) for image in (16, 32, 48, 64)],
     "bits": [replace(BASE, bits=bits) for bits in (2, 3, 4, 6, 7, 8)],
 }
-SUBJECTS = ["fp", "lsq+compiled", "statsq+compiled", "statsq-qkr+compiled"]
+SUBJECTS = ["fp", "lsq", "statsq", "statsq-qkr"]
 
 
 def place(axis: str, size: Size) -> int:
@@ -60,7 +60,7 @@ def main() -> None:
             ratios = [value / other for value, other in zip(values, medians["fp"], strict=True)]
             cells = (f"{value:>7.1f} ms {ratio:>5.2f}" for value, ratio in zip(values, ratios, strict=True))
             print(f"{name:<24}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
-            panel.plot(places, values, marker="o", label=name.removesuffix("+compiled"))
+            panel.plot(places, values, marker="o", label=name)
         panel.set(xlabel=axis, ylim=(0, None), xticks=places)
     panels[0].set_ylabel("step, ms of process time")
     panels[0].legend(frameon=False)

@@ -80,7 +80,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     size = SIZES[arguments.size]
-    steps = {name: subject(size, name).step for name in ("fp", "lsq", "lsq+compiled", "statsq", "statsq+compiled")}
+    steps = {name: subject(size, name).step for name in ("fp", "lsq", "statsq")}
     steps |= {"torchao": peer(size, torchao_layer), "brevitas": peer(size, brevitas_layer)}
     print(f"{arguments.size}: {size}\n{conditions()}; {arguments.rounds} rounds", flush=True)
     print(table(interleaved(steps, rounds=arguments.rounds), base="fp"))

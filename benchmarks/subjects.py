@@ -8,7 +8,7 @@ from timm.models import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from ofq.distill import distillation_loss
-from ofq.quant import QuantConfig, calibrate, compile_loops, quantize_model
+from ofq.quant import QuantConfig, calibrate, quantize_model
 
 CLASSES = 1000
 KINDS = {
@@ -91,18 +91,16 @@ class Subject:
 
 
 def subject(size: Size, name: str) -> Subject:
-    """A student by its name: ``fp`` or a kind, with ``+compiled`` behind it for compiled loops.
+    """A student by its name: ``fp`` or a kind.
 
-    ``+teacher`` adds a teacher's forward pass. Without it the teacher's logits are fixed, so that only the student is
-    measured.
+    ``+teacher`` behind it adds a teacher's forward pass. Without it the teacher's logits are fixed, so that only the
+    student is measured.
     """
     kind, *extras = name.split("+")
-    if unknown := set(extras) - {"teacher", "compiled"} or {kind} - {"fp", *KINDS}:
+    if unknown := set(extras) - {"teacher"} or {kind} - {"fp", *KINDS}:
         raise SystemExit(f"no subject {name}: {unknown} is unknown; kinds are fp, {', '.join(KINDS)}")
     model = student(size, kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.05, fused=True)
-    if "compiled" in extras and not compile_loops(model):
-        raise SystemExit("there is no C compiler")
     images, labels, fixed_logits = batch(size)
     teacher = backbone(size).eval().requires_grad_(False) if "teacher" in extras else None
 

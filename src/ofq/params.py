@@ -84,7 +84,6 @@ class RunConfig(Strict):
     remedy: Remedy | None = None
     parent: str | None = None
     threads: int
-    compile: bool = Field(True, exclude=True)  # changes no number: no part of what Snakemake compares
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -292,7 +291,6 @@ class Params(Strict):
             "model": self.models[run.model].model_copy(update={"paper_model": None}),
             "seed": run.seed,
             "threads": study.threads,
-            "compile": study.compile,
         }
         if run.bits == FULL_PRECISION:
             rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None

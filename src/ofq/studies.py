@@ -92,11 +92,6 @@ class Study(Grid):
     threads: Annotated[int, Field(gt=0, le=1024)] = Field(
         1, description="CPU threads of one run; part of what a number depends on"
     )
-    compile: bool = Field(
-        True,
-        description="students round in loops that this machine's C compiler makes once, where there is one and threads "
-        "is 1; faster, and no number changes by a bit, so an edit reruns nothing",
-    )
     checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         30.0, description="from one checkpoint to the next, at least; more where saving would take over 2 % of the time"
     )
@@ -105,6 +100,13 @@ class Study(Grid):
         description="another version of the code runs everything again; false, for long studies: finished runs stay, "
         "unfinished ones go on under the new code, and run.json says so",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compile_is_gone(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "compile" in content:
+            raise ValueError("the key compile is gone, and changed no number: leave it out")
+        return content
 
     @model_validator(mode="after")
     def _some_runs(self) -> "Study":

@@ -21,7 +21,6 @@ from safetensors import safe_open
 from ofq import params
 from ofq.cli import _COMMANDS, execute
 from ofq.models import build
-from ofq.paths import FULL_PRECISION, Run
 from ofq.quant import QuantConfig, quantize_model
 from ofq.settings import Model
 from ofq.targets import grid_report, named

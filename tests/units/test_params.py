@@ -188,11 +188,9 @@ def test_the_schema_accepts_the_parameters() -> None:
     jsonschema.validate(yaml.safe_load((ROOT / "params.yaml").read_text()), json.loads(params.json_schema()))
 
 
-def test_compiled_loops_are_no_part_of_what_a_run_depends_on() -> None:
-    configs = []
-    for compiled in (True, False):
-        content = yaml.safe_load((ROOT / "params.yaml").read_text())
-        content["studies"]["digits"]["compile"] = compiled
-        configs.append(params.Params.model_validate(content).resolve(Run("digits", "vit_micro", "w2a2", "statsq", 0)))
-    assert [config.compile for config in configs] == [True, False]
-    assert configs[0].canonical() == configs[1].canonical() and configs[0].key("") == configs[1].key("")
+@pytest.mark.parametrize("compiled", [True, False, None])
+def test_the_key_of_the_compiled_loops_is_refused_with_a_word_on_numbers(compiled: bool | None) -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["studies"]["digits"]["compile"] = compiled
+    with pytest.raises(ValueError, match="the key compile is gone, and changed no number: leave it out"):
+        params.Params.model_validate(content)

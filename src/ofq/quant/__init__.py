@@ -3,7 +3,7 @@
 from ofq.quant.blocks import block_weights
 from ofq.quant.calibration import calibrate
 from ofq.quant.config import QuantConfig
-from ofq.quant.convert import compile_loops, quantize_model
+from ofq.quant.convert import quantize_model
 from ofq.quant.quantizers import LSQQuantizer, StatsQuantizer
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "StatsQuantizer",
     "block_weights",
     "calibrate",
-    "compile_loops",
     "quantize_model",
 ]

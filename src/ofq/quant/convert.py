@@ -8,7 +8,6 @@ from torch import nn
 from ofq.quant.attention import QKRAttention, QuantAttention
 from ofq.quant.config import QuantConfig
 from ofq.quant.layers import QuantConv2d, QuantLinear
-from ofq.quant.loops import Loops
 from ofq.quant.quantizers import LSQQuantizer, MovedLSQQuantizer, Quantizer, StatsQuantizer
 
 Q = TypeVar("Q", bound=Quantizer)
@@ -67,21 +66,6 @@ def quantize_model(model: nn.Module, config: QuantConfig) -> nn.Module:
                 if isinstance(head, nn.Linear):
                     setattr(parent, name, build.head(head))
     return model
-
-
-def compile_loops(model: nn.Module) -> bool:
-    """Let the learned quantizers of a model round in loops compiled for this machine, where they can.
-
-    They serve float32 on a CPU with one thread; anything else is rounded as before. No number changes by a bit.
-
-    Returns:
-        Whether there are such loops: False without a C compiler, and then nothing is changed.
-    """
-    loops = Loops.compiled()
-    for module in model.modules():
-        if isinstance(module, LSQQuantizer):
-            module.loops = loops
-    return loops is not None
 
 
 class _Builder:

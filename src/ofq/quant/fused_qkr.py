@@ -78,7 +78,7 @@ class _QKRAttention(torch.autograd.Function):
         integers = factors[0][0] is not None
         x_u, codes = x_grid.place_and_codes(x, x_step, x_before, integers=integers)
         products = (Weight(product, *factors[0]), None), (Weight(v_weight, *factors[1]), v_bias)
-        u, v = (rounded_product(codes, x_step, x_after, *pair, loops=x_grid.loops) for pair in products)
+        u, v = (rounded_product(codes, x_step, x_after, *pair) for pair in products)
         u_u, u_codes = u_grid.place_and_codes(u.unflatten(-1, (context.heads, -1)), u_step, u_before)
         if integers and u_after is None and u_grid.high < 2**INTEGER_BITS:
             scores = _integer_scores(codes, x_step, x_after, u_codes, u_step, factor)

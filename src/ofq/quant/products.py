@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ofq.quant.loops import Loops
 from ofq.quant.quantizers import LSQQuantizer, Quantizer
 from ofq.quant.rounding import Grid
 
@@ -63,13 +62,7 @@ def integers_pay(x: Tensor) -> bool:
 
 
 def rounded_product(
-    codes: Tensor,
-    step: Tensor,
-    after: Tensor | None,
-    weight: Weight,
-    bias: Tensor | None,
-    *,
-    loops: Loops | None,
+    codes: Tensor, step: Tensor, after: Tensor | None, weight: Weight, bias: Tensor | None
 ) -> Tensor:
     """(codes*step + after) W^T + bias, with W*after added to the bias instead of ``after`` to the input.
 
@@ -79,7 +72,6 @@ def rounded_product(
         after: (in,).
         weight: (out, in).
         bias: (out,).
-        loops: compiled loops, if any.
     """
     if after is not None:
         bias = torch.mv(weight.values, after) if bias is None else torch.addmv(bias, weight.values, after)
@@ -88,8 +80,6 @@ def rounded_product(
     # Exact: sums of products of such small integers stay far below 2^24.
     dots = torch._int_mm(codes.to(torch.int8).flatten(0, -2), weight.integers.t())
     steps = weight.step.expand(len(weight.values), 1).flatten()
-    if loops and torch.get_num_threads() == 1:
-        return loops.combine(dots, step, steps, bias).unflatten(0, codes.shape[:-1])
     out = dots.view(torch.float32).copy_(dots).unflatten(0, codes.shape[:-1]).mul_(step)  # where the integers stood
     return out.mul_(steps) if bias is None else torch.addcmul(bias, out, steps, out=out)
 
@@ -139,7 +129,7 @@ class _QuantizedLinear(torch.autograd.Function):
         u, codes = grid.place_and_codes(x, step, before, integers=factors[0] is not None)
         ctx.save_for_backward(u, step, weight, after)
         ctx.grid, ctx.steps = grid, scale.numel()
-        return rounded_product(codes, step, after, Weight(weight, *factors), bias, loops=grid.loops)
+        return rounded_product(codes, step, after, Weight(weight, *factors), bias)
 
     @staticmethod
     @once_differentiable

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from ofq.quant.loops import Loops
 from ofq.quant.rounding import (
     STEP_FLOOR,
     Grid,
@@ -168,7 +167,6 @@ class LSQQuantizer(Quantizer):
         self.shape: tuple[int, ...] = ()  # of the move biases, which only a MovedLSQQuantizer has
         self.before: nn.Parameter | None = None
         self.after: nn.Parameter | None = None
-        self.loops: Loops | None = None  # compiled ones, see ofq.quant.compile_loops
         self._axes = axes
         self._offset = 0.5 if grid == "midrise" else 0.0
         self._means: list[Tensor] | None = None  # of |x|, one for each calibration batch; None: not calibrating
@@ -204,7 +202,7 @@ class LSQQuantizer(Quantizer):
         self._require_scale()
         low, high = self.levels()
         passes = self.clipped_gradient == "identity"
-        return Grid(low, high, self._step_shape(shape), self._offset, self.shape, self.loops, passes_clipped=passes)
+        return Grid(low, high, self._step_shape(shape), self._offset, self.shape, passes_clipped=passes)
 
     def step(self, w: Tensor) -> Tensor:
         """max(scale, 1e-5), the same for every ``w``."""

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ofq.quant.loops import Loops
-
 STEP_FLOOR = 1e-5
 """Learned steps act as at least this; the floor is straight-through, so a step below it still learns."""
 
@@ -28,7 +26,6 @@ class Grid:
         step_shape: how the steps stand beside the tensor; broadcasts against it.
         offset: 0 for levels at whole steps, 1/2 for levels halfway between them.
         move_shape: how the move biases stand beside the tensor: the sizes of its last axes.
-        loops: compiled loops for what they take, or None for torch's operations only.
         passes_clipped: :func:`round_on` gives x the gradient g everywhere, also beyond the outermost codes.
     """
 
@@ -37,7 +34,6 @@ class Grid:
     step_shape: tuple[int, ...]
     offset: float = 0.0
     move_shape: tuple[int, ...] = ()
-    loops: Loops | None = None
     passes_clipped: bool = False
 
     def step(self, scale: Tensor) -> Tensor:
@@ -54,10 +50,6 @@ class Grid:
         self, x: Tensor, step: Tensor, before: Tensor | None, *, integers: bool = False
     ) -> tuple[Tensor, Tensor]:
         """u and :meth:`codes` of it, as int8 on request."""
-        if self.loops and self.loops.take(self, x):
-            u, codes = self.loops.place(self, x, step, before, integers=integers)
-            assert u is not None
-            return u, codes
         u = self.place(x, step, before)
         codes = self.codes(u)
         return u, codes.to(torch.int8) if integers else codes
@@ -71,21 +63,15 @@ class Grid:
 
     def rounded(self, x: Tensor, step: Tensor, before: Tensor | None) -> Tensor:
         """code*step for a grid without offset, a new tensor; u is not kept."""
-        if self.loops and self.loops.take(self, x):
-            return self.loops.place(self, x, step, before, integers=False, keep=False)[1].mul_(step)
         u = self.place(x, step, before)
         return self._clamp(u, out=u).round_().mul_(step)
 
     def codes(self, u: Tensor) -> Tensor:
         """round(clamp(u, low, high)), a new tensor of the same dtype."""
-        if self.loops and self.loops.take(self, u):
-            return self.loops.values(self, u, None, None)
         return self._clamp(u).round_()
 
     def values(self, u: Tensor, step: Tensor, after: Tensor | None) -> Tensor:
         """code*step + after for a grid without offset, a new tensor."""
-        if self.loops and self.loops.take(self, u):
-            return self.loops.values(self, u, step, self.shift(after))
         return self._scaled(self.codes(u), step, after)
 
     def _scaled(self, codes: Tensor, step: Tensor, after: Tensor | None) -> Tensor:
@@ -108,17 +94,14 @@ class Grid:
             steps: number of learned steps.
         """
         gamma = (self.high * (u.numel() / steps)) ** -0.5
-        if self.loops and self.loops.take(self, g, u):
-            pull = self.loops.gradients(self, g, u)
-        else:
-            # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
-            pull = self.codes(u).mul_(g)
-            if self.offset:
-                pull.add_(g, alpha=self.offset)
-            self._mask(g, u)
-            pull.addcmul_(g, u, value=-1)
-            if self.offset:
-                pull.sub_(g, alpha=self.offset)
+        # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
+        pull = self.codes(u).mul_(g)
+        if self.offset:
+            pull.add_(g, alpha=self.offset)
+        self._mask(g, u)
+        pull.addcmul_(g, u, value=-1)
+        if self.offset:
+            pull.sub_(g, alpha=self.offset)
         grad_scale = pull.sum_to_size(self.step_shape).mul_(gamma).flatten()
         return grad_scale, self.move_gradient(g) if self.move_shape else None
 

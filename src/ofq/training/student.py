@@ -16,7 +16,7 @@ from ofq.files import replacing
 from ofq.models import build, draw_attention, load_weights, train_both_heads
 from ofq.params import Quantization, RunConfig
 from ofq.paths import Run
-from ofq.quant import QuantConfig, compile_loops, quantize_model
+from ofq.quant import QuantConfig, quantize_model
 from ofq.training.loop import evaluate
 from ofq.training.recorder import OscillationRecorder
 from ofq.training.session import Session
@@ -61,8 +61,6 @@ def make_student(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
     if config.attention_init == "random":
         draw_attention(student, config.seed, keep_qkv=config.quantization.qkr)
     quantize_as(student, config.quantization, config.model.timm)
-    if config.compile:
-        compile_loops(student)
     return student
 
 
