@@ -20,11 +20,11 @@ import matplotlib.pyplot as plt
 import yaml
 
 from benchmarks.rounds import conditions
-from ofq import params
-from ofq.files import read_json, replacing, write_json
-from ofq.params import Params
-from ofq.paths import Run
-from ofq.scratch import copy_workflow, environment
+from ofq.config import params
+from ofq.config.params import Params
+from ofq.runs.files import read_json, replacing, write_json
+from ofq.runs.paths import Run
+from tools.scratch import copy_workflow, environment
 
 BITS = ["w2a2", "w3a3", "w4a4"]
 PLAN_NEW, PLAN_DONE = "plan, nothing made", "plan, all made"

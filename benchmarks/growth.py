@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.rounds import conditions, interleaved
 from benchmarks.subjects import Size, subject
-from ofq.files import replacing
+from ofq.runs.files import replacing
 
 BASE = Size(image=32, patch=4, width=128, depth=4, heads=4, batch=16)
 AXES = {

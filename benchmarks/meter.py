@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.rounds import conditions, interleaved, table
 from benchmarks.subjects import KINDS, SIZES, Size, subject
+from ofq.oscillation.recorder import OscillationRecorder
 from ofq.remedies import ConfidenceGuidedAnnealing
-from ofq.training.recorder import OscillationRecorder
 
 BOUNDARY_RANGE = 0.005
 

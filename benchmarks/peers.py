@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.rounds import conditions, interleaved, table
 from benchmarks.subjects import SIZES, Size, backbone, batch, subject
-from ofq.distill import distillation_loss
+from ofq.training.losses import distillation_loss
 
 
 def torchao_layer(linear: nn.Linear, bits: int) -> nn.Module:

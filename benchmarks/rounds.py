@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ofq.provenance import machine, versions
+from ofq.runs.provenance import machine, versions
 
 
 @dataclass

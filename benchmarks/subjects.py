@@ -7,8 +7,8 @@ import torch
 from timm.models import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from ofq.distill import distillation_loss
 from ofq.quant import QuantConfig, calibrate, quantize_model
+from ofq.training.losses import distillation_loss
 
 CLASSES = 1000
 KINDS = {

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.rounds import conditions, interleaved, table
-from ofq import params
-from ofq.params import RunConfig
-from ofq.paths import Run
+from ofq.config import params
+from ofq.config.params import RunConfig
 from ofq.quant import calibrate
+from ofq.runs.paths import Run
 from ofq.training.optim import make_optimizer
 from ofq.training.student import load_data, loss_from, make_student
 

@@ -10,9 +10,9 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 
+from ofq.measure.toy import BITS, LR, OTHERS, START, STEP, TARGET, Trace, learned, train
 from ofq.quant import StatsQuantizer
 from ofq.report.style import WIDTH
-from ofq.toy import BITS, LR, OTHERS, START, STEP, TARGET, Trace, learned, train
 
 PICTURE = Path(__file__).parent / "images" / "toy.png"
 SCALE_LR = 0.005

@@ -27,7 +27,7 @@ rule comparison:
     params:
         group=group_of,
         settings=report_settings,
-        code=code_digest("ofq.report.comparison"),
+        code=code_digest("ofq.report.parts.comparison"),
     message:
         "Compare pairs of variants of {wildcards.study} {params.group}"
     shell:
@@ -57,7 +57,7 @@ rule annealing:
     params:
         group=group_of,
         settings=report_settings,
-        code=code_digest("ofq.report.annealing"),
+        code=code_digest("ofq.report.parts.annealing"),
     message:
         "Draw what annealing leaves in the band in {wildcards.study} {params.group}"
     shell:
@@ -99,7 +99,7 @@ rule boundary_range:
     params:
         group=group_of,
         settings=report_settings,
-        code=code_digest("ofq.report.boundary_range"),
+        code=code_digest("ofq.report.parts.boundary_range"),
     message:
         "Compare boundary ranges of {wildcards.study} {params.group}"
     shell:
@@ -129,7 +129,7 @@ rule noise_table:
     params:
         group=group_of,
         settings=report_settings,
-        code=code_digest("ofq.report.noise"),
+        code=code_digest("ofq.report.parts.noise"),
     message:
         "Write what noise does to the trained weights of {wildcards.study} {params.group}"
     shell:
@@ -167,7 +167,7 @@ rule probes:
     params:
         group=group_of,
         settings=report_settings,
-        code=code_digest("ofq.report.probes"),
+        code=code_digest("ofq.report.parts.probes"),
     message:
         "Write what the probes of {wildcards.study} {params.group} saw"
     shell:
@@ -191,7 +191,7 @@ rule claims:
         mem_mb=500,
     params:
         settings=claims_settings,
-        code=code_digest("ofq.report.claims"),
+        code=code_digest("ofq.report.claims.write"),
     message:
         "Give each claim of the papers its verdict on {wildcards.study}"
     shell:

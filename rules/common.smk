@@ -17,20 +17,21 @@ from snakemake.logging import logger
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', os.defpath)}")
 
 try:
-    from ofq import params
+    from ofq.config import params
 except ImportError:
     print("ofq: error: the package is not installed here; run: make env, then .venv/bin/snakemake", file=sys.stderr)
     sys.exit(2)
 
-from ofq import locks, states
-from ofq.dvc_file import unlisted
+from ofq.config.params import EVERYTHING
+from ofq.environment import RESUME_ACROSS_CODE, UNDER_SNAKEMAKE
 from ofq.errors import UserError, refused
-from ofq.files import read_json
-from ofq.params import EVERYTHING
-from ofq.paths import FULL_PRECISION, Run, data_dir, data_info, recorded, report_dir
-from ofq.provenance import code_digest
-from ofq.steps import RESUME_ACROSS_CODE
-from ofq.targets import (
+from ofq.runs import locks, states
+from ofq.runs.code import code_digest
+from ofq.runs.files import read_json
+from ofq.runs.paths import FULL_PRECISION, Run, data_dir, data_info, recorded, report_dir
+from ofq.tracking.mirror import stamp, warnings
+from ofq.workflow.dvc_file import unlisted
+from ofq.workflow.targets import (
     CLAIMS,
     FIGURES,
     LEARNING_RATES,
@@ -42,10 +43,9 @@ from ofq.targets import (
     grid_report,
     named,
 )
-from ofq.tracking import stamp, warnings
-from ofq.warm import WarmProcess
+from ofq.workflow.warm import WarmProcess
 
-os.environ[states.UNDER_SNAKEMAKE] = "1"
+os.environ[UNDER_SNAKEMAKE] = "1"
 
 # Entry modules of the steps that train, whose code is part of what their runs depend on.
 STEPS = {"teacher": "ofq.training.teacher", "qat": "ofq.training.qat", "cga": "ofq.training.anneal"}
@@ -95,7 +95,7 @@ try:
     for _target in sorted(_arguments.targets if _arguments else []):
         check_target(PARAMS, _target)
         if EVERYTHING in _target or _target.endswith(tuple(CLAIMS)):
-            from ofq.report.claim_terms import load as load_claims
+            from ofq.report.claims.terms import load as load_claims
 
             load_claims(PARAMS)  # known to be wrong before everything has been trained
     if str(config.get("resume_across_code", "")).lower() == "true":
@@ -176,7 +176,7 @@ onsuccess:
     warm_process.stop()
     states.drop_finished()
     if warm_process.started:
-        from ofq.report.cost import summary
+        from ofq.workflow.cost import summary
 
         print(summary(PARAMS, since=warm_process.started))
     for _warning in warnings(STUDY_NAMES):

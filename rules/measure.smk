@@ -19,7 +19,7 @@ rule probe:
         mem_mb=1500,
     params:
         settings=settings,
-        code=code_digest("ofq.training.probe"),
+        code=code_digest("ofq.measure.probe"),
     message:
         "Measure the oscillation of {wildcards.bits} {wildcards.variant}, seed {wildcards.seed}, on {wildcards.study} again"
     shell:
@@ -45,7 +45,7 @@ rule noise:
         mem_mb=1500,
     params:
         settings=settings,
-        code=code_digest("ofq.training.noise"),
+        code=code_digest("ofq.measure.noise"),
     message:
         "Evaluate {wildcards.bits} {wildcards.variant}, seed {wildcards.seed}, on {wildcards.study} with noise on its codes"
     shell:
@@ -65,7 +65,7 @@ rule toy:
     resources:
         mem_mb=1000,
     params:
-        code=code_digest("ofq.toy"),
+        code=code_digest("ofq.measure.toy"),
     message:
         "Simulate weights that are pulled towards targets through a quantizer"
     shell:
@@ -93,7 +93,7 @@ rule toy_figure:
     resources:
         mem_mb=500,
     params:
-        code=code_digest("ofq.report.toy"),
+        code=code_digest("ofq.report.parts.toy"),
     message:
         "Draw how latent weight and step of the quantizer move in the toy"
     shell:

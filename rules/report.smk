@@ -50,7 +50,7 @@ rule tables:
     params:
         group=group_of,
         settings=report_settings,
-        code=code_digest("ofq.report.tables"),
+        code=code_digest("ofq.report.parts.tables"),
     message:
         "Write the tables of {wildcards.study} {params.group} from the metrics of its runs"
     shell:
@@ -105,7 +105,7 @@ rule figures:
     params:
         group=group_of,
         settings=report_settings,
-        code=code_digest("ofq.report.figures"),
+        code=code_digest("ofq.report.parts.figures"),
     message:
         "Draw the figures of {wildcards.study} {params.group}"
     shell:
@@ -145,7 +145,7 @@ rule learning_rates:
         mem_mb=500,
     params:
         settings=report_settings,
-        code=code_digest("ofq.report.learning_rates"),
+        code=code_digest("ofq.report.parts.learning_rates"),
     message:
         "Compare the learning rates of study {wildcards.study}"
     shell:

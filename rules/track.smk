@@ -13,7 +13,7 @@ rule track:
     resources:
         mem_mb=1000,
     params:
-        code=code_digest("ofq.tracking"),
+        code=code_digest("ofq.tracking.mirror"),
     message:
         "Mirror the runs of study {wildcards.study} into MLflow"
     shell:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ofq.scratch import copy_workflow, environment
+from tools.scratch import copy_workflow, environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {

@@ -1,8 +1,8 @@
-"""``python -m ofq``: see :mod:`ofq.cli`."""
+"""``python -m ofq``: see :mod:`ofq.cli.main`."""
 
 import sys
 
-from ofq.cli import main
+from ofq.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

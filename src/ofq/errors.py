@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,16 @@ class UserError(Exception):
         # What people wrote and what libraries say may hold line breaks, and worse for a terminal.
         text = " ".join(super().__str__().split())
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class Stopped(Exception):
+    """The run was told to stop; its state is saved and the same command goes on with it."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} after step {step}; the same command goes on from there"
+        )
+        self.signum = signum
 
 
 def missing(path: Path) -> UserError:

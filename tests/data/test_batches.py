@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ofq.config.settings import Data
 from ofq.data import batches
 from ofq.data.prepare import AFFINE_COPIES, prepare
 from ofq.data.source import read
 from ofq.errors import UserError
-from ofq.settings import Data
 
 
 def test_digits_are_split_1200_to_597_without_overlap(here: Path) -> None:

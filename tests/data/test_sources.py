@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ofq.config.settings import Data
 from ofq.data import cifar, idx, packed, source
 from ofq.data.prepare import check, prepare
 from ofq.data.source import read
 from ofq.errors import UserError
-from ofq.settings import Data
 from tests.data.small import CIFAR10, IDX, cifar_members, idx_bytes, records, write_tar
 
 FASHION, C10, C100 = Data(name="fashion-mnist"), Data(name="cifar10"), Data(name="cifar100")

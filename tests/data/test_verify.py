@@ -12,14 +12,15 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from ofq import cli, params
+from ofq.cli import main as cli
+from ofq.config import params
+from ofq.config.settings import Data
 from ofq.data import batches, manifest
 from ofq.data.prepare import prepare
 from ofq.data.verify import findings
 from ofq.errors import UserError
-from ofq.files import write_json
-from ofq.provenance import file_digest
-from ofq.settings import Data
+from ofq.runs.files import write_json
+from ofq.runs.provenance import file_digest
 from tests.conftest import ROOT
 from tests.data.small import IDX, idx_bytes
 

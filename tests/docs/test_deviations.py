@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from ofq.settings import Fidelity
+from ofq.config.settings import Fidelity
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/deviations.md").read_text()

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from ofq import params
-from ofq.files import write_json
-from ofq.paths import report_dir
-from ofq.report.learning_rates import write_learning_rates
+from ofq.config import params
+from ofq.report.parts.learning_rates import write_learning_rates
+from ofq.runs.files import write_json
+from ofq.runs.paths import report_dir
 from tests.conftest import ROOT, Project
 
 DOCS = ROOT / "docs"
@@ -89,7 +89,7 @@ def with_remedy(with_variant: Project) -> Project:
 @pytest.fixture(scope="module")
 def with_data_set(with_remedy: Project) -> Project:
     project = with_remedy
-    source, schema = project.root / "src/ofq/data/source.py", project.root / "src/ofq/settings.py"
+    source, schema = project.root / "src/ofq/data/source.py", project.root / "src/ofq/config/settings.py"
     reader, listed, allowed = blocks("add-a-data-set.md", "python")
     source.write_text(source.read_text().replace("\n_READERS", f"\n{reader}\n\n_READERS"))
     replace_line(source, listed.rstrip("\n"))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ofq import cli, locks, params_page
-from ofq.params import Params
+from ofq.cli import main as cli
+from ofq.config import params_page
+from ofq.config.params import Params
+from ofq.runs import locks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -9,8 +9,9 @@ from timm.layers import Attention, Mlp
 from torch import nn
 
 from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, calibrate, quantize_model
-from ofq.quant.layers import QuantConv2d, QuantLinear
-from ofq.quant.quantizers import MovedLSQQuantizer, Quantizer
+from ofq.quant.modules.layers import QuantConv2d, QuantLinear
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import MovedLSQQuantizer
 
 HEADS = 3  # of the attention fixtures (section 5); their arrays do not show it
 

@@ -8,8 +8,8 @@ from cases import Case, cases, close, weight_and_input_bits
 from names import gradient, load
 from timm.models import VisionTransformerDistilled
 
-from ofq.distill import distillation_loss
 from ofq.quant import QuantConfig, calibrate, quantize_model
+from ofq.training.losses import distillation_loss
 
 HEADS = 3  # section 9; only the files with query-key reparameterization show it
 

@@ -6,7 +6,7 @@ from cases import Case, bits_of, cases, close
 from torch import nn
 
 from ofq.quant import LSQQuantizer, StatsQuantizer, calibrate
-from ofq.quant.quantizers import Quantizer
+from ofq.quant.quantizers.base import Quantizer
 
 
 def _run(quantizer: Quantizer, x: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

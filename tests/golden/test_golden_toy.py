@@ -5,9 +5,9 @@ import torch
 from cases import Case, cases
 from torch import Tensor
 
+from ofq.measure.toy import learned, train
 from ofq.quant import StatsQuantizer
-from ofq.quant.quantizers import Quantizer
-from ofq.toy import learned, train
+from ofq.quant.quantizers.base import Quantizer
 
 
 def agree(actual: Tensor, expected: Tensor) -> None:

@@ -8,10 +8,10 @@ from cases import Case, bits_of, cases, close
 from timm.layers import Attention
 from torch import nn
 
-from ofq.distill import distillation_loss, soft_cross_entropy
 from ofq.oscillation import OscillationMeter
 from ofq.quant import QuantConfig, StatsQuantizer, quantize_model
 from ofq.remedies import ConfidenceGuidedAnnealing, confidence_mask
+from ofq.training.losses import distillation_loss, soft_cross_entropy
 
 
 @pytest.mark.parametrize("case", cases("cga", r"(?:mask|narrow)/b\d+/r[\d.]+", extra="w|ranges"), ids=str)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ofq.cli import execute
+from ofq.cli.main import execute
 from tests.conftest import Project
 
 STUDY = "digits"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 _STEPS = """
 import contextlib, io, json, sys
-from ofq.cli import execute
+from ofq.cli.main import execute
 
 outcomes = []
 for argv in json.loads(sys.argv[1]):

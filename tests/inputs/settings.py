@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ofq.params import Params
+from ofq.config.params import Params
 
 BASE: dict[str, Any] = {
     "study": "plain",

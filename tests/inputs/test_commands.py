@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ofq import params
-from ofq.cli import _COMMANDS
+from ofq.cli.main import _COMMANDS
+from ofq.config import params
 from ofq.errors import UserError
-from ofq.targets import check_target
+from ofq.workflow.targets import check_target
 from tests.inputs.conftest import RUN, Refusal
 from tests.inputs.settings import BASE
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ofq import params
+from ofq.config import params
 from ofq.errors import UserError
-from ofq.paths import Run
+from ofq.runs.paths import Run
 from tests.conftest import ROOT
 from tests.inputs.settings import ABSENT, Place, changed
 from tests.inputs.test_fields import refusal

@@ -159,7 +159,7 @@ def nobody(*_):
 
 pwd.getpwuid = pwd.getpwnam = nobody
 os.environ.pop("HOME", None)
-from ofq.cli import execute
+from ofq.cli.main import execute
 
 print([execute(step.split()) for step in sys.argv[1:]])
 """

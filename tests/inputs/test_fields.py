@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from ofq import params
+from ofq.config import params
 from ofq.errors import UserError
 from tests.inputs.settings import BASE, Case, cases, changed, dotted
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ofq import params
+from ofq.config import params
 from ofq.errors import UserError
 from tests.inputs.settings import BASE
 

@@ -18,14 +18,14 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from ofq import params
-from ofq.cli import _COMMANDS, execute
-from ofq.models import build
+from ofq.cli.main import _COMMANDS, execute
+from ofq.config import params
+from ofq.config.settings import Model
+from ofq.models.backbone import build
 from ofq.quant import QuantConfig, quantize_model
-from ofq.settings import Model
-from ofq.targets import grid_report, named
-from ofq.training import checkpoint
+from ofq.runs import checkpoint
 from ofq.training.optim import make_optimizer
+from ofq.workflow.targets import grid_report, named
 from tests.conftest import ROOT, SMALL
 
 PINS = Path(__file__).parent / "pins.json"

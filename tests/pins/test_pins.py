@@ -22,7 +22,7 @@ PUBLIC = {
         "confidence_mask",
         "governed_layers",
     ],
-    "ofq.oscillation": ["OscillationMeter"],
+    "ofq.oscillation.meter": ["OscillationMeter"],
 }
 
 

@@ -14,10 +14,11 @@ from timm.models import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, block_weights, calibrate, quantize_model
-from ofq.quant.attention import QKRAttention
-from ofq.quant.blocks import record_codes
-from ofq.quant.layers import QuantConv2d, QuantLinear
-from ofq.quant.quantizers import LSQQuantizer, Quantizer
+from ofq.quant.modules.attention import QKRAttention
+from ofq.quant.modules.layers import QuantConv2d, QuantLinear
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer
+from ofq.quant.weights import record_codes
 
 
 def test_plain_conversion_keeps_the_parameters_and_their_names() -> None:

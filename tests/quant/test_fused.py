@@ -10,8 +10,9 @@ from small import KINDS, name_of, small_model
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, calibrate, quantize_model
-from ofq.quant.layers import QuantLinear
-from ofq.quant.quantizers import LSQQuantizer, MovedLSQQuantizer, StatsQuantizer
+from ofq.quant.modules.layers import QuantLinear
+from ofq.quant.quantizers.lsq import LSQQuantizer, MovedLSQQuantizer
+from ofq.quant.quantizers.statsq import StatsQuantizer
 
 Run = tuple[Tensor, dict[str, Tensor]]
 
@@ -67,7 +68,7 @@ def test_products_of_integers_agree_with_those_of_numbers(
     tokens = torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(2))
     runs = []
     for integers in (True, False):
-        monkeypatch.setattr("ofq.quant.products._multiplies_integers", lambda integers=integers: integers)
+        monkeypatch.setattr("ofq.quant.kernels.products._multiplies_integers", lambda integers=integers: integers)
         runs.append(_run(model, tokens))
     _agree(*runs, rtol=1e-4, atol=1e-4)
 

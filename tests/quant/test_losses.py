@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ofq.distill import distillation_loss, soft_cross_entropy
+from ofq.training.losses import distillation_loss, soft_cross_entropy
 
 
 def test_soft_cross_entropy_is_the_formula() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ofq.oscillation import OscillationMeter
 from ofq.quant import block_weights
-from ofq.quant.blocks import record_codes
+from ofq.quant.weights import record_codes
 
 WALKS = st.lists(st.lists(st.sampled_from([-128, -2, -1, 0, 1, 127]), min_size=3, max_size=3), min_size=1, max_size=12)
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ofq.data.batches import StudyData
+from ofq.measure.noise import RANGES, Noise, fixed, inject, measure
+from ofq.oscillation.observer import threshold_distance
 from ofq.quant import block_weights
-from ofq.quant.attention import QKRAttention
-from ofq.quant.blocks import BlockWeight
+from ofq.quant.modules.attention import QKRAttention
+from ofq.quant.weights import BlockWeight
 from ofq.training.loop import evaluate
-from ofq.training.noise import RANGES, Noise, fixed, inject, measure
-from ofq.training.observers import threshold_distance
 
 WIDE = 0.2  # code steps: a band that holds many weights of a small model
 PLACES = ["boundary", "random"]
@@ -154,7 +154,7 @@ def test_of_many_training_images_two_thousand_are_looked_at(
         seen.append(images.eval_images)
         return 0.0, 0.0
 
-    monkeypatch.setattr("ofq.training.noise.evaluate", counted)
+    monkeypatch.setattr("ofq.measure.noise.evaluate", counted)
     images = data(2100)
     for seed in (0, 0, 1):
         measure(make(), images, seed=seed, trials=1)

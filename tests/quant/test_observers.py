@@ -11,11 +11,11 @@ from small import small_model, train_step
 from torch import Tensor, nn
 
 from ofq.oscillation import OscillationMeter
+from ofq.oscillation.boundary import BAND, BINS, BoundaryObserver
+from ofq.oscillation.coupling import CouplingObserver, lifts
+from ofq.oscillation.observer import Observer, threshold_distance
+from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant import QuantConfig, StatsQuantizer, calibrate, quantize_model
-from ofq.training.boundary import BAND, BINS, BoundaryObserver
-from ofq.training.coupling import CouplingObserver, lifts
-from ofq.training.observers import Observer, threshold_distance
-from ofq.training.recorder import OscillationRecorder
 
 STEPS = 12
 

@@ -11,7 +11,8 @@ from small import small_model
 from torch import Tensor, nn
 
 from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, calibrate, quantize_model
-from ofq.quant.quantizers import MovedLSQQuantizer, Quantizer
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import MovedLSQQuantizer
 
 KINDS = st.sampled_from(["statsq", "lsq", "lsq-midrise"])
 

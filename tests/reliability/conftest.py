@@ -7,11 +7,11 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from ofq import params
+from ofq.config import params
+from ofq.config.params import KEEPING, Keeping
 from ofq.data.manifest import Files, read_manifest, write_manifest
 from ofq.data.prepare import prepare, store
-from ofq.params import KEEPING, Keeping
-from ofq.paths import Run, data_dir
+from ofq.runs.paths import Run, data_dir
 from ofq.training.anneal import run_cga
 from ofq.training.qat import run_qat
 from ofq.training.teacher import run_teacher

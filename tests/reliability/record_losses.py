@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ofq.provenance import machine, versions
+from ofq.runs.provenance import machine, versions
 from tests.reliability.conftest import EPOCH, VARIANTS, prepare_small_data, run_of, train
 
 RECORD = Path(__file__).parent / "recorded_losses.json"

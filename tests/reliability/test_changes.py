@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ofq import states
+from ofq.config.params import Keeping
 from ofq.errors import UserError
-from ofq.params import Keeping
-from ofq.training import session as session_module
+from ofq.runs import states
+from ofq.training import job as session_module
 from tests.reliability.conftest import STEPS, run_of, train
 from tests.reliability.test_resume import contents, train_until
 
@@ -136,7 +136,7 @@ def test_a_damaged_note_of_a_state_is_no_reason_to_go_on_from_it(
 
 @pytest.mark.parametrize("text", ["digits/vit_micro/w2a2/statsk/seed0", "digits/vit_micro/w2a2/statsq/seed", "statsq"])
 def test_a_mistyped_run_is_an_error_and_never_a_fresh_start(here: Path, text: str) -> None:
-    from ofq import cli
+    from ofq.cli import main as cli
 
     before = sorted(Path().rglob("*"))
     assert cli.execute(["qat", text]) == 2
@@ -144,7 +144,7 @@ def test_a_mistyped_run_is_an_error_and_never_a_fresh_start(here: Path, text: st
 
 
 def test_a_missing_input_is_an_error_and_never_a_fresh_start(here: Path) -> None:
-    from ofq.params import load
+    from ofq.config.params import load
     from ofq.training.qat import run_qat
 
     with pytest.raises(UserError, match=r"teacher/seed3/model\.safetensors does not exist; make it with: snakemake"):

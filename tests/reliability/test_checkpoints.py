@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ofq import files
 from ofq.errors import UserError
-from ofq.training import checkpoint
-from ofq.training.checkpoint import Checkpoints, Maker
+from ofq.runs import checkpoint, files
+from ofq.runs.checkpoint import Checkpoints, Maker
 from tests.conftest import ROOT
 from tests.reliability.test_resume import in_child
 

@@ -15,18 +15,17 @@ from typing import Any
 import pytest
 import torch
 
-from ofq import cli
-from ofq.drill import drill
-from ofq.drill.compare import compare
-from ofq.drill.course import Course, GivenUp, Strike, victim_of
-from ofq.drill.main import Verdict
-from ofq.drill.observe import RunFolder, leftovers
-from ofq.drill.plan import Kill, draw
-from ofq.drill.processes import MARK, Process, Processes
-from ofq.drill.study import Copy, ShortStudy
-from ofq.drill.table import comparison_table, strike_table, summary
-from ofq.paths import Run
+from ofq.runs.paths import Run
 from tests.conftest import ROOT
+from tools.drill import __main__ as command_line
+from tools.drill.compare import compare
+from tools.drill.course import Course, GivenUp, Strike, victim_of
+from tools.drill.main import Verdict, drill
+from tools.drill.observe import RunFolder, leftovers
+from tools.drill.plan import Kill, draw
+from tools.drill.processes import MARK, Process, Processes
+from tools.drill.study import Copy, ShortStudy
+from tools.drill.table import comparison_table, strike_table, summary
 
 TINY: dict[str, Any] = {
     "teacher": {"lr": 1e-2, "min_lr": 1e-4, "batch_size": 16, "steps": 150, "warmup": 0.1},
@@ -46,7 +45,7 @@ def test_a_short_study_ends_the_same_after_three_kills(
     assert passed, shown.out + shown.err
     last = shown.out.splitlines()[-1]
     assert last.startswith("3 kills, ") and "10 files of 2 runs" in last and "all equal to the undisturbed run" in last
-    assert "seed 3: python -m ofq drill --kills 3 --seed 3 makes the same choices again" in shown.err
+    assert "seed 3: python -m tools.drill --kills 3 --seed 3 makes the same choices again" in shown.err
 
 
 def test_twenty_kills_meet_every_moment_run_victim_and_signal() -> None:
@@ -318,13 +317,8 @@ def test_the_exit_code_says_whether_all_agree(monkeypatch: pytest.MonkeyPatch, p
         asked.update(options, kills=kills)
         return passed
 
-    monkeypatch.setattr("ofq.drill.drill", found)
-    try:
-        ended = cli.main(["drill", "--kills", "3", "--seed", "5"])
-    except SystemExit as end:
-        assert isinstance(end.code, int)
-        ended = end.code
-    assert ended == code
+    monkeypatch.setattr(command_line, "drill", found)
+    assert command_line.main(["--kills", "3", "--seed", "5"]) == code
     assert (asked["kills"], asked["seed"]) == (3, 5)
 
 
@@ -336,10 +330,11 @@ def test_mistakes_are_one_line(tmp_path: Path, options: list[str], says: str) ->
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    command = [sys.executable, "-m", "ofq", "drill", *options]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tools.drill", *options]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
     assert (
         "run from the project's root"
-        in subprocess.run(command, cwd=tmp_path / "full", capture_output=True, text=True).stderr
+        in subprocess.run(command, cwd=tmp_path / "full", env=environment, capture_output=True, text=True).stderr
     )

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ofq import cli
+from ofq.cli import main as cli
 from ofq.errors import UserError
-from ofq.models import load_weights
-from ofq.training import checkpoint
+from ofq.models.weights import load_weights
+from ofq.runs import checkpoint
 from tests.reliability.conftest import run_of
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ofq import cli, locks, states
+from ofq.cli import main as cli
 from ofq.errors import UserError
+from ofq.runs import locks, states
 from tests.reliability.conftest import run_of
 
 

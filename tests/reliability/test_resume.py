@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ofq.paths import STATE, Run
+from ofq.environment import UNDER_SNAKEMAKE
 from ofq.remedies import ConfidenceGuidedAnnealing
+from ofq.runs.checkpoint import Checkpoints
+from ofq.runs.paths import STATE, Run
 from ofq.training import loop
-from ofq.training.checkpoint import Checkpoints
 from tests.reliability.conftest import DROPOUT, EPOCH, STEPS, VARIANTS, run_of, train
 
 # Steps that were finished when the signal came, and the signal. 5 and 10 are epoch borders.
@@ -138,7 +139,7 @@ def test_a_run_that_could_not_publish_goes_on_from_its_last_step(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ofq.training.session.write_bytes", fail)
+        patch.setattr("ofq.training.job.write_bytes", fail)
         with pytest.raises(OSError, match="No space"):
             train(run)
     capsys.readouterr()
@@ -151,11 +152,11 @@ def test_a_run_that_could_not_publish_goes_on_from_its_last_step(
 def test_under_snakemake_the_state_stays_until_the_job_is_known_to_have_ended(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ofq import states
+    from ofq.runs import states
 
     run = run_of("lsq")
     undisturbed = contents(run)
-    monkeypatch.setenv(states.UNDER_SNAKEMAKE, "1")
+    monkeypatch.setenv(UNDER_SNAKEMAKE, "1")
     train(run)
     for path in run.files.published:  # Snakemake was killed at this moment, and deletes what an unfinished job wrote
         path.unlink()

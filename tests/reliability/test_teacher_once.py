@@ -7,7 +7,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from ofq import cli, params
+from ofq.cli import main as cli
+from ofq.config import params
 from ofq.training.student import load_data, load_teacher, loss_from, make_student
 from tests.reliability.conftest import run_of, train
 

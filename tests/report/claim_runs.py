@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from ofq.files import write_json
-from ofq.params import Params
-from ofq.paths import Run
+from ofq.config.params import Params
+from ofq.runs.files import write_json
+from ofq.runs.paths import Run
 from tests.inputs.settings import BASE
 
 _STUDY = {

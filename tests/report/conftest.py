@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from ofq.params import Params
+from ofq.config.params import Params
 from tests.report.synthetic import parameters, write_all
 
 Made = Callable[..., Params]

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ofq.files import write_json
-from ofq.params import Params
-from ofq.paths import Run
+from ofq.config.params import Params
+from ofq.runs.files import write_json
+from ofq.runs.paths import Run
 from tests.conftest import ROOT
 
 LAYERS = {"q": "attn.q", "k": "attn.k", "v": "attn.v", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}

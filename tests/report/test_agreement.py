@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ofq.report.agreement import AGREES, DIFFERS, NOT_RECORDED, ONE_SEED, QUANTITIES, compare, write_agreement
+from ofq.report.parts.agreement import AGREES, DIFFERS, NOT_RECORDED, ONE_SEED, QUANTITIES, compare, write_agreement
 
 
 def table(mean: float, sd: float, n: int = 3, variant: str = "statsq") -> pd.DataFrame:

@@ -9,11 +9,11 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ofq.config.params import Params
 from ofq.errors import UserError
-from ofq.params import Params
-from ofq.paths import Run
-from ofq.report.annealing import bands, left_in_band, write_annealing
-from ofq.report.boundary_range import write_boundary_range
+from ofq.report.parts.annealing import bands, left_in_band, write_annealing
+from ofq.report.parts.boundary_range import write_boundary_range
+from ofq.runs.paths import Run
 from tests.report.conftest import Made
 
 REPORT = Path("results/digits/report/sweep")
@@ -67,7 +67,7 @@ def test_bit_widths_stand_together_in_the_table(made: Made) -> None:
 def test_each_range_has_a_panel_with_a_line_for_each_seed_all_to_one_scale(
     params: Params, drawn: Callable[[str], dict[str, Figure]]
 ) -> None:
-    figures = drawn("ofq.report.boundary_range")
+    figures = drawn("ofq.report.parts.boundary_range")
     write_boundary_range(params, "digits", REPORT)
     axes = [ax for ax in figures["scale_trajectories"].axes if ax.get_visible()]
     assert [ax.get_title() for ax in axes] == ["BR 0.003", "BR 0.005", "BR 0.05"]
@@ -83,7 +83,7 @@ def test_each_range_has_a_panel_with_a_line_for_each_seed_all_to_one_scale(
 def test_the_figure_of_annealing_has_a_place_for_no_weight_at_all(
     made: Made, drawn: Callable[[str], dict[str, Figure]]
 ) -> None:
-    figures = drawn("ofq.report.annealing")
+    figures = drawn("ofq.report.parts.annealing")
     params = made(variants=["statsq", "statsq-cga", "statsq-qkr-cga"], bits=["w2a2", "w3a3"])
     write_annealing(params, "digits", REPORT)
     axes = figures["annealing"].axes

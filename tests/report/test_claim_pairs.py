@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ofq.paths import Run
-from ofq.report.claim_pairs import Pairs, pair
-from ofq.report.claim_terms import Claim
-from ofq.report.quantities import Records
+from ofq.report.claims.pairs import Pairs, pair
+from ofq.report.claims.quantities import Records
+from ofq.report.claims.terms import Claim
+from ofq.runs.paths import Run
 from tests.report.claim_runs import claim, finish, finish_all, params, run
 
 

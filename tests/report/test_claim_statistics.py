@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ofq.report.claim_statistics import ABSURD, estimate, holm, judge, seeds_to_decide, verdict
+from ofq.report.claims.statistics import ABSURD, estimate, holm, judge, seeds_to_decide, verdict
 
 DIFFERENCES = [0.1, -0.2, 0.05, 0.3, -0.1]
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
-from ofq import params
+from ofq.config import params
+from ofq.config.yaml_model import read_model
 from ofq.errors import UserError
-from ofq.report.claim_page import comparison
-from ofq.report.claim_terms import CLAIMS, Claim, ClaimsFile, load
-from ofq.report.quantities import MEASURES
-from ofq.yaml_model import read_model
+from ofq.report.claims.page import comparison
+from ofq.report.claims.quantities import MEASURES
+from ofq.report.claims.terms import CLAIMS, Claim, ClaimsFile, load
 from tests.conftest import ROOT
 from tests.report.claim_runs import claim
 from tests.report.claim_runs import params as plain

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ofq.report.claims import write_claims
+from ofq.report.claims.write import write_claims
 from tests.report.claim_runs import claim, finish, finish_all, params, run
 
 KEYS = ["id", "statement", "source", "effect", "unit", "interval", "n", "p_adjusted", "verdict", "runs", "seeds_to_decide", "by_seed", "by_bits", "widths_disagree"]  # fmt: skip
@@ -153,5 +153,5 @@ def test_only_what_a_claim_needs_is_read(judged: Judge) -> None:
 
 
 def test_the_report_of_claims_imports_neither_torch_nor_plots() -> None:
-    code = "import sys, ofq.report.claims; print([n for n in ('torch', 'timm', 'mlflow', 'matplotlib') if n in sys.modules])"
+    code = "import sys, ofq.report.claims.write; print([n for n in ('torch', 'timm', 'mlflow', 'matplotlib') if n in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

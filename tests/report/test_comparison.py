@@ -5,11 +5,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ofq.files import read_json, write_json
-from ofq.params import Params
-from ofq.paths import Run
-from ofq.report.comparison import write_comparison
+from ofq.config.params import Params
+from ofq.report.parts.comparison import write_comparison
 from ofq.report.why import explain
+from ofq.runs.files import read_json, write_json
+from ofq.runs.paths import Run
 from tests.report.conftest import Made
 
 REPORT = Path("results/digits/report/controls")

@@ -1,7 +1,7 @@
 """What a study and its groups cost."""
 
-from ofq.files import write_json
-from ofq.report.cost import table
+from ofq.runs.files import write_json
+from ofq.workflow.cost import table
 from tests.report.conftest import Made
 
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from ofq.config.params import Params
 from ofq.errors import UserError
-from ofq.files import read_json, write_json
-from ofq.params import Params
-from ofq.paths import Run
-from ofq.report.noise import write_noise
-from ofq.report.probes import by_distance, write_boundary, write_coupling
+from ofq.report.parts.noise import write_noise
+from ofq.report.parts.probes import by_distance, write_boundary, write_coupling
+from ofq.runs.files import read_json, write_json
+from ofq.runs.paths import Run
 from tests.report.conftest import Made
 
 REPORT = Path("results/digits/report")
@@ -119,7 +119,7 @@ def test_shares_by_distance_are_of_the_steps_in_the_bin() -> None:
 
 
 def test_the_figure_shows_each_variant_with_the_band(params: Params, drawn: Callable[[str], dict[str, Figure]]) -> None:
-    figures = drawn("ofq.report.probes")
+    figures = drawn("ofq.report.parts.probes")
     write_boundary(params, "digits", REPORT)
     turns, reversals = figures["boundary"].axes
     labels = turns.get_legend_handles_labels()[1]

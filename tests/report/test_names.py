@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ofq.report.boundary_range import write_boundary_range
-from ofq.report.comparison import write_comparison
-from ofq.report.noise import write_noise
-from ofq.report.probes import write_coupling
-from ofq.report.tables import write_tables
+from ofq.report.parts.boundary_range import write_boundary_range
+from ofq.report.parts.comparison import write_comparison
+from ofq.report.parts.noise import write_noise
+from ofq.report.parts.probes import write_coupling
+from ofq.report.parts.tables import write_tables
 from tests.docs.test_guides import explained
 from tests.report.conftest import Made
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ofq.report.figures import write_figures
 from ofq.report.panels import legend, panels, sideways
+from ofq.report.parts.figures import write_figures
 from tests.report.conftest import Made
 
 NAMES = [f"statsq-qkr-cga-number{place}" for place in range(15)]
@@ -39,7 +39,7 @@ def test_many_variants_have_panels_of_the_whole_width(made: Made, drawn: Callabl
     more = {name: {"weight": "statsq"} for name in NAMES}
     wide: dict[bool, float] = {}
     for crowded in (False, True):
-        figures = drawn("ofq.report.figures")
+        figures = drawn("ofq.report.parts.figures")
         params = made(variants=NAMES if crowded else NAMES[:6], more=more, bits=["w2a2", "w3a3"], seeds=[0])
         write_figures(params, "digits", Path("results/digits/report"))
         oscillation = figures["oscillation"]

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from pandas.api.types import is_numeric_dtype
 
+from ofq.report.parts.tables import write_tables
 from ofq.report.published import gain, top1
-from ofq.report.tables import write_tables
 from tests.report.conftest import Made
 
 TABLES = Path("results/digits/report/tables")

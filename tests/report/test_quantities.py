@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ofq.errors import UserError
-from ofq.files import write_json
-from ofq.report.quantities import MEASURES, Options, Records, lift, quantity
+from ofq.report.claims.quantities import MEASURES, Options, Records, lift, quantity
+from ofq.runs.files import write_json
 from tests.report.claim_runs import finish, run, write_parquet
 
 ONE = run("a", 0)

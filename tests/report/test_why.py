@@ -7,13 +7,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from ofq import params
+from ofq.config import params
+from ofq.config.params import Params
 from ofq.errors import UserError
-from ofq.files import write_json
-from ofq.params import Params
-from ofq.paths import Run
 from ofq.report.style import save
 from ofq.report.why import explain
+from ofq.runs.files import write_json
+from ofq.runs.paths import Run
 from tests.conftest import ROOT
 
 RUNS = [Run("digits", "vit_micro", "w2a2", variant, seed) for variant in ("lsq", "statsq") for seed in (0, 1)]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from ofq import params, tracking
+from ofq import tracking
+from ofq.config import params
 from ofq.errors import UserError
-from ofq.paths import Run
+from ofq.runs.paths import Run
 from ofq.tracking import mirror, store
 
 ROOT = Path(__file__).resolve().parents[2]

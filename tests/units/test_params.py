@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ofq import params
+from ofq.config import params
 from ofq.errors import UserError
-from ofq.paths import Run
+from ofq.runs.paths import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = params.load(ROOT / "params.yaml")

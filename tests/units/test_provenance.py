@@ -5,31 +5,31 @@ from pathlib import Path
 
 import pytest
 
-from ofq import provenance
+from ofq.runs import code
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package that the digests read."""
     copy = tmp_path / "ofq"
-    shutil.copytree(Path(provenance.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(provenance, "_ROOT", copy)
+    shutil.copytree(Path(code.__file__).parents[1], copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "_ROOT", copy)
     return copy
 
 
 def digests() -> dict[str, str]:
-    for cached in (provenance._tree, provenance._fingerprint, provenance._imports):
+    for cached in (code._tree, code._fingerprint, code._imports):
         cached.cache_clear()
     entries = {
         "data": "ofq.data.prepare",
         "teacher": "ofq.training.teacher",
         "qat": "ofq.training.qat",
         "cga": "ofq.training.anneal",
-        "tables": "ofq.report.tables",
-        "figures": "ofq.report.figures",
-        "track": "ofq.tracking",
+        "tables": "ofq.report.parts.tables",
+        "figures": "ofq.report.parts.figures",
+        "track": "ofq.tracking.mirror",
     }
-    return {rule: provenance.code_digest(module) for rule, module in entries.items()}
+    return {rule: code.code_digest(module) for rule, module in entries.items()}
 
 
 def changed(before: dict[str, str]) -> set[str]:
@@ -43,7 +43,7 @@ def append(path: Path, text: str) -> None:
 
 def test_a_comment_or_docstring_reruns_nothing(package: Path) -> None:
     before = digests()
-    quantizers = package / "quant" / "quantizers.py"
+    quantizers = package / "quant" / "quantizers" / "lsq.py"
     text = quantizers.read_text()
     assert '"""' in text
     quantizers.write_text("# a comment\n" + text.replace('"""', '"""Reworded: ', 1) + "\n\n# another\n")
@@ -53,20 +53,20 @@ def test_a_comment_or_docstring_reruns_nothing(package: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "rules"),
     [
-        ("quant/quantizers.py", {"qat", "cga"}),
-        ("oscillation.py", {"qat", "cga"}),
+        ("quant/quantizers/lsq.py", {"qat", "cga"}),
+        ("oscillation/meter.py", {"qat", "cga"}),
         ("remedies/cga.py", {"cga"}),
         ("remedies/freezing.py", {"cga"}),
         ("training/anneal.py", {"cga"}),
         ("training/teacher.py", {"teacher"}),
         ("training/loop.py", {"teacher", "qat", "cga"}),
-        ("report/figures.py", {"figures"}),
-        ("report/tables.py", {"tables"}),
+        ("report/parts/figures.py", {"figures"}),
+        ("report/parts/tables.py", {"tables"}),
         ("report/collect.py", {"tables", "figures"}),
         ("data/prepare.py", {"data"}),
         ("tracking/mirror.py", {"track"}),
-        ("warm.py", set()),
-        ("cli.py", set()),
+        ("workflow/warm.py", set()),
+        ("cli/main.py", set()),
     ],
 )
 def test_an_edit_reruns_exactly_the_rules_that_run_it(package: Path, module: str, rules: set[str]) -> None:
@@ -85,7 +85,7 @@ def test_a_remedy_of_the_user_counts_with_what_it_imports(tmp_path: Path, monkey
 
     def digest() -> str:
         digests()  # nothing is remembered
-        return provenance.code_digest("own.calm")
+        return code.code_digest("own.calm")
 
     plain, before = digests(), digest()
     for name, counts in (("own/helper.py", True), ("shared.py", True), ("own/__init__.py", True), ("other.py", False)):
@@ -93,8 +93,8 @@ def test_a_remedy_of_the_user_counts_with_what_it_imports(tmp_path: Path, monkey
         assert (digest() != before) == counts, name
         before = digest()
     assert changed(plain) == set(), "the package's own digests do not read the working directory"
-    assert provenance.find_class("own.calm", "Calm") == "own/calm.py defines no class 'Calm'; it has none"
-    assert "no module 'own.clam' here" in str(provenance.find_class("own.clam", "Calm"))
+    assert code.find_class("own.calm", "Calm") == "own/calm.py defines no class 'Calm'; it has none"
+    assert "no module 'own.clam' here" in str(code.find_class("own.clam", "Calm"))
 
 
 def append_new(path: Path) -> None:
@@ -103,6 +103,11 @@ def append_new(path: Path) -> None:
 
 
 def test_report_code_imports_nothing_heavy() -> None:
-    for module in ("ofq.report.tables", "ofq.report.figures", "ofq.report.cost", "ofq.report.reference"):
-        closure = provenance._closure([module])
-        assert not {name for name in closure if name.startswith(("ofq.training", "ofq.quant", "ofq.models"))}
+    for module in (
+        "ofq.report.parts.tables",
+        "ofq.report.parts.figures",
+        "ofq.workflow.cost",
+        "ofq.workflow.reference",
+    ):
+        closure = code._closure([module])
+        assert not {name for name in closure if name.startswith(("ofq.training", "ofq.quant", "ofq.models.backbone"))}

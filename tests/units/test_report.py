@@ -5,14 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ofq import params
+from ofq.config import params
 from ofq.errors import UserError
-from ofq.files import write_json
-from ofq.paths import Run
 from ofq.report import collect
-from ofq.report.learning_rates import write_learning_rates
+from ofq.report.parts.learning_rates import write_learning_rates
 from ofq.report.render import number, signed, write_table
 from ofq.report.style import look
+from ofq.runs.files import write_json
+from ofq.runs.paths import Run
 from tests.conftest import ROOT
 
 

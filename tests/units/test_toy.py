@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ofq.errors import UserError
-from ofq.report.toy import write_toy
-from ofq.toy import LR, OTHERS, STEP, TARGET, compare, write_trace
+from ofq.measure.toy import LR, OTHERS, STEP, TARGET, compare, write_trace
+from ofq.report.parts.toy import write_toy
 from tests.docs.test_guides import explained
 
 TRACE, PICTURE, DRAWING = (Path("results/toy") / name for name in ("trace.csv", "toy.png", "toy.svg"))

@@ -8,17 +8,17 @@ import pytest
 import torch
 import yaml
 
-from ofq import params
+from ofq.config import params
 from ofq.data import batches
 from ofq.data.prepare import prepare
 from ofq.errors import UserError
-from ofq.files import read_json
-from ofq.paths import Run
+from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant import calibrate
+from ofq.runs.files import read_json
+from ofq.runs.paths import Run
 from ofq.training.anneal import run_cga
 from ofq.training.optim import make_optimizer, make_schedule
 from ofq.training.qat import run_qat
-from ofq.training.recorder import OscillationRecorder
 from ofq.training.student import load_data, load_teacher, loss_from, make_student
 from ofq.training.teacher import run_teacher
 from tests.conftest import ROOT, SMALL
@@ -55,7 +55,7 @@ def test_the_meter_does_not_alter_training(here: params.Params, monkeypatch: pyt
     monkeypatch.setattr(OscillationRecorder, "before_update", lambda self: None)
     monkeypatch.setattr(OscillationRecorder, "metrics", lambda self: {})
     monkeypatch.setattr(OscillationRecorder, "finish", lambda self: {})
-    monkeypatch.setattr("ofq.training.recorder.record_codes", lambda model: None)
+    monkeypatch.setattr("ofq.oscillation.recorder.record_codes", lambda model: None)
     run_qat(STATSQ, here.resolve(STATSQ))
     unmeasured = STATSQ.files.model.read_bytes()
     monkeypatch.undo()
@@ -98,7 +98,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: param
 
 
 def test_a_truncated_model_is_named(here: params.Params, tmp_path: Path) -> None:
-    from ofq.models import build, load_weights
+    from ofq.models.backbone import build
+    from ofq.models.weights import load_weights
 
     config = here.resolve(TEACHER)
     model = build(config.model, image_size=(8, 8), channels=1, classes=10, seed=0)

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from ofq import params
-from ofq.dvc_file import stages, unlisted
+from ofq.config import params
+from ofq.workflow.dvc_file import stages, unlisted
 from tests.conftest import ROOT, Project
 
 RUNS = "results/digits/vit_micro/w2a2"

@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ofq import cli, params
-from ofq.paths import Run
+from ofq.cli import main as cli
+from ofq.config import params
+from ofq.measure.noise import run_noise
+from ofq.runs.paths import Run
 from ofq.training import loop
-from ofq.training.noise import run_noise
 from tests.conftest import Project
 from tests.docs.test_guides import explained
 

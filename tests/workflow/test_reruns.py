@@ -145,19 +145,19 @@ def test_annealing_moves_only_few_weights(finished: Project) -> None:
 
 
 def test_a_comment_or_docstring_reruns_nothing(restored: Project) -> None:
-    path = restored.root / "src/ofq/quant/quantizers.py"
+    path = restored.root / "src/ofq/quant/quantizers/lsq.py"
     path.write_text("# a comment\n" + path.read_text() + "\n# and another\n")
     assert restored.plan() == {}
 
 
 def test_code_of_the_figures_reruns_the_figures(restored: Project) -> None:
-    path = restored.root / "src/ofq/report/figures.py"
+    path = restored.root / "src/ofq/report/parts/figures.py"
     path.write_text(path.read_text() + "\nADDED = 1\n")
     assert restored.plan() == {"figures": 1, "track": 1}
 
 
 def test_code_of_the_quantizers_reruns_every_student_and_no_teacher(restored: Project) -> None:
-    path = restored.root / "src/ofq/quant/quantizers.py"
+    path = restored.root / "src/ofq/quant/quantizers/lsq.py"
     path.write_text(path.read_text() + "\nADDED = 1\n")
     assert restored.plan() == {"qat": 4, "cga": 2, "tables": 1, "figures": 1, "annealing": 1, **TOY, "track": 1}
 

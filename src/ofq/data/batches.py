@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ofq.data.manifest import Manifest, Stored, again, read_manifest
 from ofq.errors import UserError
-from ofq.paths import data_dir
-from ofq.provenance import file_digest
+from ofq.runs.paths import data_dir
+from ofq.runs.provenance import file_digest
 
 EVAL_BATCH = 256  # fixed: no setting may change a measured number
 

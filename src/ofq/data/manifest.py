@@ -20,8 +20,8 @@ from pydantic import (
 )
 
 from ofq.errors import UserError, missing
-from ofq.files import write_json
-from ofq.paths import data_dir
+from ofq.runs.files import write_json
+from ofq.runs.paths import data_dir
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Plain names only: a manifest from elsewhere must not lead out of its folder.

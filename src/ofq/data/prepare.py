@@ -5,13 +5,14 @@ import datetime
 import numpy as np
 from safetensors.numpy import save
 
+from ofq.config.settings import Data
 from ofq.data.manifest import Files, Manifest, Stored, statistics, write_manifest
 from ofq.data.source import Images, Labels, Source, read
 from ofq.errors import UserError
-from ofq.files import write_bytes, write_json
-from ofq.paths import data_dir, data_info
-from ofq.provenance import code_digest, file_digest, machine, versions
-from ofq.settings import Data
+from ofq.runs.code import code_digest
+from ofq.runs.files import write_bytes, write_json
+from ofq.runs.paths import data_dir, data_info
+from ofq.runs.provenance import file_digest, machine, versions
 
 AFFINE_COPIES = 10  # of each training image of digits: with the 1,200 originals alone a teacher overfits
 _AFFINE_SEED = 0

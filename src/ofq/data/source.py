@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ofq.config.settings import Data
 from ofq.data.cifar import LAYOUTS, read_cifar
 from ofq.data.idx import FASHION_MNIST, read_idx
 from ofq.data.manifest import Origin
 from ofq.data.packed import origin
 from ofq.errors import UserError
-from ofq.settings import Data
 
 Images = NDArray[np.uint8]  # (n, height, width), or (n, channels, height, width)
 Labels = NDArray[np.int64]  # (n,)

@@ -11,12 +11,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from ofq.config.params import Params
+from ofq.config.settings import Data
 from ofq.data.manifest import Manifest, Origin, Stored, again, manifest_path, read_manifest, statistics
 from ofq.data.source import Images, Labels, examine, folder, origin_here, place
 from ofq.errors import UserError
-from ofq.params import Params
-from ofq.paths import data_dir
-from ofq.settings import Data
+from ofq.runs.paths import data_dir
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,16 @@
-"""Fake quantization of vision transformers: quantizers, layers, conversion, calibration."""
+"""Fake quantization of vision transformers: quantizers, modules, conversion, calibration."""
 
-from ofq.quant.blocks import block_weights
-from ofq.quant.calibration import calibrate
-from ofq.quant.config import QuantConfig
-from ofq.quant.convert import quantize_model
-from ofq.quant.quantizers import LSQQuantizer, StatsQuantizer
+from typing import TYPE_CHECKING
+
+from ofq import lazy_names
+
+if TYPE_CHECKING:
+    from ofq.config.quant_config import QuantConfig
+    from ofq.quant.calibration import calibrate
+    from ofq.quant.convert import quantize_model
+    from ofq.quant.quantizers.lsq import LSQQuantizer
+    from ofq.quant.quantizers.statsq import StatsQuantizer
+    from ofq.quant.weights import block_weights
 
 __all__ = [
     "LSQQuantizer",
@@ -14,3 +20,14 @@ __all__ = [
     "calibrate",
     "quantize_model",
 ]
+
+__getattr__ = lazy_names(
+    {
+        "QuantConfig": "ofq.config.quant_config",
+        "calibrate": "ofq.quant.calibration",
+        "quantize_model": "ofq.quant.convert",
+        "LSQQuantizer": "ofq.quant.quantizers.lsq",
+        "StatsQuantizer": "ofq.quant.quantizers.statsq",
+        "block_weights": "ofq.quant.weights",
+    }
+)

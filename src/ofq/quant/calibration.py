@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ofq.quant.quantizers import LSQQuantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer
 
 
 def calibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> None:

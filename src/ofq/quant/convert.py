@@ -5,10 +5,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ofq.quant.attention import QKRAttention, QuantAttention
-from ofq.quant.config import QuantConfig
-from ofq.quant.layers import QuantConv2d, QuantLinear
-from ofq.quant.quantizers import LSQQuantizer, MovedLSQQuantizer, Quantizer, StatsQuantizer
+from ofq.config.quant_config import QuantConfig
+from ofq.quant.modules.attention import QKRAttention, QuantAttention
+from ofq.quant.modules.layers import QuantConv2d, QuantLinear
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer, MovedLSQQuantizer
+from ofq.quant.quantizers.statsq import StatsQuantizer
 
 Q = TypeVar("Q", bound=Quantizer)
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from ofq.quant.attention import QKRAttention
-from ofq.quant.blocks import block_weights
+from ofq.quant.modules.attention import QKRAttention
+from ofq.quant.weights import block_weights
 from ofq.remedies.base import Remedy, governed_layers
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ofq.quant.blocks import block_weights
-from ofq.quant.layers import QuantLinear
-from ofq.quant.quantizers import LSQQuantizer, Quantizer
+from ofq.quant.modules.layers import QuantLinear
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer
+from ofq.quant.weights import block_weights
 
 
 class Remedy:

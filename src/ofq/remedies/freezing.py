@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ofq.oscillation import OscillationMeter
-from ofq.quant.layers import QuantLinear
-from ofq.quant.quantizers import LSQQuantizer
+from ofq.oscillation.meter import OscillationMeter
+from ofq.quant.modules.layers import QuantLinear
+from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.remedies.base import Remedy, annealed, governed_layers, offset, weight_quantizer
 
 MOST_BITS = 4

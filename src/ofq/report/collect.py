@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from ofq.config.params import Params
 from ofq.errors import UserError, missing
-from ofq.files import read_json
-from ofq.params import Params
-from ofq.paths import FULL_PRECISION, Run
+from ofq.runs.files import read_json
+from ofq.runs.paths import FULL_PRECISION, Run
 
 MADE_FROM = "Made from the runs:"  # begins the description that figures carry in their metadata
 KEYS = ["model", "bits", "variant"]

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ofq.params import Params
+from ofq.config.params import Params
 from ofq.report.style import WIDTH
 
 _CROWDED = 8  # variants, above which panels do not stand side by side

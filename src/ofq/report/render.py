@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ofq.files import write_json, write_text
+from ofq.runs.files import write_json, write_text
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem;color:#222;background:#fff}"

@@ -9,8 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from ofq.files import replacing
 from ofq.report.collect import MADE_FROM
+from ofq.runs.files import replacing
 
 WIDTH = 8.0  # inches; 800 pixels in the PNG at 100 dpi, doubled for sharp screens
 _DPI = 200

@@ -9,10 +9,10 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from ofq.errors import UserError, missing, unknown
-from ofq.files import read_json
-from ofq.paths import REFERENCE, Run
 from ofq.report.collect import MADE_FROM, read_table
 from ofq.report.render import shorten
+from ofq.runs.files import read_json
+from ofq.runs.paths import REFERENCE, Run
 from ofq.tracking.mirror import stamp
 
 

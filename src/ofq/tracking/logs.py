@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ofq.config.params import RunConfig
 from ofq.errors import UserError, missing
-from ofq.files import read_json
-from ofq.params import RunConfig
-from ofq.paths import RESULTS, STATE, Run
+from ofq.runs.files import read_json
+from ofq.runs.paths import RESULTS, STATE, Run
 
 _BELOW_STUDY = "*/*/*/seed*"
 # Of the end event: these two are settings, not results.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofq.errors import UserError
-from ofq.files import read_json, write_json
-from ofq.paths import RESULTS, report_dir
+from ofq.runs.files import read_json, write_json
+from ofq.runs.paths import RESULTS, report_dir
 from ofq.tracking import logs
 from ofq.tracking.logs import RunLog, digest
 from ofq.tracking.store import Store, StoreError

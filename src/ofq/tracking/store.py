@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ofq.errors import UserError
-from ofq.locks import Held, exclusive
-from ofq.paths import STATE
+from ofq.runs.locks import Held, exclusive
+from ofq.runs.paths import STATE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

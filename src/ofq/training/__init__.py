@@ -1,1 +1,18 @@
 """Train teachers, quantized students and their annealing: one loop, three short steps around it."""
+
+from typing import TYPE_CHECKING
+
+from ofq import lazy_names
+
+if TYPE_CHECKING:
+    from ofq.training.losses import distillation_loss
+
+__all__ = [
+    "distillation_loss",
+]
+
+__getattr__ = lazy_names(
+    {
+        "distillation_loss": "ofq.training.losses",
+    }
+)

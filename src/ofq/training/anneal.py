@@ -2,15 +2,16 @@
 
 from torch import nn
 
-from ofq.files import replacing
-from ofq.params import KEEPING, Keeping, RunConfig
-from ofq.paths import Run, data_dir
-from ofq.remedies import Annealing, ConfidenceGuidedAnnealing, FrozenWeights
-from ofq.settings import Cga
-from ofq.training.annealing_trace import AnnealingTrace
+from ofq.config.params import KEEPING, Keeping, RunConfig
+from ofq.config.settings import Cga
+from ofq.remedies.annealing import Annealing, FrozenWeights
+from ofq.remedies.annealing_trace import AnnealingTrace
+from ofq.remedies.cga import ConfidenceGuidedAnnealing
+from ofq.runs.files import replacing
+from ofq.runs.paths import Run, data_dir
 from ofq.training.continued import hold_rate, last_state
+from ofq.training.job import session
 from ofq.training.loop import train
-from ofq.training.session import session
 from ofq.training.student import load_data, loss_from, publish
 
 

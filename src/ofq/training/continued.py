@@ -3,14 +3,14 @@
 from torch import nn
 from torch.optim import AdamW
 
+from ofq.config.params import RunConfig
 from ofq.data.batches import StudyData
 from ofq.errors import UserError
-from ofq.models import load_weights
-from ofq.params import RunConfig
-from ofq.paths import Run
-from ofq.training import checkpoint
+from ofq.models.weights import load_weights
+from ofq.oscillation.recorder import OscillationRecorder
+from ofq.runs import checkpoint
+from ofq.runs.paths import Run
 from ofq.training.optim import make_optimizer
-from ofq.training.recorder import OscillationRecorder
 from ofq.training.student import make_student
 
 

@@ -5,54 +5,22 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ofq.config.settings import Phase
 from ofq.data.batches import Batch, StudyData
-from ofq.errors import UserError
-from ofq.settings import Phase
-from ofq.training.checkpoint import Checkpoints
-from ofq.training.events import EventLog
+from ofq.errors import Stopped, UserError
+from ofq.quant.hook import Hook
+from ofq.runs.checkpoint import Checkpoints
+from ofq.runs.events import EventLog
 from ofq.training.optim import make_schedule
 
 INTERVALS = 12  # progress lines, curve points and oscillation records of a run
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-
-class Hook(Protocol):
-    """What takes part in every step: an oscillation recorder, a remedy."""
-
-    def loss(self) -> Tensor | None:
-        """After the forward pass: what to add to the loss."""
-
-    def before_update(self) -> None:
-        """After the backward pass, before the optimizer's step."""
-
-    def after_update(self) -> None:
-        """After the optimizer's step."""
-
-    def metrics(self) -> dict[str, float]:
-        """Curve points at the end of an interval, named ``group/name``."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up saved state."""
-
-
-class Stopped(Exception):
-    """The run was told to stop; its state is saved and the same command goes on with it."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name} after step {step}; the same command goes on from there"
-        )
-        self.signum = signum
 
 
 def train(

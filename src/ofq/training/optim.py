@@ -5,7 +5,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import AdamW
 
-from ofq.settings import Phase
+from ofq.config.settings import Phase
 
 _WARMUP_LR = 1e-6
 

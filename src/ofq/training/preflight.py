@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ofq.config.params import RunConfig
 from ofq.data import batches
 from ofq.data.batches import StudyData
 from ofq.errors import UserError
-from ofq.params import RunConfig
-from ofq.training.remedy import make_remedy, remedy_class
+from ofq.remedies.load import make_remedy, remedy_class
 from ofq.training.student import build_model, quantize_as
 
 

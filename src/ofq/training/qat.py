@@ -1,13 +1,13 @@
 """Quantization-aware training of one student, from its teacher's weights and with its teacher's guidance."""
 
-from ofq.params import KEEPING, Keeping, RunConfig
-from ofq.paths import Run, data_dir
-from ofq.quant import calibrate
+from ofq.config.params import KEEPING, Keeping, RunConfig
+from ofq.oscillation.recorder import OscillationRecorder
+from ofq.quant.calibration import calibrate
+from ofq.remedies.load import make_remedy
+from ofq.runs.paths import Run, data_dir
+from ofq.training.job import session
 from ofq.training.loop import train
 from ofq.training.optim import make_optimizer
-from ofq.training.recorder import OscillationRecorder
-from ofq.training.remedy import make_remedy
-from ofq.training.session import session
 from ofq.training.student import load_data, loss_from, make_student, publish
 
 

@@ -8,18 +8,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ofq.config.params import Quantization, RunConfig
+from ofq.config.quant_config import QuantConfig
 from ofq.data import batches
 from ofq.data.batches import Batch, StudyData
-from ofq.distill import distillation_loss
 from ofq.errors import UserError, missing
-from ofq.files import replacing
-from ofq.models import build, draw_attention, load_weights, train_both_heads
-from ofq.params import Quantization, RunConfig
-from ofq.paths import Run
-from ofq.quant import QuantConfig, quantize_model
+from ofq.models.backbone import build, draw_attention, train_both_heads
+from ofq.models.weights import load_weights
+from ofq.oscillation.recorder import OscillationRecorder
+from ofq.quant.convert import quantize_model
+from ofq.runs.files import replacing
+from ofq.runs.paths import Run
+from ofq.training.job import Session
 from ofq.training.loop import evaluate
-from ofq.training.recorder import OscillationRecorder
-from ofq.training.session import Session
+from ofq.training.losses import distillation_loss
 
 
 def build_model(config: RunConfig, data: StudyData) -> nn.Module:

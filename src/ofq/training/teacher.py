@@ -5,15 +5,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ofq.config.params import KEEPING, Keeping, RunConfig
 from ofq.data import batches
-from ofq.distill import Logits
-from ofq.files import write_bytes
-from ofq.models import build, train_both_heads
-from ofq.params import KEEPING, Keeping, RunConfig
-from ofq.paths import Run, data_dir
+from ofq.models.backbone import build, train_both_heads
+from ofq.runs.files import write_bytes
+from ofq.runs.paths import Run, data_dir
+from ofq.training.job import session
 from ofq.training.loop import evaluate, train
+from ofq.training.losses import Logits
 from ofq.training.optim import make_optimizer
-from ofq.training.session import session
 
 
 def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:

@@ -1,0 +1,90 @@
+"""The page docs/params.md: one row for each key of ``params.yaml``, written from the typed schema."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ofq.config.params import Params
+
+_SINGULAR = {"studies": "study", "groups": "group", "recipes": "recipe", "models": "model", "variants": "variant"}
+_HEAD = """# Keys of params.yaml
+
+Everything that a run depends on stands in `params.yaml`. An edit reruns the runs that use what was edited, and nothing
+else. An unknown key or a value out of range is an error of one line that names the place.
+
+This page is written by `python -m ofq schema --markdown > docs/params.md`. Editors read the same from
+`params.schema.json`, which `python -m ofq schema > params.schema.json` writes. What the names mean and where they stand
+in paths: [names.md](names.md). Examples: [add-a-variant.md](add-a-variant.md), [add-a-data-set.md](add-a-data-set.md).
+"""
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def markdown() -> str:
+    """The whole page, sections in the order of ``params.yaml``."""
+    schema = Params.model_json_schema()
+    places: dict[str, list[str]] = {}  # sections by type: where a type stands in two places, they share one
+    for place, kind in _places(schema, schema, ""):
+        places.setdefault(kind, []).append(place)
+    parts = [_HEAD, "## Top level\n", _table(schema, schema)]
+    for kind, found in places.items():
+        section = schema["$defs"][kind]
+        parts += [f"## {', '.join(f'`{place}`' for place in found)}\n", f"{_tidy(section['description'])}\n"]
+        parts.append(_table(schema, section))
+    return "\n".join(parts)
+
+
+def _places(schema: dict[str, Any], section: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    """Place and type of every mapping in the file, parents before children."""
+    for key, value in section["properties"].items():
+        for option in _options(value):
+            named: dict[str, Any] = next(iter(option.get("patternProperties", {}).values()), {})
+            place = f"{path}{key}.<{_SINGULAR[key]}>" if named else f"{path}{key}"
+            if kind := _reference(named or option):
+                yield place, kind
+                yield from _places(schema, schema["$defs"][kind], f"{place}.")
+
+
+def _table(schema: dict[str, Any], section: dict[str, Any]) -> str:
+    lines = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    required = section.get("required", [])
+    for key, value in section["properties"].items():
+        default = "required" if key in required else f"`{_default(value)}`"
+        kind = " or ".join(text for option in _options(value) if (text := _kind(option)))
+        lines.append(f"| `{key}` | {kind} | {default} | {_tidy(value['description'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: dict[str, Any]) -> str:
+    default = value.get("default", {})  # of a mapping that starts empty the schema says nothing
+    return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _options(value: dict[str, Any]) -> list[dict[str, Any]]:
+    options: list[dict[str, Any]] = value.get("anyOf", [value])
+    return [option for option in options if option.get("type") != "null"]
+
+
+def _reference(value: dict[str, Any]) -> str:
+    return str(value.get("$ref", "")).removeprefix("#/$defs/")
+
+
+def _kind(value: dict[str, Any]) -> str:
+    """What may stand there, in words."""
+    if "enum" in value:
+        return ", ".join(f"`{choice}`" for choice in value["enum"])
+    if _reference(value) or value.get("patternProperties"):
+        return "mapping, see below"
+    match value["type"]:
+        case "array":
+            return f"list of: {_kind(value['items'])}"
+        case "object":
+            return "mapping"
+        case "string":
+            return f"text matching `{value['pattern']}`" if "pattern" in value else "text"
+        case kind:
+            bounds = [f"{sign} {value[name]}" for name, sign in _BOUNDS.items() if name in value]
+            return " ".join(["true or false" if kind == "boolean" else kind, ", ".join(bounds)]).strip()
+
+
+def _tidy(text: str) -> str:
+    """Markdown in one line: docstrings mark code with two backticks."""
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")

@@ -1,0 +1,268 @@
+"""The sections of ``params.yaml`` that a run is made of: what each may hold, and what contradicts itself.
+
+Studies, grids of runs, are :mod:`ofq.config.studies`; how sections refer to one another, and what they resolve to for
+one run, is :mod:`ofq.config.params`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from ofq.errors import unknown
+
+# A name is part of file names, which may have 255 bytes.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
+PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
+Bits = Annotated[str, Field(pattern=r"^w[2-8]a[2-8]$")]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+# Remedies of the package by their short names.
+_REMEDIES = {
+    "dampening": "ofq.remedies.dampening:Dampening",
+    "freezing": "ofq.remedies.freezing:IterativeFreezing",
+}
+_GIVEN_BY = {
+    "the data": {"img_size", "in_chans", "num_classes"},
+    "training": {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"},
+}
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("Input should be printable text")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+
+
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, int | float | str):
+        raise ValueError("Input should be a number, text, true or false")
+    return value
+
+
+# Keyword arguments of somebody's constructor.
+Arguments = dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]]
+
+
+class Strict(BaseModel):
+    """A section of ``params.yaml``: no unknown key, no value of another type, nothing that is not finite."""
+
+    # true is no 1, "3" no 3, and 3.0 no whole number.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Data(Strict):
+    """Where a study's images come from and what it is evaluated on."""
+
+    name: Literal["digits", "fashion-mnist", "cifar10", "cifar100"] = Field(description="data set")
+    root: Text | None = Field(
+        None, description="directory of the downloaded files, data/<name> where it is left out; digits needs none"
+    )
+    evaluate: Literal["test", "validation"] = Field(
+        "test",
+        description="'validation' holds out a sixth of the training images and never touches the test set: "
+        "the split on which hyper-parameters are chosen",
+    )
+
+
+class Model(Strict):
+    """A timm model: its registered name and what to override when it is built."""
+
+    timm: Text = Field(description="name in timm's registry, such as deit_tiny_distilled_patch16_224")
+    arguments: Arguments = Field(
+        default_factory=dict, description="keyword arguments of the constructor, such as embed_dim"
+    )
+    paper_model: Text | None = Field(
+        None, description="the paper's model whose published numbers stand beside this one"
+    )
+
+    @field_validator("arguments")
+    @classmethod
+    def _left_to_the_user(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for source, names in _GIVEN_BY.items():
+            for name in sorted(names & set(values)):
+                raise ValueError(f"{name} should be left out: {source} decides it")
+        return values
+
+
+class Phase(Strict):
+    """How one phase (teacher or quantization-aware training) is trained."""
+
+    lr: LearningRate = Field(description="peak learning rate of AdamW")
+    min_lr: LearningRate = Field(description="learning rate at the end of the cosine")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="of AdamW; none on vectors and biases")
+    batch_size: PositiveInt = Field(description="images a step")
+    steps: PositiveInt = Field(description="optimizer steps, warm-up and constant tail included")
+    warmup: Fraction = Field(0.0, description="share of the steps over which the learning rate rises linearly from 0")
+    constant_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
+        0, description="last steps at the constant lowest rate"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Phase":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if self.constant_steps + self.warmup * self.steps >= self.steps:
+            raise ValueError("constant_steps and warmup leave no step for the cosine")
+        return self
+
+
+class Annealing(Strict):
+    """How annealing continues a finished quantization-aware run: constant rate, optimizer state kept."""
+
+    steps: PositiveInt = Field(description="further optimizer steps")
+    lr: LearningRate | None = Field(None, description="constant learning rate; null: the lowest rate of qat")
+
+
+class Recipe(Strict):
+    """Hyper-parameters of the three phases."""
+
+    teacher: Phase = Field(description="full-precision training")
+    qat: Phase = Field(description="quantization-aware training, taught by the teacher")
+    cga: Annealing = Field(description="annealing of a finished quantization-aware run")
+    calibration_batches: Annotated[int, Field(gt=0, le=10_000)] = Field(
+        1, description="training batches that set the learned steps"
+    )
+    teacher_once: bool = Field(
+        True,
+        description="the teacher's output on every training image is computed once and shared by all students of its "
+        "seed; false: at every step",
+    )
+
+
+class Cga(Strict):
+    """Confidence-guided annealing, and the controls that continue a run as long without it."""
+
+    frozen: Literal["confident", "nothing", "everything"] = Field(
+        "confident",
+        description="which weights of the blocks stand still: those outside the band; or, as controls for the further "
+        "steps alone, none or all of them",
+    )
+    boundary_range: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
+        None, description="half-width of the band around each rounding threshold in which weights train, in code steps"
+    )
+    freeze_qk: bool | None = Field(
+        None,
+        description="under QKR, hold q.weight and k.weight still; null: as fidelity.cga_qk of the parent says",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Cga":
+        if self.frozen == "confident":
+            if self.boundary_range is None:
+                raise ValueError("boundary_range is missing: 0.005 is the paper's")
+        elif self.boundary_range is not None or self.freeze_qk is not None:
+            raise ValueError(f"boundary_range and freeze_qk mean nothing where {self.frozen} is frozen: leave them out")
+        return self
+
+
+class Fidelity(Strict):
+    """One switch for each place where the released code differs from the text, as far as a number depends on it."""
+
+    attention_init: Literal["pretrained", "random"] = Field(
+        default="pretrained",
+        description="'random': qkv and proj of each attention start from random numbers (under QKR proj alone), not "
+        "from the teacher's weights",
+    )
+    cga_qk: Literal["still", "free"] = Field(
+        default="still", description="under QKR, whether q.weight and k.weight train freely while the run is annealed"
+    )
+    teacher_mode: Literal["eval", "train"] = Field(
+        default="eval",
+        description="'train': of a teacher with two heads the class head alone teaches, not the mean of both",
+    )
+    dead_biases: bool = Field(
+        default=False, description="biases behind the key quantizer and the query-key product's, which softmax cancels"
+    )
+
+
+_PRESETS = {
+    "as_described": Fidelity(),
+    "as_released": Fidelity(attention_init="random", cga_qk="free", teacher_mode="train", dead_biases=True),
+}
+
+
+def _preset(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in _PRESETS:
+        raise ValueError(f"{unknown('preset', value, _PRESETS)}; it should be one of the two, or a mapping of switches")
+    return _PRESETS[value]
+
+
+class Remedy(Strict):
+    """What calms oscillation during quantization-aware training."""
+
+    name: Text = Field(
+        description="`dampening`, `freezing`, or `module:Class` for a class of your own in a file beside params.yaml"
+    )
+    arguments: Arguments = Field(
+        default_factory=dict, description="keyword arguments of the class's constructor, such as `weight`"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        module, colon, attribute = name.partition(":")
+        if not colon and name not in _REMEDIES:
+            raise ValueError(f"{unknown('remedy', name, _REMEDIES)}; a class of your own is named as module:Class")
+        if colon and not all(part.isidentifier() for part in [*module.split("."), attribute]):
+            raise ValueError(f"'{name}' should be module:Class, such as calm:Calm for the class Calm of calm.py")
+        return name
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Module and class."""
+        module, _, attribute = _REMEDIES.get(self.name, self.name).partition(":")
+        return module, attribute
+
+
+class Variant(Strict):
+    """A named set of switches. One with a ``parent`` continues the parent's finished run."""
+
+    weight: Literal["lsq", "lsq-midrise", "statsq"] | None = Field(None, description="weight quantizer")
+    learn_step: bool | None = Field(
+        None, description="of LSQ weights; false: their steps stay where calibration put them"
+    )
+    clipped_gradient: Literal["zero", "identity"] | None = Field(
+        None, description="of LSQ weights beyond the outermost levels; 'identity': as StatsQ's"
+    )
+    qkr: bool = Field(False, description="query-key reparameterization")
+    parent: Name | None = Field(None, description="variant whose finished run this one anneals")
+    cga: Cga | None = Field(None, description="confidence-guided annealing, for a variant with a parent")
+    remedy: Remedy | None = Field(
+        None, description="what acts during quantization-aware training, for a variant without a parent"
+    )
+    fidelity: Annotated[
+        Fidelity,
+        BeforeValidator(_preset, json_schema_input_type=Literal["as_described", "as_released"] | Fidelity),
+    ] = Field(
+        "as_described",
+        validate_default=True,
+        description="where the text and the released code differ: `as_described`, `as_released`, or single switches of "
+        "the latter",
+    )
+    lr: LearningRate | None = Field(None, description="peak learning rate in place of the recipe's")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Variant":
+        if self.parent is None:
+            if self.weight is None:
+                raise ValueError("weight is missing: name a weight quantizer, or a parent to continue")
+            if self.cga is not None:
+                raise ValueError("cga needs a parent: annealing continues a finished run")
+            if self.weight == "statsq" and (self.learn_step, self.clipped_gradient) != (None, None):
+                raise ValueError("learn_step and clipped_gradient are switches of lsq and lsq-midrise: leave them out")
+        else:
+            if self.cga is None:
+                raise ValueError("parent without cga: say how the parent's run is continued")
+            inherited = {"weight": None, "learn_step": None, "clipped_gradient": None, "qkr": False}
+            for name, default in (inherited | {"fidelity": Fidelity()}).items():
+                if getattr(self, name) != default:
+                    raise ValueError(f"{name} of an annealed variant comes from its parent: leave it out")
+            if self.remedy is not None:
+                raise ValueError("remedy acts during quantization-aware training: name it with the parent")
+        return self

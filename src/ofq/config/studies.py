@@ -1,0 +1,134 @@
+"""The studies of ``params.yaml``: grids of runs, and what is reported of them.
+
+What a single run is made of is :mod:`ofq.config.settings`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ofq.config.settings import Bits, Data, LearningRate, Name, Strict
+from ofq.errors import unknown
+from ofq.runs.paths import SEEDS, TEACHER
+
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
+
+
+class LearningRates(Strict):
+    """Peak learning rates to try: every variant of the study becomes one variant for each rate."""
+
+    teacher: list[LearningRate] = Field([], description="of teachers; needs `teacher` among the study's variants")
+    qat: list[LearningRate] = Field([], description="of quantization-aware training")
+
+    @field_validator("teacher", "qat")
+    @classmethod
+    def _nameable(cls, rates: list[float]) -> list[float]:
+        for rate in rates:
+            if float(f"{rate:g}") != rate:
+                raise ValueError(f"{rate!r} should have at most six digits: it becomes part of a run's name")
+        return _no_repeats(rates)
+
+
+class Grid(Strict):
+    """What is reported of a grid of runs beside its common tables and figures."""
+
+    compare: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] = Field(
+        [], description="pairs of its variants whose difference, paired by seed, is a row of the table `comparison`"
+    )
+    measure: list[Literal["noise", "probe"]] = Field(
+        [],
+        description="what is measured on its finished runs, those of annealed variants apart: `noise` in their "
+        "weights, `probe` of their further oscillation",
+    )
+
+    @field_validator("compare", "measure", "models", "bits", "variants", "seeds", check_fields=False)
+    @classmethod
+    def _each_once(cls, values: list[Any] | None) -> list[Any] | None:
+        return None if values is None else _no_repeats(values)
+
+    def check_pairs(self, variants: list[str]) -> None:
+        """Raise ValueError where a pair names a variant that the grid does not have, or is of one with itself."""
+        for pair in self.compare:
+            if pair[0] == pair[1]:
+                raise ValueError(f"compare: '{pair[0]}' with itself is no comparison")
+        for name in (name for pair in self.compare for name in pair):
+            if name not in variants:
+                raise ValueError(f"compare: {unknown('variant of the grid', name, variants)}")
+
+
+class Group(Grid):
+    """A further grid of a study, with a report of its own. What is left out is the study's."""
+
+    models: list[Name] | None = Field(None, min_length=1, description="names under `models`")
+    bits: list[Bits] | None = Field(None, min_length=1, description="bit widths of weights and activations")
+    variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
+    seeds: list[Seed] | None = Field(None, min_length=1, description="seeds of its runs")
+    always: bool = Field(False, description="made with the study's main grid, not by its own name only")
+
+    @model_validator(mode="after")
+    def _pairs_of_its_own(self) -> "Group":
+        self.check_pairs(self.variants)
+        return self
+
+
+class Study(Grid):
+    """A grid of runs over one data set, and further ones by name."""
+
+    data: Data = Field(description="data set, and which images are evaluated")
+    models: list[Name] = Field(min_length=1, description="names under `models`")
+    bits: list[Bits] = Field(min_length=1, description="bit widths of weights and activations, such as w2a2")
+    variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
+    seeds: list[Seed] = Field(min_length=1, description="seeds of the initial weights and of the order of the images")
+    recipe: Name = Field(description="name under `recipes`")
+    sweep_lr: LearningRates | None = Field(None, description="peak learning rates to compare in this study")
+    learning_rates: Name | None = Field(
+        None, description="study with sweep_lr in which the recipe's learning rates were compared: part of `everything`"
+    )
+    groups: dict[Name, Group] = Field(
+        default_factory=dict,
+        description="further grids, made by name only: `snakemake STUDY-GROUP`, and of the default study also "
+        "`snakemake GROUP`; `everything` makes them all and gives each claim its verdict",
+    )
+    threads: Annotated[int, Field(gt=0, le=1024)] = Field(
+        1, description="CPU threads of one run; part of what a number depends on"
+    )
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        30.0, description="from one checkpoint to the next, at least; more where saving would take over 2 % of the time"
+    )
+    rerun_on_code: bool = Field(
+        True,
+        description="another version of the code runs everything again; false, for long studies: finished runs stay, "
+        "unfinished ones go on under the new code, and run.json says so",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compile_is_gone(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "compile" in content:
+            raise ValueError("the key compile is gone, and changed no number: leave it out")
+        return content
+
+    @model_validator(mode="after")
+    def _some_runs(self) -> "Study":
+        students = [name for name in self.variants if name != TEACHER]
+        if self.sweep_lr is not None and (self.groups or self.compare or self.measure):
+            raise ValueError("groups, compare and measure mean nothing beside sweep_lr: leave them out")
+        self.check_pairs(students)
+        if self.sweep_lr is None:
+            if not students:
+                raise ValueError("variants should name a quantized one; `teacher` alone needs sweep_lr")
+            return self
+        if not self.sweep_lr.teacher and not self.sweep_lr.qat:
+            raise ValueError("sweep_lr should name learning rates, of teacher or of qat")
+        if self.sweep_lr.teacher and TEACHER not in self.variants:
+            raise ValueError("sweep_lr.teacher needs `teacher` among the study's variants")
+        if bool(self.sweep_lr.qat) != bool(students):
+            raise ValueError("sweep_lr.qat and quantized variants need each other: name both or neither")
+        return self
+
+
+def _no_repeats(values: list[Any]) -> list[Any]:
+    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"named twice: {', '.join(repeated)}; name each once")
+    return values

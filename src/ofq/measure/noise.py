@@ -1,0 +1,251 @@
+"""What noise on the codes of a finished run does to it: is the model that training ended with a chance snapshot?"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ofq.config.params import KEEPING, RunConfig
+from ofq.data import batches
+from ofq.data.batches import StudyData
+from ofq.errors import UserError
+from ofq.models.weights import load_weights
+from ofq.oscillation.observer import threshold_distance
+from ofq.quant.modules.attention import QKRAttention
+from ofq.quant.modules.layers import QuantLinear
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.rounding import Rounded
+from ofq.quant.weights import BlockWeight, block_weights
+from ofq.runs import states
+from ofq.runs.files import replacing
+from ofq.runs.paths import Run, data_dir
+from ofq.training.job import session
+from ofq.training.loop import evaluate
+from ofq.training.student import make_student
+
+TRIALS = 10
+RANGES = (0.01, 0.05)  # code steps
+PLACES = ("boundary", "random")
+TRAIN_IMAGES = 600
+_COLUMNS = ["where", "range", "trial", "injected", "top1", "loss", "train_loss"]
+
+Layer = QuantLinear | QKRAttention
+
+
+@dataclass(frozen=True)
+class Noise:
+    """One draw of noise.
+
+    Attributes:
+        seed: of the run.
+        trial: number of the draw.
+        where: ``boundary`` or ``random``.
+        range: of the distance to the nearest rounding threshold, in code steps.
+    """
+
+    seed: int
+    trial: int
+    where: str
+    range: float
+
+    def generator(self) -> torch.Generator:
+        """The draw's own source of randomness."""
+        return _generator(f"{self.seed}/{self.trial}/{self.where}/{self.range}")
+
+
+class FixedQuantizer(Quantizer):
+    """A weight quantizer that gives the same codes and values whatever the weight: those of another, codes replaced.
+
+    Values are step*(code + offset) with the steps and the grid of the quantizer that it stands for, computed as that
+    one does, so that its own codes give its own values to the bit.
+
+    Args:
+        quantizer: the one that it stands for.
+        weight: what that one quantizes.
+        codes: in place of its codes; shape of the weight.
+    """
+
+    def __init__(self, quantizer: Quantizer, weight: Tensor, codes: Tensor) -> None:
+        super().__init__(quantizer.bits)
+        with torch.no_grad():
+            own = quantizer.rounded(weight)
+            replaced = codes.to(own.codes)
+            shifted = torch.addcmul(own.step * own.offset, replaced, own.step) if own.offset else replaced * own.step
+        self._replaced = quantizer
+        self._rounded = own._replace(values=shifted, codes=replaced)
+
+    def rounded(self, x: Tensor) -> Rounded:
+        """The fixed values with their codes and steps."""
+        return self._rounded
+
+    def step(self, w: Tensor) -> Tensor:
+        """As the quantizer that it stands for."""
+        return self._replaced.step(w)
+
+    def position(self, w: Tensor) -> Tensor:
+        """The fixed codes: no weight is anywhere between them."""
+        return self._rounded.codes
+
+
+def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
+    """Evaluate a finished student with noise on its codes, near rounding thresholds and anywhere; write the results.
+
+    Rows of ``noise.parquet``: ``none`` (once: range and trial are 0), then for each range and trial ``boundary`` and
+    ``random``, see :func:`inject`. ``top1`` and ``loss`` are those of the evaluation images, ``train_loss`` the
+    cross-entropy on up to 600 training images, the same ones for all rows. No file of the run is touched.
+
+    Args:
+        run: quantized and finished.
+        config: of the run.
+        trials: draws for each kind of noise.
+
+    Raises:
+        UserError: the run is a teacher or not finished, or one of its files is damaged.
+
+    Source: OFQ paper, table 1.
+    """
+    if config.quantization is None:
+        raise UserError(f"{run} is a full-precision run: it has no codes to change")
+    inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught, run.files.model]
+    with session(run, config, KEEPING, __name__, inputs, aside="noise") as current:
+        try:
+            data = batches.load(run.study)
+            student = make_student(run, config, data)
+            load_weights(student, run.files.model)
+            frame = measure(student, data, seed=run.seed, trials=trials)
+            with replacing(run.files.noise) as temporary:
+                frame.to_parquet(temporary, index=False)
+        finally:
+            states.drop(current.state.directory)  # it holds nothing to go on from
+    print(f"{run}: {trials} trials\n{summary(frame)}\nwritten to {run.files.noise}")
+
+
+def measure(student: nn.Module, data: StudyData, *, seed: int, trials: int) -> pd.DataFrame:
+    """The rows of ``noise.parquet``; the student is as before in the end.
+
+    Args:
+        student: quantized, with its learned steps.
+        data: of its study.
+        seed: of the noise and of the choice of training images.
+        trials: draws for each kind of noise.
+    """
+    weights = block_weights(student)
+    count = sum(weight.latent().numel() for weight in weights)
+    trained_on = _on_training_images(data, seed)
+
+    def row(where: str, limit: float, trial: int, injected: int) -> dict[str, Any]:
+        top1, loss = evaluate(student, data)
+        values = [where, limit, trial, 100 * injected / count, top1, loss, evaluate(student, trained_on)[1]]
+        return dict(zip(_COLUMNS, values, strict=True))
+
+    rows = [row("none", 0.0, 0, 0)]
+    for limit in RANGES:
+        for where in PLACES:
+            for trial in range(trials):
+                codes, injected = inject(weights, Noise(seed, trial, where, limit))
+                with fixed(codes):
+                    rows.append(row(where, limit, trial, injected))
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def inject(weights: list[BlockWeight], noise: Noise) -> tuple[dict[Layer, Tensor], int]:
+    """Draw codes for the low-bit weights of a model.
+
+    ``boundary``: each weight whose unrounded code u lies within the range of a rounding threshold gets one of the codes
+    next to it, floor(u) or floor(u) + 1, with probability 1/2 each. So half of them change, by one code: another
+    moment at which oscillation could have been stopped.
+
+    ``random``: of each matrix as many weights as near thresholds there, drawn without regard to where they lie; each
+    gets a neighbour of its code with probability 1/2, above or below, at an end of the grid the only one. The number
+    of weights that may change, the share of them that do and the size of a change are those of ``boundary``, matrix by
+    matrix, because steps differ between them.
+
+    Args:
+        weights: of :func:`ofq.quant.block_weights`.
+        noise: what to draw.
+
+    Returns:
+        Codes of each layer's whole weight (of the product under query-key reparameterization), and how many weights
+        the noise was put on.
+
+    Raises:
+        ValueError: unknown place.
+    """
+    draw = {"boundary": _near_thresholds, "random": _anywhere}.get(noise.where)
+    if draw is None:
+        raise ValueError(f"where must be one of {', '.join(PLACES)}, not {noise.where!r}")
+    generator = noise.generator()
+    parts: dict[Layer, list[Tensor]] = {}
+    injected = 0
+    for weight in weights:  # the thirds of qkv follow each other, in the order of its rows
+        position = weight.position()
+        near = threshold_distance(position) <= noise.range
+        parts.setdefault(weight.layer, []).append(draw(position, near, weight.bits, generator))
+        injected += int(near.sum())
+    return {layer: torch.cat(codes) for layer, codes in parts.items()}, injected
+
+
+@contextmanager
+def fixed(codes: dict[Layer, Tensor]) -> Iterator[None]:
+    """Let layers compute with the given codes; afterwards their quantizers are back."""
+    before: dict[Layer, Quantizer | None] = {layer: layer.weight_quantizer for layer in codes}
+    try:
+        for layer, replaced in codes.items():
+            quantizer = layer.weight_quantizer
+            assert quantizer is not None
+            weight = layer.query_key_product() if isinstance(layer, QKRAttention) else layer.weight
+            layer.weight_quantizer = FixedQuantizer(quantizer, weight, replaced)
+        yield
+    finally:
+        for layer, quantizer in before.items():
+            layer.weight_quantizer = quantizer
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """Mean ± standard deviation over trials, for people."""
+    lines = [f"{'noise':<8} {'range':>5} {'weights':>8} {'top-1, %':>16} {'loss':>16} {'training loss':>16}"]
+    for (where, limit), part in frame.groupby(["where", "range"], sort=False):
+        spread = [_spread(part[column]) for column in ("top1", "loss", "train_loss")]
+        share = part["injected"].iloc[0]
+        lines.append(f"{where:<8} {limit:>5} {share:>6.2f} % " + " ".join(f"{text:>16}" for text in spread))
+    return "\n".join(lines)
+
+
+def _spread(values: pd.Series) -> str:
+    return f"{values.mean():.3f}" if len(values) == 1 else f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+
+
+def _near_thresholds(position: Tensor, near: Tensor, bits: int, generator: torch.Generator) -> Tensor:
+    codes = position.round()
+    above = torch.randint(2, (int(near.sum()),), generator=generator)
+    codes[near] = position[near].floor() + above
+    return codes
+
+
+def _anywhere(position: Tensor, near: Tensor, bits: int, generator: torch.Generator) -> Tensor:
+    codes = position.round()
+    flat = codes.view(-1)
+    chosen = torch.randperm(flat.numel(), generator=generator)[: int(near.sum())]
+    changes = torch.randint(2, chosen.shape, generator=generator)
+    up = 2 * torch.randint(2, chosen.shape, generator=generator) - 1
+    half = 2 ** (bits - 1)
+    outside = (flat[chosen] + up < -half) | (flat[chosen] + up > half - 1)
+    flat[chosen] += changes * torch.where(outside, -up, up)
+    return codes
+
+
+def _on_training_images(data: StudyData, seed: int) -> StudyData:
+    """The data with up to 600 training images in the place of the evaluation images."""
+    order = torch.randperm(len(data.train_labels), generator=_generator(f"{seed}/training images"))[:TRAIN_IMAGES]
+    return replace(data, eval_images=data.train_images[order], eval_labels=data.train_labels[order])
+
+
+def _generator(text: str) -> torch.Generator:
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -1,0 +1,139 @@
+"""Measure the oscillation of a finished run again, from its checkpoint, over a further window of training."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ofq.config.params import KEEPING, RunConfig
+from ofq.config.settings import Phase
+from ofq.errors import UserError
+from ofq.oscillation.boundary import BoundaryObserver
+from ofq.oscillation.coupling import CouplingObserver, lifts
+from ofq.runs import states
+from ofq.runs.files import replacing, write_json
+from ofq.runs.paths import Run, data_dir
+from ofq.training.continued import hold_rate, last_state
+from ofq.training.job import session
+from ofq.training.loop import train
+from ofq.training.student import load_data, loss_from
+
+WINDOW = 300  # steps
+_LONGEST = 10**9
+_COLUMNS = ["share", "share_high", "reversals"]
+# Images in an order that neither the run nor an annealing of it saw.
+_ORDER = 2_000_003
+
+
+def outputs(run: Run, steps: int = WINDOW) -> tuple[Path, Path]:
+    """Summary (JSON) and record by layer (Parquet) of a window; another length than the usual stands in the names."""
+    name = "probe" if steps == WINDOW else f"probe-{steps}"
+    return run.files.root / f"{name}.json", run.files.root / f"{name}.parquet"
+
+
+def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
+    """Train a copy of a finished student on at its last learning rate, without remedy, and write what its codes did.
+
+    Beside the oscillation of each layer that is what weights near a rounding threshold did
+    (:mod:`ofq.oscillation.boundary`) and whether query and key codes turned round together
+    (:mod:`ofq.oscillation.coupling`). The run's own files stay as they are. Directions and frequencies of the meter go
+    on from the run's, reversals count from the start of the window.
+
+    Args:
+        run: quantized and finished.
+        config: of the run.
+        steps: length of the window, in optimizer steps.
+
+    Raises:
+        UserError: the run is a teacher or not finished, one of its files is damaged, or the window is empty.
+    """
+    if config.quantization is None:
+        raise UserError(f"{run} is a full-precision run: it has no codes that could oscillate")
+    if steps < 1:
+        raise UserError(f"a window needs at least 1 step, not {steps}")
+    if steps > _LONGEST:
+        raise UserError(f"a window has at most {_LONGEST} steps, not {steps}")
+    files = run.files
+    inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught, files.model, files.trainer]
+    window = config.model_copy(update={"train": _constant(config.train, steps), "cga": None, "remedy": None})
+    with session(run, window, KEEPING, __name__, inputs, aside="probe") as current:
+        data = load_data(run, config)
+        student, optimizer, recorder = last_state(run, window, data)
+        rate = optimizer.param_groups[0]["lr"]
+        hold_rate(optimizer, rate)
+        boundary, coupling = BoundaryObserver(recorder), CouplingObserver(student, recorder)
+        train(
+            student,
+            loss_from(run, window, data, student),
+            optimizer,
+            data,
+            _constant(config.train, steps, rate),
+            seed=config.seed + _ORDER,
+            label=f"{run.label} probe",
+            checkpoints=current.checkpoints,
+            events=current.events,
+            hooks=[recorder, boundary, coupling],  # the observers read what the recorder has counted
+        )
+        for hook in (recorder, boundary, coupling):
+            hook.finish()
+        summary, record = outputs(run, steps)
+        with replacing(record) as temporary:
+            recorder.oscillation().to_parquet(temporary, index=False)
+        end = _last(recorder.oscillation())
+        groups = {str(group): _means(part) for group, part in end.groupby("group", sort=False)}
+        write_json(
+            summary,
+            {
+                "run": str(run),
+                "steps": steps,
+                "lr": rate,
+                "all": _means(end),
+                "groups": groups,
+                "at_the_end_of_the_run": _means(_last(pd.read_parquet(files.oscillation))),
+                "boundary": boundary.boundary(),
+                "band": boundary.band(),
+                "coupling": coupling.coupling(),
+                "coupling_codes": coupling.codes,
+                "digests": current.digests,
+            },
+        )
+        states.drop(current.state.directory)
+    print(_report(run, rate, steps, {**groups, "all": _means(end)}, coupling))
+    print(f"written to {summary}")
+
+
+def _constant(phase: Phase, steps: int, lr: float | None = None) -> Phase:
+    """The phase over the given number of steps at one rate; by default the lowest of its schedule."""
+    rate = phase.min_lr if lr is None else lr
+    return phase.model_copy(update={"lr": rate, "min_lr": rate, "steps": steps, "warmup": 0.0, "constant_steps": 0})
+
+
+def _last(record: pd.DataFrame) -> pd.DataFrame:
+    return record[record["step"] == record["step"].max()]
+
+
+def _means(layers: pd.DataFrame) -> dict[str, Any]:
+    """Means over all weights of some layers: shares in percent, reversals a weight."""
+    means = {name: float(np.average(layers[name], weights=layers["weights"])) for name in _COLUMNS}
+    return {"weights": int(layers["weights"].sum()), **means}
+
+
+def _report(run: Run, rate: float, steps: int, groups: dict[str, dict[str, Any]], coupling: CouplingObserver) -> str:
+    lines = [
+        f"{run}: {steps} further steps at learning rate {rate:g}",
+        f"{'group':<6} {'weights':>8} {'f > 0.005':>10} {'f > 0.02':>10} {'reversals a weight':>20}",
+    ]
+    for name, row in groups.items():
+        lines.append(
+            f"{name:<6} {row['weights']:>8} {row['share']:>8.2f} % {row['share_high']:>8.2f} %"
+            f" {row['reversals']:>20.3f}"
+        )
+    lift, elsewhere = lifts(coupling.coupling())
+    if not math.isnan(lift):
+        lines.append(
+            f"query and key turn round in the same steps {lift:.2f} times as often as by chance in a head,"
+            f" {elsewhere:.2f} times between heads ({coupling.codes} codes)"
+        )
+    return "\n".join(lines)

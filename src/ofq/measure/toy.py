@@ -1,0 +1,134 @@
+"""Toy regression: weights pulled towards targets through a quantizer, and nothing else.
+
+It uses the quantizers and the meter that training uses. ``docs/oscillation.md`` explains what comes out of it.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ofq.oscillation.meter import OscillationMeter
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer
+from ofq.quant.quantizers.statsq import StatsQuantizer
+from ofq.runs.files import write_text
+from ofq.runs.paths import TOY
+
+STEP, BITS, LR = 0.25, 3, 0.05
+START, TARGET = 0.45, 0.14
+OTHERS = [-0.46, 0.31, 0.62, -0.22, 0.07, -0.35, 0.50]  # targets of the other weights of a row of eight
+_COLUMNS = ["case", "step", "weight", "latent", "value", "code", "scale"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What happened: one row a step, the state before its update.
+
+    Attributes:
+        weights: latent weights (steps, rows, columns).
+        values: quantized weights, same shape.
+        codes: integer codes, same shape.
+        scales: step of the quantizer (steps, rows); one for all weights as (steps, 1).
+        reversals: of each weight (rows, columns), a step.
+    """
+
+    weights: Tensor
+    values: Tensor
+    codes: Tensor
+    scales: Tensor
+    reversals: Tensor
+
+
+def learned(scale: Tensor, *, bits: int = BITS, axis: int | None = 0) -> LSQQuantizer:
+    """LSQ that starts from the given steps, one for each index of the axis; None: one for all weights."""
+    quantizer = LSQQuantizer(bits, axis=axis)
+    quantizer.load_state_dict({"scale": scale})
+    return quantizer
+
+
+def train(
+    quantizer: Quantizer, start: Tensor, target: Tensor, *, lr: float = LR, scale_lr: float = 0.0, steps: int = 500
+) -> Trace:
+    """Gradient descent on L = 1/2 sum (q(w) - target)^2, steps of the quantizer included where ``scale_lr`` > 0.
+
+    Weights and steps are updated together, from the same forward pass.
+
+    Args:
+        quantizer: straight-through, so that dL/dw = q(w) - target wherever it passes gradients.
+        start: weights (rows, columns).
+        target: values that the quantized weights should take, same shape.
+        lr: learning rate of the weights.
+        scale_lr: learning rate of the quantizer's own steps.
+        steps: updates.
+
+    Source: tests/golden/README.md section 12; OFQ paper, figure 1.
+    """
+    quantizer.record = True
+    weight = start.clone().requires_grad_()
+    trained = [(weight, lr), *((scale, scale_lr) for scale in quantizer.parameters())]
+    meter = OscillationMeter()
+    rows: list[tuple[Tensor, ...]] = []
+    for _ in range(steps):
+        value = quantizer(weight)
+        codes = quantizer.last_codes
+        assert codes is not None
+        meter.update({"toy": codes})
+        rows.append(tuple(x.detach().clone() for x in (weight, value, codes, quantizer.step(weight))))
+        loss = 0.5 * (value - target).square().sum()
+        gradients = torch.autograd.grad(loss, [parameter for parameter, _ in trained])
+        with torch.no_grad():
+            for (parameter, rate), gradient in zip(trained, gradients, strict=True):
+                parameter -= rate * gradient
+    weights, values, all_codes, scales = (torch.stack(column) for column in zip(*rows, strict=True))
+    return Trace(weights, values, all_codes, scales, meter.reversals("toy") / steps)
+
+
+def row_of_eight() -> tuple[Tensor, Tensor]:
+    """Where the weights of a row start and what they are pulled to, (1, 8) each."""
+    start = [START, *(0.5 * target for target in OTHERS)]
+    return torch.tensor([start], dtype=torch.float64), torch.tensor([[TARGET, *OTHERS]], dtype=torch.float64)
+
+
+def compare() -> dict[str, Trace]:
+    """The same row of weights with the three kinds of step: ``fixed``, ``learned``, ``statistical``.
+
+    The learned step begins where the fixed one stays, and has the learning rate of the weights.
+    """
+    start, target = row_of_eight()
+    step = torch.tensor([STEP], dtype=torch.float64)
+    return {
+        "fixed": train(learned(step), start, target),
+        "learned": train(learned(step), start, target, scale_lr=LR),
+        "statistical": train(StatsQuantizer(BITS), start, target),
+    }
+
+
+def tidy(traces: dict[str, Trace]) -> pd.DataFrame:
+    """One row for each case, step and weight: ``latent``, quantized ``value``, ``code``, and ``scale``, the step size.
+
+    Args:
+        traces: by case, each of one row of weights.
+    """
+    frames = []
+    for case, trace in traces.items():
+        steps, _, count = trace.weights.shape
+        columns = {
+            "case": case,
+            "step": torch.arange(steps).repeat_interleave(count),
+            "weight": torch.arange(count).repeat(steps),
+            "latent": trace.weights.flatten(),
+            "value": trace.values.flatten(),
+            "code": trace.codes.flatten(),
+            "scale": trace.scales.flatten().repeat_interleave(count),
+        }
+        frames.append(pd.DataFrame({name: x.numpy() if isinstance(x, Tensor) else x for name, x in columns.items()}))
+    return pd.concat(frames, ignore_index=True)[_COLUMNS]
+
+
+def write_trace() -> None:
+    """Simulate, and write ``results/toy/trace.csv``."""
+    path = TOY / "trace.csv"
+    write_text(path, tidy(compare()).to_csv(index=False, float_format="%.10g"))
+    print(f"written to {path}")

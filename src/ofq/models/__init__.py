@@ -1,0 +1,1 @@
+"""The backbones, in full precision."""

@@ -1,0 +1,27 @@
+"""Load weights into a model, all of them or none."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ofq.errors import UserError, missing
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a model's safetensors file strictly.
+
+    Raises:
+        UserError: the file is missing, damaged, or belongs to another model.
+    """
+    try:
+        absent, unexpected = model.load_state_dict(load_file(path), strict=False)
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run snakemake again") from None
+    except RuntimeError as error:
+        raise UserError(f"{path} belongs to another model: {' '.join(str(error).split())[:200]}") from None
+    if absent or unexpected:
+        raise UserError(f"{path} belongs to another model: {[*absent, *unexpected][0]} does not match")

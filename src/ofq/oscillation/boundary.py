@@ -1,0 +1,124 @@
+"""How weights behave that lie near a rounding threshold: their gradients, their reversals, who they are."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ofq.oscillation.observer import Observer, reversals, threshold_distance
+from ofq.oscillation.recorder import OscillationRecorder
+from ofq.quant.modules.layers import QuantLinear
+
+BINS = 25  # of the distance to the nearest rounding threshold, over [0, 0.5] code steps
+BAND = 0.005  # code steps: the boundary range of confidence-guided annealing
+
+
+class BoundaryObserver(Observer):
+    """Counts (weight, step) pairs by the weight's distance to the nearest rounding threshold before the step's update.
+
+    With u_t the unrounded code of a weight, g_t its gradient and c_t its code at step t, a pair (weight, t) falls into
+    the bin of |u_t - floor(u_t) - 1/2|, and of the pairs in a bin there are counted
+
+        gradient turns   g_t * g_(t-1) < 0: the sign of the gradient is the opposite of that of the step before. A
+                         gradient of zero, as LSQ gives a clamped weight, has no sign, and the first step no step before
+        reversals        update t moved the code, c_(t+1) != c_t, against the direction of its last change: the rule of
+                         :class:`ofq.oscillation.OscillationMeter`, from the recorder's own count
+
+    Besides it notes which weights lie in a narrow band around the thresholds at the first and at the last step. If few
+    are there at both, oscillation is no property of certain weights.
+
+    The product of the query and key weights that query-key reparameterization quantizes is left out of all of this: it
+    is no parameter, so that it has no gradient and no update of its own.
+
+    Args:
+        recorder: follows the codes; its hook comes before this one.
+
+    Source: OFQ paper, figure 4.
+    """
+
+    def __init__(self, recorder: OscillationRecorder) -> None:
+        self._recorder = recorder
+        self._weights = [weight for weight in recorder.weights if isinstance(weight.layer, QuantLinear)]
+        self._counts = torch.zeros(3, BINS, dtype=torch.int64)  # pairs, gradient turns, reversals
+        # Of every weight at the latest step, one vector each.
+        self._bins: Tensor | None = None
+        self._signs: Tensor | None = None
+        self._reversals: Tensor | None = None
+        self._first: Tensor | None = None  # inside the band at the first step
+        self._last: Tensor | None = None  # at the latest
+
+    @torch.no_grad()
+    def before_update(self) -> None:
+        """Sort the weights by their distance, and count which gradients turned."""
+        self._count_reversals()
+        distance = torch.cat([threshold_distance(weight.position()).flatten() for weight in self._weights])
+        bins = (distance * (2 * BINS)).to(torch.uint8).clamp_(max=BINS - 1)
+        signs = self._gradients().sign().to(torch.int8)
+        self._count(0, bins)
+        if self._signs is not None:
+            self._count(1, bins[signs * self._signs < 0])
+        self._last = distance <= BAND
+        if self._first is None:
+            self._first = self._last
+        self._bins, self._signs = bins, signs
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Count the reversals of the last update."""
+        self._count_reversals()
+
+    def boundary(self) -> dict[str, list[float] | list[int]]:
+        """Counts by bin: ``left`` edges in code steps, ``weight_steps`` pairs, ``gradient_turns``, ``reversals``."""
+        names = ["weight_steps", "gradient_turns", "reversals"]
+        left = [round(i / (2 * BINS), 6) for i in range(BINS)]
+        return {"left": left, **dict(zip(names, self._counts.tolist(), strict=True))}
+
+    def band(self) -> dict[str, float]:
+        """How many weights lay within ``range`` of a threshold at the ``start``, at the ``end``, and at ``both``.
+
+        Raises:
+            RuntimeError: no step was seen.
+        """
+        if self._first is None or self._last is None:
+            raise RuntimeError("no step was observed")
+        return {
+            "range": BAND,
+            "weights": self._first.numel(),
+            "start": int(self._first.sum()),
+            "end": int(self._last.sum()),
+            "both": int((self._first & self._last).sum()),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, and what the next step is compared with."""
+        return {
+            "counts": self._counts.clone(),
+            "bins": self._bins,
+            "signs": self._signs,
+            "reversals": self._reversals,
+            "first": self._first,
+            "last": self._last,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up saved state."""
+        self._counts, self._bins, self._signs = state["counts"], state["bins"], state["signs"]
+        self._reversals, self._first, self._last = state["reversals"], state["first"], state["last"]
+
+    def _gradients(self) -> Tensor:
+        parts = []
+        for weight in self._weights:
+            gradient = weight.layer.weight.grad
+            assert isinstance(gradient, Tensor), f"{weight.name} has no gradient"
+            parts.append(gradient[weight.rows].flatten())
+        return torch.cat(parts)
+
+    def _count_reversals(self) -> None:
+        """Those of the update before, by the bins before it."""
+        counted = reversals(self._recorder, self._weights)
+        if self._bins is not None:
+            self._count(2, self._bins[counted != self._reversals])
+        self._reversals = counted
+
+    def _count(self, row: int, bins: Tensor) -> None:
+        self._counts[row] += torch.bincount(bins, minlength=BINS)

@@ -1,0 +1,107 @@
+"""Follow the integer codes of a model's low-bit weights through training and write down what they did."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ofq.oscillation.meter import OscillationMeter
+from ofq.quant.weights import block_weights, record_codes
+
+THRESHOLDS = {"share": 0.005, "share_high": 0.02}  # oscillation frequencies above which a weight counts
+DISTANCE_BINS = 25  # of the distance to the nearest rounding threshold, over [0, 0.5] code steps
+POSITION_BIN = 0.05  # width of a bin of the latent weights' histogram, in code steps
+
+
+class OscillationRecorder:
+    """Hook of the training loop: an :class:`OscillationMeter` over every low-bit weight of the blocks, at every step.
+
+    It reads the codes that the forward pass computed anyway and writes to nothing that training reads.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        record_codes(model)
+        self.weights = block_weights(model)
+        self.meter = OscillationMeter()
+        self.steps = 0
+        self.rows: list[dict[str, Any]] = []
+
+    def loss(self) -> None:
+        """Nothing to add."""
+
+    def before_update(self) -> None:
+        """Count the codes with which this step's loss was computed."""
+        self.meter.update({weight.name: weight.recorded() for weight in self.weights})
+        self.steps += 1
+
+    def after_update(self) -> None:
+        """Nothing: the updated weights are met in the next forward pass."""
+
+    def metrics(self) -> dict[str, float]:
+        """Write one row a layer, and return the shares over all weights and over each group, in percent."""
+        rows = [self._row(weight.name, weight.group, weight.block, weight.position()) for weight in self.weights]
+        self.rows = [row for row in self.rows if row["step"] != self.steps] + rows
+        groups = list(dict.fromkeys(row["group"] for row in rows))
+        return {
+            "osc/share": _mean(rows, "share"),
+            "osc/share_high": _mean(rows, "share_high"),
+            "osc/reversals": _mean(rows, "reversals"),
+            **{f"osc/share_{group}": _mean([r for r in rows if r["group"] == group], "share") for group in groups},
+        }
+
+    def finish(self) -> dict[str, float]:
+        """Count the codes after the last update too, as the last row; share in percent and reversals a weight."""
+        self.meter.update({weight.name: weight.codes() for weight in self.weights})
+        values = self.metrics()
+        return {"osc_share": values["osc/share"], "reversals": values["osc/reversals"]}
+
+    def oscillation(self) -> pd.DataFrame:
+        """One row an interval and layer: shares in percent, reversals a weight, distance to the nearest threshold."""
+        return pd.DataFrame(self.rows)
+
+    def final_weights(self) -> pd.DataFrame:
+        """Histogram of the latent weights in code steps (thresholds at half-integers), by layer."""
+        frames = []
+        for weight in self.weights:
+            bins, counts = torch.unique((weight.position() / POSITION_BIN).floor().to(torch.int64), return_counts=True)
+            left = [round(index * POSITION_BIN, 6) for index in bins.tolist()]
+            frames.append(
+                pd.DataFrame(
+                    {"layer": weight.name, "group": weight.group, "bin_left": left, "weights": counts.tolist()}
+                )
+            )
+        return pd.concat(frames, ignore_index=True)
+
+    def restart_counts(self) -> None:
+        """Count reversals from here on, as for annealing; directions and frequencies continue."""
+        self.meter.reset_reversals()
+        self.rows, self.steps = [], 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Meter, rows and steps: what a resumed run needs."""
+        return {"meter": self.meter.state_dict(), "rows": self.rows, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up saved state."""
+        self.meter.load_state_dict(state["meter"])
+        self.rows, self.steps = list(state["rows"]), state["steps"]
+
+    def _row(self, name: str, group: str, block: int, position: Tensor) -> dict[str, Any]:
+        frequency = self.meter.frequency(name)
+        distance = (position - position.floor() - 0.5).abs()
+        return {
+            "step": self.steps,
+            "layer": name,
+            "group": group,
+            "block": block,
+            "weights": frequency.numel(),
+            **{column: 100 * (frequency > limit).float().mean().item() for column, limit in THRESHOLDS.items()},
+            "reversals": self.meter.reversals(name).float().mean().item(),
+            "distance_histogram": torch.histc(distance, DISTANCE_BINS, 0.0, 0.5).int().tolist(),
+        }
+
+
+def _mean(rows: list[dict[str, Any]], column: str) -> float:
+    """Mean over all weights of the rows' layers."""
+    return float(sum(row[column] * row["weights"] for row in rows) / sum(row["weights"] for row in rows))

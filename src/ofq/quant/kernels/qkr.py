@@ -1,0 +1,144 @@
+"""Query-key reparameterization as one function of the autograd graph; habits as in the kernel of plain attention."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ofq.quant.kernels.attention import Context, Heads
+from ofq.quant.kernels.products import INTEGER_BITS, Weight, rounded_product
+from ofq.quant.quantizers.lsq import LSQQuantizer
+from ofq.quant.rounding import Grid
+
+
+def qkr_attention(
+    x: Tensor,
+    quantizer: LSQQuantizer,
+    product: Weight,
+    product_quantizer: LSQQuantizer,
+    v: Weight,
+    v_bias: Tensor | None,
+    heads: Heads,
+    scale: float,
+) -> Tensor:
+    """Context of query-key reparameterization.
+
+    Args:
+        x: (B, N, C), not quantized.
+        quantizer: of ``x``.
+        product: the heads' products W_q^T W_k below each other (H*C, C).
+        product_quantizer: of u = x' product^T as (B, N, H, C).
+        v: weight of the values (A, C).
+        v_bias: (A,).
+        heads: what stands behind the scores.
+        scale: of the scores, 1/sqrt(d).
+
+    Returns:
+        (B, N, A).
+    """
+    batch, tokens, channels = x.shape
+    context = Context.of(heads, batch, tokens, len(v.values))
+    u = product_quantizer
+    grids = quantizer.grid_for(x.shape), u.grid_for(torch.Size((batch, tokens, heads.count, channels)))
+    out: Tensor = _QKRAttention.apply(
+        *(x, quantizer.scale, quantizer.before, quantizer.after),
+        *(product.values, u.scale, u.before, u.after, v.values, v_bias),
+        *context.parameters(heads),
+        *(grids, (product[1:], v[1:]), context, scale),
+    )
+    return out
+
+
+class _QKRAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        x_scale: Tensor,
+        x_before: Tensor | None,
+        x_after: Tensor | None,
+        product: Tensor,
+        u_scale: Tensor,
+        u_before: Tensor | None,
+        u_after: Tensor | None,
+        v_weight: Tensor,
+        v_bias: Tensor | None,
+        v_scale: Tensor,
+        v_before: Tensor | None,
+        v_after: Tensor | None,
+        p_scale: Tensor,
+        grids: tuple[Grid, Grid],
+        factors: tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]],
+        context: Context,
+        factor: float,
+    ) -> Tensor:
+        x_grid, u_grid = grids
+        x_step, u_step = x_grid.step(x_scale), u_grid.step(u_scale)
+        integers = factors[0][0] is not None
+        x_u, codes = x_grid.place_and_codes(x, x_step, x_before, integers=integers)
+        products = (Weight(product, *factors[0]), None), (Weight(v_weight, *factors[1]), v_bias)
+        u, v = (rounded_product(codes, x_step, x_after, *pair) for pair in products)
+        u_u, u_codes = u_grid.place_and_codes(u.unflatten(-1, (context.heads, -1)), u_step, u_before)
+        if integers and u_after is None and u_grid.high < 2**INTEGER_BITS:
+            scores = _integer_scores(codes, x_step, x_after, u_codes, u_step, factor)
+        else:
+            values, keys = x_grid.values(x_u, x_step, x_after), u_grid.values(u_u, u_step, u_after)
+            scores = x.new_empty(context.heads, *x.shape[:2], x.shape[1])
+            for out, key in zip(scores, keys.unbind(2), strict=True):
+                out.baddbmm_(values, key.transpose(1, 2), beta=0, alpha=factor)
+        out, saved = context.forward(scores, v, v_scale, v_before, v_after, p_scale)
+        ctx.save_for_backward(x_u, x_step, x_after, u_u, u_step, u_after, product, v_weight, *saved)
+        ctx.grids, ctx.context, ctx.factor = grids, context, factor
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x_u, x_step, x_after, u_u, u_step, u_after, product, v_weight, *saved = ctx.saved_tensors
+        x_grid, u_grid = ctx.grids
+        context: Context = ctx.context
+        grad_v = torch.empty_like(g)
+        grad_scores, *grad_rest = context.backward(g, tuple(saved), grad_v)
+
+        x, keys = x_grid.values(x_u, x_step, x_after), u_grid.values(u_u, u_step, u_after)
+        grad_u, grad_x = torch.empty_like(keys), torch.empty_like(x)
+        grad_scores.mul_(ctx.factor)
+        for h, (grad, key, out) in enumerate(zip(grad_scores, keys.unbind(2), grad_u.unbind(2), strict=True)):
+            out.copy_(torch.bmm(grad.transpose(1, 2), x))
+            grad_x.baddbmm_(grad, key, beta=min(h, 1))
+        del keys, grad_scores
+        grad_u_after = None if u_after is None else u_grid.move_gradient(grad_u)
+        grad_u_scale, grad_u_before = u_grid.gradients(grad_u, u_u, u_step.numel())
+
+        rows, v_rows, u_rows = x.flatten(0, 1), grad_v.flatten(0, 1), grad_u.flatten(2).flatten(0, 1)
+        grad_x.flatten(0, 1).addmm_(u_rows, product).addmm_(v_rows, v_weight)
+        grad_product, grad_v_weight = u_rows.t() @ rows, v_rows.t() @ rows
+        grad_v_bias = v_rows.sum(0) if ctx.needs_input_grad[9] else None
+        grad_x_after = None if x_after is None else x_grid.move_gradient(grad_x)
+        grad_x_scale, grad_x_before = x_grid.gradients(grad_x, x_u, x_step.numel())
+        return (
+            *(grad_x, grad_x_scale, grad_x_before, grad_x_after),
+            *(grad_product, grad_u_scale, grad_u_before, grad_u_after, grad_v_weight, grad_v_bias),
+            *grad_rest,
+            *(None, None, None, None),
+        )
+
+
+def _integer_scores(
+    x: Tensor, x_step: Tensor, x_after: Tensor | None, u: Tensor, u_step: Tensor, factor: float
+) -> Tensor:
+    """Codes x (B, N, C), int8, and u (B, N, H, C) to (x*x_step + x_after) (u*u_step)^T * factor, (H, B, N, N)."""
+    batch, tokens, heads, channels = u.shape
+    keys = torch.empty(batch, heads, tokens, channels, dtype=torch.int8, device=u.device)
+    keys.copy_(u.transpose(1, 2))
+    dots = torch.empty(batch, tokens, heads * tokens, dtype=torch.int32, device=u.device)
+    for query, key, out in zip(x, keys.flatten(1, 2), dots, strict=True):
+        torch._int_mm(query, key.t(), out=out)
+    steps = u_step.view(tokens, heads).t() * factor  # (H, N)
+    scores = torch.empty(heads, batch, tokens, tokens, dtype=u.dtype, device=u.device)
+    by_head = dots.unflatten(-1, (heads, tokens)).permute(2, 0, 1, 3)
+    torch.mul(by_head, x_step * steps.view(heads, 1, 1, tokens), out=scores)
+    if x_after is not None:
+        scores.add_(((u @ x_after).permute(2, 0, 1) * steps.unsqueeze(1)).unsqueeze(2))
+    return scores

@@ -1,0 +1,1 @@
+"""Layers and attention that quantize their weights and inputs."""

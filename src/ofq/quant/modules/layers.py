@@ -1,0 +1,154 @@
+"""Layers that quantize their weight and their input."""
+
+from typing import Self
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofq.quant.kernels.products import fuses, quantized, quantized_linear
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer
+
+
+class QuantLinear(nn.Linear):
+    """y = Q_x(x) Q_w(W)^T + b, each quantizer optional.
+
+    Args:
+        in_features: as in :class:`torch.nn.Linear`.
+        out_features: as in :class:`torch.nn.Linear`.
+        bias: as in :class:`torch.nn.Linear`.
+        weight_quantizer: of the weight (out_features, in_features), or None for full precision.
+        input_quantizer: of the input (..., in_features), or None for full precision.
+        device: of weight and bias.
+
+    Source: tests/golden/README.md section 4. Unlike the released code a layer without bias stays without one.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        weight_quantizer: Quantizer | None = None,
+        input_quantizer: LSQQuantizer | None = None,
+        device: str | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias, device=device)
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+
+    @classmethod
+    def from_linear(
+        cls, linear: nn.Linear, *, weight_quantizer: Quantizer | None, input_quantizer: LSQQuantizer | None
+    ) -> Self:
+        """Take over the weight and the bias, the parameters themselves and not copies."""
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            bias=linear.bias is not None,
+            weight_quantizer=weight_quantizer,
+            input_quantizer=input_quantizer,
+            device="meta",  # draws no random numbers
+        )
+        _take_over(layer, linear)
+        return layer
+
+    def quantized_weight(self) -> Tensor:
+        """Q_w(W), shape (out_features, in_features)."""
+        return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        if self.input_quantizer is None:
+            return F.linear(x, self.quantized_weight(), self.bias)
+        if self.input_quantizer.axis in (-2, None) and fuses(x, self.input_quantizer):
+            weight = quantized(self.weight, self.weight_quantizer, beside=self.input_quantizer)
+            return quantized_linear(x, self.input_quantizer, weight, self.bias)
+        return F.linear(self.input_quantizer(x), self.quantized_weight(), self.bias)
+
+
+class QuantConv2d(nn.Conv2d):
+    """Convolution of patches that do not overlap (kernel = stride, no padding), as one matrix product.
+
+    The product costs what the convolution does, but its backward pass to the image, which the input quantizer's
+    parameters need, is much cheaper on a CPU.
+
+    Args:
+        in_channels: as in :class:`torch.nn.Conv2d`.
+        out_channels: as in :class:`torch.nn.Conv2d`.
+        kernel_size: height and width of a patch, also the stride.
+        bias: as in :class:`torch.nn.Conv2d`.
+        weight_quantizer: of the weight (out_channels, in_channels, height, width), or None.
+        input_quantizer: of the image (B, in_channels, H, W), or None.
+        device: of weight and bias.
+
+    Raises:
+        ValueError: the converted convolution is not one of patches, or the image is no multiple of the patch.
+
+    Source: tests/golden/README.md section 4.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: tuple[int, int],
+        bias: bool = True,
+        weight_quantizer: Quantizer | None = None,
+        input_quantizer: LSQQuantizer | None = None,
+        device: str | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=kernel_size, bias=bias, device=device)
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+
+    @classmethod
+    def from_conv(
+        cls, conv: nn.Conv2d, *, weight_quantizer: Quantizer | None, input_quantizer: LSQQuantizer | None
+    ) -> Self:
+        """Take over the weight and the bias, the parameters themselves and not copies."""
+        plain = conv.padding in ((0, 0), "valid") and conv.dilation == (1, 1) and conv.groups == 1
+        if conv.kernel_size != conv.stride or not plain:
+            raise ValueError(
+                "only a convolution of patches (stride = kernel_size, no padding, dilation or groups) can be "
+                f"quantized, not {conv}"
+            )
+        height, width = conv.kernel_size
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            kernel_size=(height, width),
+            bias=conv.bias is not None,
+            weight_quantizer=weight_quantizer,
+            input_quantizer=input_quantizer,
+            device="meta",
+        )
+        _take_over(layer, conv)
+        return layer
+
+    def quantized_weight(self) -> Tensor:
+        """Q_w(W), shape (out_channels, in_channels, height, width)."""
+        return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H/height, W/width)."""
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        height, width = self.kernel_size
+        if x.shape[-2] % height or x.shape[-1] % width:
+            raise ValueError(f"image {tuple(x.shape[-2:])} is no multiple of the patch {(height, width)}")
+        x = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))  # (B, K, H/h, h, W/w, w)
+        patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, H/h, W/w, K*h*w)
+        y = F.linear(patches, self.quantized_weight().flatten(1), self.bias)
+        return y.permute(0, 3, 1, 2)  # (B, O, H/h, W/w); timm's PatchEmbed permutes back without copying
+
+
+def _take_over(layer: QuantLinear | QuantConv2d, source: nn.Linear | nn.Conv2d) -> None:
+    """The source's parameters and mode; the quantizers go where they are."""
+    for quantizer in (layer.weight_quantizer, layer.input_quantizer):
+        if quantizer is not None:
+            quantizer.to(device=source.weight.device, dtype=source.weight.dtype)
+    layer.weight, layer.bias = source.weight, source.bias
+    layer.train(source.training)

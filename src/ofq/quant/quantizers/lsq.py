@@ -1,0 +1,271 @@
+"""LSQ: the step is learned; and LSQ with move biases, for the inputs of a layer."""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.rounding import STEP_FLOOR, Grid, Rounded, round_on
+
+_Unset: Any = UninitializedParameter  # its stub does not say that it is a Parameter
+
+SIGN_THRESHOLD = -1e-5
+"""An image with a smaller value than this is signed."""
+
+
+class LSQQuantizer(Quantizer):
+    """Quantizer with learned steps; see :func:`ofq.quant.rounding.round_learned` for the formulas.
+
+    Codes lie in [-2^(bits-1), 2^(bits-1)-1], or in [0, 2^bits-1] if unsigned. The steps, the vector ``scale``, do not
+    exist before :func:`ofq.quant.calibrate` or a calibrated state dict; calibration sets them to
+    kappa*mean|x|/sqrt(largest code), kappa = 4 for an unsigned quantizer with an axis, else 2.
+
+    Args:
+        bits: 2 to 8.
+        signed: sign of the codes. ``"detect"``: unsigned until a value below -1e-5 was seen, signed ever after, in
+            training and evaluation; the flag is a buffer of the state dict.
+        axis: the axis that keeps its own steps (0 output row, 1 image channel, -1 channel, -2 token), neighbouring
+            axes that do as a tuple, or None for one step for the whole tensor.
+        grid: ``"integer"``: values at step*code. ``"midrise"``: values at step*(code + 1/2) as StatsQ has them,
+            initial step 2*mean|w|/2^(bits-1) as StatsQ's.
+        learned: whether the steps learn; False: they stay as calibrated.
+        clipped_gradient: of elements beyond the outermost codes: ``"zero"`` as in LSQ, or ``"identity"`` as in StatsQ.
+
+    Raises:
+        ValueError: ``bits`` out of range, axes not neighbours, or an unsigned mid-rise grid.
+        RuntimeError: on a forward pass before calibration.
+
+    Source: tests/golden/README.md section 3; LSQ paper (Esser et al. 2020).
+    """
+
+    negative_seen: Tensor
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        signed: bool | Literal["detect"] = True,
+        axis: int | tuple[int, ...] | None = 0,
+        grid: Literal["integer", "midrise"] = "integer",
+        learned: bool = True,
+        clipped_gradient: Literal["zero", "identity"] = "zero",
+    ) -> None:
+        super().__init__(bits)
+        axes = () if axis is None else (axis,) if isinstance(axis, int) else axis
+        if any(right - left != 1 for left, right in pairwise(axes)):
+            raise ValueError(f"axis must name neighbouring axes in order, not {axis}")
+        if signed not in (True, False, "detect"):
+            raise ValueError(f"signed must be True, False or 'detect', not {signed!r}")
+        if grid not in ("integer", "midrise"):
+            raise ValueError(f"grid must be 'integer' or 'midrise', not {grid!r}")
+        if grid == "midrise" and signed is not True:
+            raise ValueError("grid 'midrise' needs signed=True")
+        self.signed = signed
+        self.axis = axis
+        self.grid = grid
+        self.learned = learned
+        self.clipped_gradient = clipped_gradient
+        self.shape: tuple[int, ...] = ()  # of the move biases, which only a MovedLSQQuantizer has
+        self.before: nn.Parameter | None = None
+        self.after: nn.Parameter | None = None
+        self._axes = axes
+        self._offset = 0.5 if grid == "midrise" else 0.0
+        self._means: list[Tensor] | None = None  # of |x|, one for each calibration batch; None: not calibrating
+        self.scale: nn.Parameter = _Unset(requires_grad=learned)
+        self.register_buffer("negative_seen", torch.zeros(()) if signed == "detect" else None)
+
+    def rounded(self, x: Tensor) -> Rounded:
+        """Fake-quantized ``x`` with its codes and steps."""
+        before = self.before
+        if self.signed == "detect":
+            if before is not None:
+                x, before = x + before.view(self.shape), None  # the sign is that of what is rounded
+            self._detect_sign(x)
+        if self._means is not None:
+            self._observe(x if before is None else x + before.view(self.shape))
+        grid = self.grid_for(x.shape)
+        values, codes = round_on(grid, x, self.scale, before, self.after)
+        self._keep(codes)
+        return Rounded(values, codes, grid.step(self.scale.detach()), grid.offset)
+
+    @property
+    def fusible(self) -> bool:
+        """Whether another function may do the rounding, on the grid of :meth:`grid_for`."""
+        return self.signed != "detect" and self._means is None and not self.record
+
+    def grid_for(self, shape: torch.Size) -> Grid:
+        """How the levels and steps stand beside a tensor of the given shape.
+
+        Raises:
+            RuntimeError: there is no step yet.
+            ValueError: the axis of the steps has another size than at calibration.
+        """
+        self._require_scale()
+        low, high = self.levels()
+        passes = self.clipped_gradient == "identity"
+        return Grid(low, high, self._step_shape(shape), self._offset, self.shape, passes_clipped=passes)
+
+    def step(self, w: Tensor) -> Tensor:
+        """max(scale, 1e-5), the same for every ``w``."""
+        del w
+        self._require_scale()
+        return self.scale.detach().clamp_min(STEP_FLOOR)
+
+    @torch.no_grad()
+    def position(self, w: Tensor) -> Tensor:
+        """clamp(w/step - offset, lowest code, largest code), same shape; offset 1/2 on the mid-rise grid."""
+        step = self.step(w)
+        low, high = self.levels()
+        u = (w / step.view(self._step_shape(w.shape))).sub_(self._offset)
+        return torch.clamp(u, low, high)  # type: ignore[arg-type]
+
+    def levels(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """Smallest and largest code; tensors where the sign is detected, so that asking does not stop a device."""
+        half = 2.0 ** (self.bits - 1)
+        if self.signed == "detect":
+            low = self.negative_seen * -half
+            return low, low + (2 * half - 1)
+        return (-half, half - 1) if self.signed else (0.0, 2 * half - 1)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether ``scale`` exists."""
+        return type(self.scale) is not _Unset
+
+    def begin_calibration(self) -> None:
+        """From here on every forward pass counts into the step."""
+        if self.calibrated:
+            raise RuntimeError("calibrate() was called on a calibrated quantizer: its learned steps would be lost")
+        self._means = []
+
+    def end_calibration(self, *, keep: bool) -> bool:
+        """Back to normal; the step is discarded unless ``keep``. Returns whether a forward pass was seen."""
+        seen = bool(self._means)
+        self._means = None
+        if not keep and self.calibrated:
+            self.scale = _Unset(requires_grad=self.learned, device=self.scale.device, dtype=self.scale.dtype)
+        return seen
+
+    @torch.no_grad()
+    def _detect_sign(self, x: Tensor) -> None:
+        # Tensor arithmetic: a Python comparison would make the device wait.
+        torch.maximum(self.negative_seen, (x.amin() < SIGN_THRESHOLD).to(self.negative_seen), out=self.negative_seen)
+
+    @torch.no_grad()
+    def _observe(self, x: Tensor) -> None:
+        """Set the step from every calibration batch seen so far, this one included."""
+        assert self._means is not None
+        kept = {axis % x.ndim for axis in self._axes}
+        shared = [axis for axis in range(x.ndim) if axis not in kept]
+        self._means.append(x.abs().mean(shared) if kept else x.abs().mean())
+        mean = torch.stack(self._means).mean(0).flatten()
+        if self.grid == "midrise":
+            step = mean * 2.0 ** (2 - self.bits)
+        else:
+            kappa = 4 if self.signed is False and self._axes else 2
+            step = kappa * mean / torch.as_tensor(self.levels()[1], device=x.device, dtype=x.dtype).sqrt()
+        if not self.calibrated:
+            self.scale.materialize(step.shape, device=x.device, dtype=x.dtype)  # type: ignore[attr-defined]
+        self.scale.copy_(step)
+
+    def _step_shape(self, shape: torch.Size) -> tuple[int, ...]:
+        """How the vector of steps stands beside a tensor.
+
+        Raises:
+            ValueError: the axis has another size than at calibration.
+        """
+        if not self._axes:
+            return (1,)
+        first, last = self._axes[0] % len(shape), self._axes[-1] % len(shape)
+        kept = shape[first : last + 1]
+        if kept.numel() != self.scale.numel():
+            raise ValueError(
+                f"this quantizer was calibrated for {self.scale.numel()} steps along axis {self.axis}; "
+                f"the input {tuple(shape)} has {kept.numel()} there"
+            )
+        return (*kept, *(1,) * (len(shape) - 1 - last))
+
+    def _require_scale(self) -> None:
+        if not self.calibrated:
+            raise RuntimeError(
+                "a quantizer has no step yet: call ofq.quant.calibrate(model, batches) first, "
+                "or load the state dict of a calibrated model"
+            )
+
+    def _code_dtype(self) -> torch.dtype:
+        return torch.int16 if self.signed == "detect" else torch.int8 if self.signed else torch.uint8
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        scale = self.scale
+        if not self.calibrated:
+            self._parameters["scale"] = None  # left out: there is nothing to save, and torch would refuse to try
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        self._parameters["scale"] = scale
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        saved = state_dict.get(f"{prefix}scale")
+        arguments = (state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        if self.calibrated:
+            super()._load_from_state_dict(*arguments)
+        elif saved is not None:
+            self.scale.materialize(saved.shape, dtype=saved.dtype)  # type: ignore[attr-defined]
+            super()._load_from_state_dict(*arguments)
+        else:  # neither side is calibrated: nothing is missing
+            scale = self.scale
+            self._parameters["scale"] = None
+            super()._load_from_state_dict(*arguments)
+            self._parameters["scale"] = scale
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return f"{super().extra_repr()}, signed={self.signed}, axis={self.axis}, grid={self.grid}"
+
+
+class MovedLSQQuantizer(LSQQuantizer):
+    """LSQ between two learned biases: Q(x + before) + after, both zero at first.
+
+    The second does not undo the first. Both are fused into the rounding. They are vectors whatever the shape that they
+    stand for, so that a rule such as "no weight decay for vectors" finds them.
+
+    Args:
+        bits: 2 to 8.
+        shape: what ``before`` stands for: the sizes of the last axes of the input.
+        signed: as in :class:`LSQQuantizer`.
+        axis: as in :class:`LSQQuantizer`.
+        after_rows: how many leading rows of ``shape`` have an ``after``, the others being left as they are; None for
+            all, 0 for no ``after`` at all.
+
+    Raises:
+        RuntimeError: on a forward pass before calibration.
+
+    Source: tests/golden/README.md section 4.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        shape: tuple[int, ...],
+        *,
+        signed: bool | Literal["detect"] = True,
+        axis: int | tuple[int, ...] | None = -2,
+        after_rows: int | None = None,
+    ) -> None:
+        super().__init__(bits, signed=signed, axis=axis)
+        rows = shape[0] if after_rows is None else after_rows
+        self.shape = shape
+        self.before = nn.Parameter(torch.zeros(math.prod(shape)))
+        self.after = nn.Parameter(torch.zeros(rows * math.prod(shape[1:]))) if rows else None

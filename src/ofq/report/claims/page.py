@@ -1,0 +1,162 @@
+"""The claims of a study as a Markdown page."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ofq.config.params import Params
+from ofq.config.studies import Study
+from ofq.report.claims.pairs import Pairs
+from ofq.report.claims.quantities import Options
+from ofq.report.claims.statistics import LEVEL, Estimate, Outcome, estimate
+from ofq.report.claims.terms import Claim, ClaimsFile, Side
+from ofq.runs.paths import TEACHER
+
+_EXPLAINED = """\
+Each row is a statement of a paper and the comparison that tests it. The effect is the first quantity less the second,
+paired by seed, as a mean over n seeds with its 95 % interval; where several bit widths or models are named, each seed
+counts once, with its mean over them. p is that of Student's t-test on these differences, for "equal" that of two
+one-sided tests within the margin, after Holm's correction for all {tested} claims tested here: the chance that even
+one of the verdicts "supported" and "contradicted" is wrong is at most {level:g} %, as far as differences between
+seeds are normal. The intervals are not corrected. Below an effect over several widths stands that at each width;
+where two of these intervals lie on opposite sides of 0, the row says that the widths disagree. An undecided claim
+says how many seeds would decide it with 80 % probability, if effect and spread are those seen.
+
+A verdict is about this study: its images, models, bit widths and steps. The papers trained on ImageNet; "contradicted
+on {study}" says that the opposite was measured on {study}, and refutes nothing about ImageNet. Only seeds vary; other
+data, models or recipes may decide otherwise.
+[How verdicts are made, and how a claim is added](../../../docs/claims.md)."""
+
+
+_WHERE = {"boundary": "near thresholds", "random": "anywhere"}
+
+
+class Row(NamedTuple):
+    """A claim with what came out."""
+
+    name: str
+    claim: Claim
+    pairs: Pairs
+    outcome: Outcome
+
+    @property
+    def parts(self) -> dict[tuple[str, str], Estimate]:
+        """The effect at each model and bit width, not corrected; its p is of no use."""
+        return {place: estimate(values) for place, values in self.pairs.parts.items()}
+
+    @property
+    def disagree(self) -> bool:
+        """Whether the intervals of two widths lie on opposite sides of 0: their mean says little then."""
+        known = [part.interval for part in self.parts.values() if part.interval]
+        return any(low > 0 for low, _ in known) and any(high < 0 for _, high in known)
+
+
+def page(params: Params, study: str, file: ClaimsFile, rows: Sequence[Row]) -> str:
+    """Heading, what was tested and corrected for, and a table for each topic."""
+    spec = params.studies[study]
+    models = list(dict.fromkeys(run.model for row in rows for run in row.pairs.runs)) or spec.models
+    seeds = sorted({run.seed for row in rows for run in row.pairs.runs}) or spec.seeds
+    counts = Counter(row.outcome.verdict for row in rows)
+    tested = sum(row.outcome.p_adjusted is not None for row in rows)
+    told = ", ".join(f"{counts[name]} {name}" for name in ("supported", "contradicted", "undecided", "untested"))
+    parts = [
+        f"# The papers' claims on {study}",
+        f"The {spec.data.evaluate} images of {spec.data.name}; {_named('model', models)}; "
+        f"{_named('seed', [str(seed) for seed in seeds])}. Of {len(rows)} claims: {told}.",
+        _EXPLAINED.format(tested=tested, level=100 * LEVEL, study=study),
+    ]
+    for topic, title in file.topics.items():
+        chosen = [row for row in rows if row.claim.topic == topic]
+        if chosen:
+            lines = [
+                "| verdict | statement | effect, 95 % interval | n | p, corrected |",
+                "| --- | --- | --- | --- | --- |",
+            ]
+            parts += [f"## {title}", "\n".join([*lines, *(_line(row, study, spec) for row in chosen)])]
+    return "\n\n".join(parts) + "\n"
+
+
+def comparison(claim: Claim, bits: Sequence[str] = ()) -> str:
+    """What is compared, in words: ``osc_share of lsq (q, k) less that of lsq (v)``."""
+    left, right = claim.left, claim.right
+    if not isinstance(right, Side):
+        against = f"{right:g}"
+    elif right.variant == TEACHER:
+        against = "that of its teacher"
+    else:
+        against = f"{'that' if right.measure == left.measure else right.measure} of {_side(right)}"
+    text = f"{left.measure} of {_side(left)} less {against}{', in percent of it' if claim.relative else ''}"
+    expected = (
+        f"{claim.expect} 0 expected" if claim.margin is None else f"within ±{claim.margin:g} {claim.unit} expected"
+    )
+    widths = ", ".join(bits or claim.bits or [])
+    return "; ".join(part for part in (text, widths if left.bits is None else "", expected) if part)
+
+
+def _models(row: Row, spec: Study) -> str:
+    """The models, where they are not those of the study's main grid."""
+    models = dict.fromkeys(model for model, _ in row.pairs.parts)
+    return "" if set(models) <= set(spec.models) else f"; on {', '.join(models)}"
+
+
+def _side(side: Side) -> str:
+    gain = f"{side.variant} over {side.over}" if side.over else side.variant
+    narrowed = [*([side.bits] if side.bits else []), *_narrowed(side.options)]
+    return f"{gain} ({'; '.join(narrowed)})" if narrowed else gain
+
+
+def _narrowed(options: Options) -> list[str]:
+    parts = [", ".join(options.layers)] if options.layers else []
+    if options.within:
+        parts.append(f"distance {options.within[0]:g} to {options.within[1]:g}")
+    return [*parts, *([f"noise {_WHERE[options.where]}, all ranges"] if options.where else [])]
+
+
+def _line(row: Row, study: str, spec: Study) -> str:
+    found = row.outcome
+    verdict = f"**{found.verdict}** on {study}"
+    if row.disagree:
+        verdict += "<br><sub>bit widths disagree</sub>"
+    elif found.seeds is not None:
+        verdict += f"<br><sub>{found.seeds} seeds would decide</sub>"
+    about = f"{row.claim.source.rstrip('.')}.<br>Tested: {comparison(row.claim, row.pairs.bits)}{_models(row, spec)}"
+    cells = [
+        verdict,
+        f"{row.claim.statement}<br><sub>{about}</sub>",
+        _effect(row),
+        str(found.estimate.n),
+        _p(found.p_adjusted),
+    ]
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _effect(row: Row) -> str:
+    if row.outcome.estimate.effect is None:
+        return "–"
+    text = f"{_interval(row.outcome.estimate)} {row.claim.unit}"
+    parts = row.parts
+    if len(parts) > 1:
+        several = len({model for model, _ in parts}) > 1
+        lines = [f"{f'{model} ' if several else ''}{bits} {_interval(part)}" for (model, bits), part in parts.items()]
+        text += f"<br><sub>{'<br>'.join(lines)}</sub>"
+    return text
+
+
+def _interval(found: Estimate) -> str:
+    assert found.effect is not None
+    numbers = [found.effect, *(found.interval or ())]
+    # As many digits as the largest of them needs to show three.
+    largest = max(abs(number) for number in numbers)
+    digits = 2 if largest >= 0.995 or largest == 0 else 3 if largest >= 0.0995 else 4
+    shown = [f"{round(number, digits) + 0.0:+.{digits}f}" for number in numbers]  # no -0.00
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if found.interval else f"{shown[0]} (spread not known)"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _named(kind: str, names: Sequence[str]) -> str:
+    return f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}"

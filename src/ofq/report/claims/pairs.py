@@ -1,0 +1,128 @@
+"""Pair the runs that a claim compares, seed by seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ofq.report.claims.quantities import Records, quantity
+from ofq.report.claims.terms import Claim, Side
+from ofq.runs.paths import TEACHER, Run
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What a claim's runs say.
+
+    Attributes:
+        differences: by complete seed, the mean over models and bit widths of ``of`` less ``against``.
+        parts: by model and bit width, what the mean is taken of: one number a complete seed.
+        runs: behind them, each once.
+        bits: widths that the mean is taken of, or compared.
+    """
+
+    differences: dict[int, float]
+    parts: dict[tuple[str, str], list[float]]
+    runs: list[Run]
+    bits: list[str]
+
+
+class _Place(NamedTuple):
+    """Where two sides meet."""
+
+    study: str
+    model: str
+    left: str  # bits
+    right: str
+
+    def runs(self, claim: Claim, seed: int) -> list[Run]:
+        """The quantized runs that the claim needs here."""
+        right = claim.right.variants if isinstance(claim.right, Side) else []
+        named = [(self.left, name) for name in claim.left.variants] + [(self.right, name) for name in right]
+        return [Run(self.study, self.model, bits, name, seed) for bits, name in dict.fromkeys(named)]
+
+
+def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: Records) -> Pairs:
+    """The differences of a claim, one for each seed that has every run that the claim needs.
+
+    A claim is tested on those bit widths at which the study plans all of its runs, or on those that it names; on the
+    models of the study's main grid, or where none of them has all of its variants, on those of its groups. Within a
+    seed the mean over models and widths is taken, so that a seed counts once.
+
+    Args:
+        claim: to test.
+        planned: quantized runs of a study, those of its groups included; no other counts.
+        models: of the study's main grid.
+        records: of the runs.
+
+    Raises:
+        UserError: a file of a run is damaged, or a run has no such layers.
+    """
+    found = set(planned)
+    seeds = sorted({run.seed for run in planned})
+    places = _places(claim, found, seeds, models)
+    differences: dict[int, float] = {}
+    parts: dict[tuple[str, str], list[float]] = {(place.model, place.left): [] for place in places}
+    runs: dict[Run, None] = {}
+    for seed in seeds:
+        if places and all(found.issuperset(place.runs(claim, seed)) for place in places):
+            values = [_difference(claim, place, seed, records) for place in places]
+            known = [value for value in values if value is not None]
+            if len(known) == len(values):
+                differences[seed] = sum(known) / len(known)
+                for place, value in zip(places, known, strict=True):
+                    parts[place.model, place.left].append(value)
+                runs |= dict.fromkeys(run for place in places for run in _behind(claim, place, seed))
+    widths = dict.fromkeys(bits for place in places for bits in (place.left, place.right))
+    return Pairs(differences, parts, list(runs), list(widths))
+
+
+def _places(claim: Claim, found: set[Run], seeds: Sequence[int], models: Sequence[str]) -> list[_Place]:
+    """Models and bit widths at which the study plans every run of the claim, at one seed at least."""
+    study = next(iter(found)).study if found else ""
+    if claim.left.bits is not None:
+        other = claim.right.bits if isinstance(claim.right, Side) else None
+        widths = [(claim.left.bits, other or claim.left.bits)]
+    else:
+        widths = [(bits, bits) for bits in claim.bits or sorted({run.bits for run in found})]
+    others = sorted({run.model for run in found} - set(models))
+    for group in (models, others):
+        places = []
+        for model in group:
+            here = [_Place(study, model, *pair) for pair in widths]
+            here = [p for p in here if any(found.issuperset(p.runs(claim, seed)) for seed in seeds)]
+            # A statement about named widths is tested on all of them or not at all.
+            if len(here) == len(widths) or (claim.bits is None and claim.left.bits is None):
+                places += here
+        if places:
+            return places
+    return []
+
+
+def _behind(claim: Claim, place: _Place, seed: int) -> list[Run]:
+    """All runs behind a difference, teachers included."""
+    runs = place.runs(claim, seed)
+    return [*runs, *dict.fromkeys(run.teacher for run in runs)] if claim.against.teacher else runs
+
+
+def _difference(claim: Claim, place: _Place, seed: int, records: Records) -> float | None:
+    """``of`` less ``against`` at one place, or None where one of them is not known."""
+    left = _value(claim.left, place, place.left, seed, records)
+    right = (
+        _value(claim.right, place, place.right, seed, records) if isinstance(claim.right, Side) else float(claim.right)
+    )
+    if left is None or right is None:
+        return None
+    if not claim.relative:
+        return left - right
+    return 100.0 * (left - right) / abs(right) if right else None
+
+
+def _value(side: Side, place: _Place, bits: str, seed: int, records: Records) -> float | None:
+    run = Run(place.study, place.model, bits, side.variant, seed)
+    if side.variant == TEACHER:
+        run = run.teacher
+    value = quantity(records, run, side.measure, side.options)
+    if side.over is None or value is None:
+        return value
+    base = quantity(records, run.sibling(side.over), side.measure, side.options)
+    return None if base is None else value - base

@@ -1,0 +1,247 @@
+"""Quantities of one run that claims compare: where each is read, and in which unit.
+
+A quantity of a run that is not finished, or was not measured in the way that the quantity needs, is None.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ofq.errors import UserError
+from ofq.runs.files import read_json
+from ofq.runs.paths import Run
+
+LAYERS = ("q", "k", "qk", "v", "proj", "fc1", "fc2")
+WHERE = ("boundary", "random")
+
+_POSITION_BIN = 0.05  # code steps: width of the bins of weights.parquet
+_DISTANCE_BIN = 0.02  # code steps: width of the bins of `boundary` in probe.json
+# The two windows around a threshold whose densities `threshold_density` compares, in code steps.
+_AT, _AROUND = 0.05, 0.25
+
+
+@dataclass(frozen=True)
+class Options:
+    """What narrows a quantity down; each measure takes some of them.
+
+    Attributes:
+        layers: groups of layers, such as q and k; none: all low-bit weights.
+        within: least and largest distance to the nearest rounding threshold, in code steps.
+        where: which weights the noise moved.
+    """
+
+    layers: tuple[str, ...] = ()
+    within: tuple[float, float] | None = None
+    where: str | None = None
+
+
+class Records:
+    """Files of runs, each read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, Any] = {}
+
+    def json(self, path: Path) -> Any:
+        """Content of a JSON file, or None where it is not there."""
+        return self._once(path, read_json)
+
+    def table(self, path: Path) -> pd.DataFrame | None:
+        """Content of a Parquet file, or None where it is not there."""
+        return self._once(path, _read_parquet)
+
+    def _once(self, path: Path, read: Callable[[Path], Any]) -> Any:
+        if path not in self._read:
+            self._read[path] = read(path) if path.exists() else None
+        return self._read[path]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One kind of quantity.
+
+    Attributes:
+        unit: of a difference of two of them.
+        read: the quantity of a finished run, or None.
+        takes: names of the options that it may have.
+        needs: the option that it must have.
+    """
+
+    unit: str
+    read: Callable[[Records, Run, Options], float | None]
+    takes: frozenset[str] = frozenset()
+    needs: str | None = None
+
+
+def quantity(records: Records, run: Run, measure: str, options: Options) -> float | None:
+    """A quantity of a run; None where the run is not finished or not measured that way, or the number is not finite.
+
+    Raises:
+        UserError: a file is damaged, or the run has no such layers.
+    """
+    if records.json(run.files.metrics) is None:
+        return None
+    found = MEASURES[measure].read(records, run, options)
+    return found if found is not None and math.isfinite(found) else None
+
+
+def _metric(key: str) -> Callable[[Records, Run, Options], float | None]:
+    def read(records: Records, run: Run, options: Options) -> float | None:
+        value = records.json(run.files.metrics).get(key)
+        return None if value is None else float(value)
+
+    return read
+
+
+def _oscillation(key: str, column: str) -> Callable[[Records, Run, Options], float | None]:
+    """Over all low-bit weights from the metrics; of some groups of layers from the record, at the last step."""
+    whole = _metric(key)
+
+    def read(records: Records, run: Run, options: Options) -> float | None:
+        if not options.layers:
+            return whole(records, run, options)
+        record = records.table(run.files.oscillation)
+        if record is None:
+            return None
+        if absent := sorted(set(options.layers) - set(record["group"])):
+            raise UserError(
+                f"{run.files.oscillation} has no layers {', '.join(absent)}, which a claim compares; "
+                f"it has {', '.join(dict.fromkeys(record['group']))}"
+            )
+        rows = record[(record["step"] == record["step"].max()) & record["group"].isin(options.layers)]
+        return float(np.average(rows[column], weights=rows["weights"]))
+
+    return read
+
+
+def _threshold_density(records: Records, run: Run, options: Options) -> float | None:
+    """Density of the latent weights within 0.05 code steps of a threshold, over that within 0.25; 1 where it is even.
+
+    A smooth distribution gives 1 to a few thousandths, whatever its width, because a threshold stands in the middle of
+    both windows; a comparison with all weights would see the shape of the distribution instead.
+    """
+    record = records.table(run.files.weights)
+    if record is None:
+        return None
+    # Codes are -n..n-1, and half-integers between two of them are the thresholds.
+    n = 2 ** (int(run.bits[1]) - 1)
+    thresholds = np.arange(-n, n - 1) + 0.5
+    centres = record["bin_left"].to_numpy() + _POSITION_BIN / 2
+    distance = np.abs(centres[:, None] - thresholds).min(axis=1)
+    counts = record["weights"].to_numpy()
+    around = counts[distance < _AROUND].sum() / _AROUND
+    return float(counts[distance < _AT].sum() / _AT / around) if around else None
+
+
+def _gradient_turns(records: Records, run: Run, options: Options) -> float | None:
+    """Percent of the steps at which a weight's gradient has another sign than a step before, by distance."""
+    boundary = _probe(records, run, "boundary")
+    if boundary is None or options.within is None:
+        return None
+    low, high = options.within
+    # Edges of bins are multiples of 0.02, which floats do not hold exactly.
+    inside = [low - 1e-9 <= left and left + _DISTANCE_BIN <= high + 1e-9 for left in boundary["left"]]
+    steps = _sum_where(boundary["weight_steps"], inside)
+    return 100.0 * _sum_where(boundary["gradient_turns"], inside) / steps if steps else None
+
+
+def _band_kept(records: Records, run: Run, options: Options) -> float | None:
+    """Percent of the weights in the band around the thresholds at the start that are in it at the end too."""
+    band = _probe(records, run, "band")
+    return 100.0 * band["both"] / band["start"] if band and band["start"] else None
+
+
+def lift(heads: Sequence[dict[str, Any]], key: str) -> float | None:
+    """How often query and key codes turn round in the same step, over what independent ones would.
+
+        lift = sum of ``key`` over the heads / sum of ``chance`` over the heads
+
+    Args:
+        heads: entries of ``coupling`` in ``probe.json``.
+        key: ``same``, in a head itself; or ``other``, query of one head and keys of all others.
+
+    Returns:
+        None where nothing turned round, or a model has a single head and no other.
+    """
+    chance = sum(head["chance"] for head in heads)
+    values = [head[key] for head in heads]
+    return None if not chance or None in values else float(sum(values) / chance)
+
+
+def _coupling(key: str) -> Callable[[Records, Run, Options], float | None]:
+    def read(records: Records, run: Run, options: Options) -> float | None:
+        return lift(_probe(records, run, "coupling") or [], key)
+
+    return read
+
+
+def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Callable[[Records, Run, Options], float | None]:
+    """From the trials with noise at the chosen weights, at every range, and the model without noise."""
+
+    def read(records: Records, run: Run, options: Options) -> float | None:
+        record = records.table(run.files.noise)
+        if record is None:
+            return None
+        still, trials = record[record["where"] == "none"], record[record["where"] == options.where]
+        return None if still.empty or trials.empty else float(of(trials, still.iloc[0]))
+
+    return read
+
+
+def _step_travel(records: Records, run: Run, options: Options) -> float | None:
+    """Path of the quantizers' steps over the last quarter of an annealed run, per mille of the step; mean of layers."""
+    record = records.table(run.files.annealing)
+    if record is None:
+        return None
+    last = record[record["step"] > 0.75 * record["step"].max()].sort_values("step")
+    paths = [1000.0 * part.diff().abs().sum() / part.mean() for _, part in last.groupby("layer")["scale"]]
+    return float(np.mean(paths))
+
+
+def _probe(records: Records, run: Run, part: str) -> Any:
+    """A part of the run's probe, or None where there is none."""
+    return (records.json(run.files.probe) or {}).get(part)
+
+
+def _sum_where(values: Sequence[int], chosen: Sequence[bool]) -> int:
+    return sum(value for value, yes in zip(values, chosen, strict=True) if yes)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+        raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
+
+
+_BY_LAYER, _BY_PLACE = frozenset({"layers"}), frozenset({"where"})
+MEASURES: dict[str, Measure] = {
+    "top1": Measure("points", _metric("top1")),
+    "top1_best": Measure("points", _metric("top1_best")),
+    "loss": Measure("nats", _metric("loss")),
+    "osc_share": Measure("points", _oscillation("osc_share", "share"), _BY_LAYER),
+    "reversals": Measure("reversals a weight", _oscillation("reversals", "reversals"), _BY_LAYER),
+    "threshold_density": Measure("times the density around", _threshold_density),
+    "gradient_turns": Measure("points", _gradient_turns, frozenset({"within"}), "within"),
+    "band_kept": Measure("points", _band_kept),
+    "coupling": Measure("times chance", _coupling("same")),
+    "coupling_other": Measure("times chance", _coupling("other")),
+    "step_travel": Measure("per mille", _step_travel),
+    "noise_top1": Measure("points", _noise(lambda t, still: t["top1"].mean() - still["top1"]), _BY_PLACE, "where"),
+    "noise_improved": Measure(
+        "points",
+        _noise(lambda t, still: 100.0 * (t["train_loss"] < still["train_loss"]).mean()),
+        _BY_PLACE,
+        "where",
+    ),
+    "noise_best_loss": Measure(
+        "nats", _noise(lambda t, still: t["train_loss"].min() - still["train_loss"]), _BY_PLACE, "where"
+    ),
+}
+"""What claims can compare, by name. docs/claims.md says what each means."""
+# Of these a teacher has one too.
+OF_TEACHERS = {"top1", "top1_best", "loss"}

@@ -1,0 +1,225 @@
+"""The vocabulary of ``claims.yaml``: a claim is a sentence of a paper and the comparison that tests it, as data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ofq.config.params import Params
+from ofq.config.settings import Bits, Name, Strict, Text
+from ofq.config.yaml_model import read_model
+from ofq.errors import UserError, unknown
+from ofq.report.claims.quantities import LAYERS, MEASURES, OF_TEACHERS, WHERE, Options
+from ofq.runs.paths import TEACHER
+
+CLAIMS = Path("claims.yaml")
+
+Expectation = Literal["below", "above", "equal"]
+Distance = Annotated[float, Field(ge=0, le=0.5)]
+
+
+def _measure(name: str) -> str:
+    if name not in MEASURES:
+        raise ValueError(str(unknown("measure", name, MEASURES)))
+    return name
+
+
+def _layer(name: str) -> str:
+    if name not in LAYERS:
+        raise ValueError(str(unknown("layers", name, LAYERS)))
+    return name
+
+
+def _where(name: str) -> str:
+    if name not in WHERE:
+        raise ValueError(str(unknown("where", name, WHERE)))
+    return name
+
+
+MeasureName = Annotated[str, AfterValidator(_measure)]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a measure of the runs of a variant, or its gain over another variant.
+
+    Attributes:
+        measure: name under :data:`ofq.report.claims.quantities.MEASURES`.
+        variant: of the runs; ``teacher``: of the teachers of the other side's runs.
+        over: the variant whose quantity is taken off, or None.
+        bits: the width of this side alone, or None for those of the claim.
+        options: of the measure.
+    """
+
+    measure: str
+    variant: str
+    over: str | None
+    bits: str | None
+    options: Options
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants whose runs the side needs, at its own bit width."""
+        return [] if self.variant == TEACHER else [self.variant, *([self.over] if self.over else [])]
+
+
+class Terms(Strict):
+    """What a side of a comparison may name."""
+
+    variant: Name | None = Field(None, description="variant of the runs")
+    over: Name | None = Field(None, description="the quantity is the gain over this variant, seed by seed")
+    bits: Bits | None = Field(None, description="bit width of this side alone, to compare two widths")
+    layers: list[Annotated[str, AfterValidator(_layer)]] | None = Field(
+        None, min_length=1, description="groups of layers"
+    )
+    within: list[Distance] | None = Field(
+        None, min_length=2, max_length=2, description="least and largest distance to a threshold, in code steps"
+    )
+    where: Annotated[str, AfterValidator(_where)] | None = Field(None, description="which weights the noise moved")
+
+
+class Of(Terms):
+    """The side that a claim speaks of."""
+
+    variant: Name = Field(description="variant of the runs")
+
+
+class Against(Terms):
+    """What it is compared with: other runs, a number, or the teachers. What is left out is as in `of`."""
+
+    measure: MeasureName | None = Field(None, description="another measure than the claim's, of the same unit")
+    value: float | None = Field(None, description="a number")
+    teacher: Literal[True] | None = Field(None, description="the teacher of each run")
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> "Against":
+        alone = self.model_fields_set & {"value", "teacher"}
+        if not self.model_fields_set:
+            raise ValueError("names nothing: give a variant, bits, layers, a value, or `teacher: true`")
+        if alone and len(self.model_fields_set) > 1:
+            raise ValueError(f"{min(alone)} stands alone: leave out {', '.join(sorted(self.model_fields_set - alone))}")
+        return self
+
+
+class Claim(Strict):
+    """A statement and its test: the mean over seeds of `of` less `against`."""
+
+    topic: Name = Field(description="name under `topics`")
+    statement: Text = Field(description="one plain sentence")
+    source: Text = Field(description="where it is claimed, and how we know")
+    measure: MeasureName = Field(description="what is compared")
+    of: Of
+    against: Against
+    expect: Expectation = Field(description="where `of` should lie beside `against`")
+    margin: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="with `equal`: the largest difference that still counts as none, in the unit of the effect"
+    )
+    relative: bool = Field(False, description="the effect in percent of `against`")
+    bits: list[Bits] | None = Field(
+        None, min_length=1, description="bit widths, of which the mean is taken; left out: all that have the runs"
+    )
+
+    @property
+    def left(self) -> Side:
+        """The side that the claim speaks of."""
+        return _side(self.of, self.of, self.measure)
+
+    @property
+    def right(self) -> Side | float:
+        """What it is compared with: runs, or a number."""
+        if self.against.value is not None:
+            return self.against.value
+        if self.against.teacher:
+            return Side(self.measure, TEACHER, None, None, Options())
+        return _side(self.against, self.of, self.against.measure or self.measure)
+
+    @property
+    def unit(self) -> str:
+        """Of the effect."""
+        return "%" if self.relative else MEASURES[self.measure].unit
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Claim":
+        left, right = self.left, self.right
+        if (self.expect == "equal") != (self.margin is not None):
+            raise ValueError("margin and `expect: equal` need each other: give both or neither")
+        if left == right:
+            raise ValueError("of and against are the same: nothing is compared")
+        if self.relative and right == 0:
+            raise ValueError("relative to a value of 0 is no number")
+        _check_options("of", left)
+        if not isinstance(right, Side):
+            return self
+        if self.against.teacher:
+            if left.measure not in OF_TEACHERS:
+                raise ValueError(f"a teacher has no {left.measure}; it has {', '.join(sorted(OF_TEACHERS))}")
+            return self
+        _check_options("against", right)
+        if MEASURES[left.measure].unit != MEASURES[right.measure].unit:
+            raise ValueError(f"{left.measure} and {right.measure} have different units")
+        if left.bits != right.bits and None in (left.bits, right.bits):
+            raise ValueError("against.bits needs of.bits beside it")
+        if self.bits is not None and left.bits is not None:
+            raise ValueError("bits stand on both sides or for the whole claim, not both")
+        return self
+
+
+class ClaimsFile(Strict):
+    """The whole of ``claims.yaml``."""
+
+    topics: dict[Name, Text] = Field(description="headings of the page, in its order")
+    claims: dict[Name, Claim] = Field(description="claims by their id")
+
+    @model_validator(mode="after")
+    def _topics_exist(self) -> "ClaimsFile":
+        for name, claim in self.claims.items():
+            if claim.topic not in self.topics:
+                raise ValueError(f"claims.{name}.topic: {unknown('topic', claim.topic, self.topics)}")
+        return self
+
+
+def load(params: Params, path: Path = CLAIMS) -> ClaimsFile:
+    """Read and validate ``claims.yaml``.
+
+    Raises:
+        UserError: the file is missing, is no YAML, or names a key, measure, topic or variant that does not exist.
+    """
+    file = read_model(path, ClaimsFile)
+    for name, claim in file.claims.items():
+        for place, variant in _named(claim):
+            if variant not in params.variants:
+                raise UserError(f"{path}: claims.{name}.{place}: {unknown('variant', variant, params.variants)}")
+    return file
+
+
+def _named(claim: Claim) -> Iterator[tuple[str, str]]:
+    """Every variant that a claim names, with the place where it does."""
+    for place, terms in (("of", claim.of), ("against", claim.against)):
+        for key in ("variant", "over"):
+            if (variant := getattr(terms, key)) is not None:
+                yield f"{place}.{key}", variant
+
+
+def _side(terms: Terms, of: Of, measure: str) -> Side:
+    """A side, with what it leaves out taken from ``of``."""
+    layers, within = terms.layers or of.layers or [], terms.within or of.within
+    return Side(
+        measure=measure,
+        variant=terms.variant or of.variant,
+        over=terms.over or of.over,
+        bits=terms.bits or of.bits,
+        options=Options(tuple(layers), (within[0], within[1]) if within else None, terms.where or of.where),
+    )
+
+
+def _check_options(place: str, side: Side) -> None:
+    measure = MEASURES[side.measure]
+    given = {name for name in ("layers", "within", "where") if getattr(side.options, name)}
+    if extra := sorted(given - measure.takes):
+        raise ValueError(f"{place}: {side.measure} takes no {extra[0]}: leave it out")
+    if measure.needs is not None and measure.needs not in given:
+        raise ValueError(f"{place}: {side.measure} needs {measure.needs}")
+    if side.options.within is not None and side.options.within[0] >= side.options.within[1]:
+        raise ValueError(f"{place}: within should rise, as [0, 0.02]")

@@ -1,0 +1,64 @@
+"""Verdicts on the papers' claims: ``claims.yaml`` against the finished runs of a study."""
+
+from typing import Any
+
+from ofq.config.params import Params
+from ofq.report.claims.page import Row, page
+from ofq.report.claims.pairs import pair
+from ofq.report.claims.quantities import Records
+from ofq.report.claims.statistics import judge
+from ofq.report.claims.terms import load
+from ofq.runs.files import write_json, write_text
+from ofq.runs.paths import FULL_PRECISION, report_dir
+
+
+def write_claims(params: Params, study: str) -> None:
+    """Write ``claims.json`` and ``claims.md`` into the study's report.
+
+    Runs that are not finished, or were not measured in the way that a claim needs, do not count for it.
+
+    Raises:
+        UserError: no such study; ``claims.yaml`` is missing or wrong; a file of a run is damaged.
+    """
+    spec = params.study_named(study)
+    file = load(params)
+    records = Records()
+    planned = [run for run in params.all_runs(study) if run.bits != FULL_PRECISION]
+    pairs = [pair(claim, planned, spec.models, records) for claim in file.claims.values()]
+    outcomes = judge(
+        [list(one.differences.values()) for one in pairs],
+        [(claim.expect, claim.margin) for claim in file.claims.values()],
+    )
+    rows = [Row(*row) for row in zip(file.claims, file.claims.values(), pairs, outcomes, strict=True)]
+    folder = report_dir(study)
+    write_json(folder / "claims.json", [_record(row) for row in rows])
+    write_text(folder / "claims.md", page(params, study, file, rows))
+    untested = sum(row.outcome.verdict == "untested" for row in rows)
+    print(f"{len(rows)} claims, {untested} of them untested; written to {folder / 'claims.md'}")
+    if untested:
+        print(
+            f"untested: no seed has all its runs, finished and measured; make them with: snakemake {study}-everything"
+        )
+
+
+def _record(row: Row) -> dict[str, Any]:
+    found = row.outcome.estimate
+    return {
+        "id": row.name,
+        "statement": row.claim.statement,
+        "source": row.claim.source,
+        "effect": found.effect,
+        "unit": row.claim.unit,
+        "interval": list(found.interval) if found.interval else None,
+        "n": found.n,
+        "p_adjusted": row.outcome.p_adjusted,
+        "verdict": row.outcome.verdict,
+        "runs": [str(run) for run in row.pairs.runs],
+        "seeds_to_decide": row.outcome.seeds,
+        "by_seed": {str(seed): value for seed, value in row.pairs.differences.items()},
+        "by_bits": [
+            {"model": model, "bits": bits, "effect": part.effect, "interval": list(part.interval or ()) or None}
+            for (model, bits), part in row.parts.items()
+        ],
+        "widths_disagree": row.disagree,
+    }

@@ -1,0 +1,1 @@
+"""Tables and figures, a part of the report each."""

@@ -1,0 +1,90 @@
+"""Does a study come out as its committed record says? One verdict for each cell of the main table."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ofq.report import collect
+from ofq.report.render import write_table
+from ofq.runs.paths import RESULTS, recorded
+
+QUANTITIES = {"top1": "top-1 %", "osc_share": "oscillating %", "reversals": "reversals a weight"}
+FACTOR = 2.0  # standard errors of a difference that count as chance
+
+AGREES, DIFFERS = "agrees", "differs"
+ONE_SEED = "one seed: cannot say"
+NOT_RECORDED = "not in the record"
+
+
+def write_agreement(directory: Path, main: pd.DataFrame) -> None:
+    """Write the table ``agreement``: the main table against the record in ``results/reference``, which may be absent.
+
+    Args:
+        directory: of the study's report, or of a group's.
+        main: as in ``main.csv``, one row a model, bit width and variant.
+    """
+    path = recorded(directory) / "tables" / "main.csv"
+    study = directory.relative_to(RESULTS).parts[0]
+    cells = compare(main, collect.read_table(path) if path.exists() else main.iloc[:0])
+    shown = main[collect.KEYS].copy()
+    for name, title in QUANTITIES.items():
+        shown[title] = [_cell(cell) for cell in cells[cells["quantity"] == name].to_dict("records")]
+    if path.exists():
+        counts = ", ".join(f'{count} "{text}"' for text, count in cells["verdict"].value_counts().items())
+        caption = (
+            f"Study {study}: does each cell of the main table agree with the committed record, `{path}`? "
+            f"Of {len(cells)} cells: {counts}. "
+            "A cell shows this run's mean less that of the record and, in brackets, the largest difference that "
+            f"counts as chance: {FACTOR:g} standard errors, {FACTOR:g}·sqrt(sd²/n + sd_record²/n_record). With three "
+            "seeds on each side one cell in nine lies outside by chance alone. Equal seeds, code and versions on the "
+            "same processor give equal numbers: then agreement says that nothing changed, not that other seeds agree."
+        )
+    else:
+        caption = (
+            f"Study {study}: there is no record to compare with, for `{path}` does not exist. "
+            f"Make this run the record with `python -m ofq reference {study}`."
+        )
+    write_table(directory / "tables", "agreement", cells, shown, list(main["runs"]), caption)
+
+
+def compare(main: pd.DataFrame, record: pd.DataFrame) -> pd.DataFrame:
+    """One row for each cell of the main table: means, spreads and numbers of seeds, difference, limit and verdict.
+
+        agrees  <=>  |mean - mean_record| <= 2 * sqrt(sd^2 / n + sd_record^2 / n_record)
+
+    A single seed has no spread, so that nothing can be said of it.
+
+    Args:
+        main: main table of this run.
+        record: main table of the record; without rows where there is none.
+    """
+    parts = []
+    for name in QUANTITIES:
+        ours = _quantity(main, name).assign(runs=main["runs"])
+        parts.append(
+            ours.merge(_quantity(record, name), on=[*collect.KEYS, "quantity"], how="left", suffixes=("", "_record"))
+        )
+    cells = pd.concat(parts, ignore_index=True)
+    cells["n_record"] = cells["n_record"].fillna(0).astype(int)
+    cells["difference"] = cells["mean"] - cells["mean_record"]
+    variance = cells["sd"] ** 2 / cells["n"] + cells["sd_record"] ** 2 / cells["n_record"]
+    cells["limit"] = FACTOR * np.sqrt(variance)  # missing where a spread is
+    cells["verdict"] = np.select(
+        [cells["mean_record"].isna(), cells["limit"].isna(), cells["difference"].abs() <= cells["limit"]],
+        [NOT_RECORDED, ONE_SEED, AGREES],
+        DIFFERS,
+    )
+    return cells[[name for name in cells.columns if name != "runs"] + ["runs"]]
+
+
+def _quantity(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    values = {part: table[f"{name}_{part}"].astype(float) for part in ("mean", "sd")}
+    return table[[*collect.KEYS, "n"]].assign(quantity=name, **values)
+
+
+def _cell(cell: dict[Any, Any]) -> str:
+    if cell["verdict"] in (AGREES, DIFFERS):
+        return f"{cell['verdict']}: {cell['difference']:+.2f} (±{cell['limit']:.2f})"
+    return f"{cell['verdict']} ({cell['difference']:+.2f})" if cell["verdict"] == ONE_SEED else str(cell["verdict"])

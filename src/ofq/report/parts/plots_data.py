@@ -1,0 +1,57 @@
+"""Numbers that tables and figures show, as plain files for ``dvc metrics`` and ``dvc plots``."""
+
+from typing import Any
+
+import pandas as pd
+
+from ofq.config.params import Params
+from ofq.report import collect
+from ofq.runs.paths import Run
+
+_SHOWN = ["top1_mean", "top1_sd", "osc_share_mean", "osc_share_sd"]
+
+
+def nested(main: pd.DataFrame) -> dict[str, Any]:
+    """The main table as ``{bits: {variant: {column: value}}}``, below the model's name where there are several.
+
+    The deviation of a single seed is unknown and left out.
+    """
+    several = main["model"].nunique() > 1
+    content: dict[str, Any] = {}
+    for row in main.to_dict("records"):
+        place = content.setdefault(row["model"], {}) if several else content
+        values = {column: row[column] for column in _SHOWN if pd.notna(row[column])}
+        place.setdefault(row["bits"], {})[row["variant"]] = values
+    return content
+
+
+def over_training(params: Params, study: str, record: pd.DataFrame) -> pd.DataFrame:
+    """Share of oscillating weights in percent at each recorded step, mean and deviation over seeds.
+
+    The steps of an annealed run count on from those of its parent.
+
+    Returns:
+        Columns model, bits, variant, step, n, share_mean, share_sd.
+    """
+    shares = collect.group_means(record, [*collect.KEYS, "run", "step"], ["share"])
+    data = collect.spread(shares, ["share"], by=[*collect.KEYS, "step"])
+    seed = params.studies[study].seeds[0]
+    before = {}
+    for model, bits, name in data[collect.KEYS].drop_duplicates().itertuples(index=False):
+        parent = params.variant(name).parent
+        steps = params.resolve(Run(study, model, bits, parent, seed)).train.steps if parent else 0
+        before[model, bits, name] = steps
+    offsets = [before[key] for key in data[collect.KEYS].itertuples(index=False, name=None)]
+    return data.assign(step=data["step"] + offsets)
+
+
+def curves(data: pd.DataFrame) -> pd.DataFrame:
+    """What ``dvc plots`` draws: columns step, panel (model and bits), variant, share."""
+    return pd.DataFrame(
+        {
+            "step": data["step"],
+            "panel": data["model"] + " " + data["bits"],
+            "variant": data["variant"],
+            "share": data["share_mean"],
+        }
+    )

@@ -1,0 +1,142 @@
+"""What the probes of trained runs saw: the table ``coupling`` and the figure ``boundary``."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ofq.config.params import Params
+from ofq.report import collect
+from ofq.report.claims.quantities import lift
+from ofq.report.panels import legend, panels
+from ofq.report.render import cells, write_table
+from ofq.report.style import look, save
+from ofq.runs.paths import Run
+
+_COUPLING = ["q", "k", "lift", "lift_other"]
+_HALF_A_STEP = 0.5  # the largest distance to a threshold, in code steps
+_ROWS = {"turns": "steps with a turn\nof the gradient, %", "reversals": "reversals\na step"}
+
+
+def write_probes(params: Params, study: str, directory: Path) -> None:
+    """Write ``tables/coupling.*`` and ``figures/boundary.*``.
+
+    Args:
+        params: narrowed to the grid.
+        study: name.
+        directory: of the report.
+
+    Raises:
+        UserError: a run's ``probe.json`` is missing or damaged.
+    """
+    write_coupling(params, study, directory)
+    write_boundary(params, study, directory)
+
+
+def write_coupling(params: Params, study: str, directory: Path) -> None:
+    """Write ``tables/coupling.*`` from the probes of the runs that are no annealing: one row a variant.
+
+        lift = sum of mean_t(q_t*k_t) over the heads / sum of mean(q)*mean(k) over the heads
+
+    with q_t and k_t the reversals of a head's query and key codes at step t. ``lift_other`` has the mean of the other
+    heads' k_t in the place of k_t.
+    """
+    probes = collect.probes(params.trained(study))
+    frame = pd.DataFrame([_of_run(run, probe) for run, probe in probes])
+    data = collect.spread(frame, _COUPLING, by=[*collect.KEYS, "codes"])
+    shown = pd.DataFrame(
+        {
+            "model": data["model"],
+            "bits": data["bits"],
+            "variant": data["variant"],
+            "codes": data["codes"],
+            "seeds": data["n"],
+            "q reversals": cells(data, "q"),
+            "k reversals": cells(data, "k"),
+            "lift, same head": cells(data, "lift"),
+            "lift, other heads": cells(data, "lift_other"),
+        }
+    )
+    caption = (
+        f"Study {study}: query and key codes over a window of training after the end of the run; mean ± standard "
+        f"deviation over {collect.seeds(params, study)}. Reversals: of the codes of one head, a step, mean over heads. "
+        "Lift: how often a head's query and key reversals fall into the same step, over what chance gives if neither "
+        "knows of the other: the mean product of the two counts over the product of their means, summed over heads. "
+        "1 is no coupling. Other heads are the control: a head's query with the keys of all other heads, which share "
+        "no product with it but see the same batch; what is above 1 there comes from the batches, and only what the "
+        "same head has beyond it is coupling of query and key. Codes: own, those of the quantized weights; shadow, "
+        "where query and key are not quantized by themselves (query-key reparameterization): those that StatsQ would "
+        "give their latent weights."
+    )
+    write_table(directory / "tables", "coupling", data, shown, list(data["runs"]), caption)
+
+
+def _of_run(run: Run, probe: dict[str, Any]) -> dict[str, Any]:
+    entries = probe["coupling"]
+    heads = pd.DataFrame(entries)
+    return {
+        "run": str(run),
+        **{"model": run.model, "bits": run.bits, "variant": run.variant, "codes": probe["coupling_codes"]},
+        **{name: heads[name].mean() for name in ("q", "k")},
+        **{"lift": lift(entries, "same"), "lift_other": lift(entries, "other")},
+    }
+
+
+def write_boundary(params: Params, study: str, directory: Path) -> None:
+    """Draw ``figures/boundary.*`` from the probes of the runs that are no annealing, a column of panels a bit width."""
+    spec = params.studies[study]
+    looks = look(list(params.variants))
+    runs = params.trained(study)
+    probes = collect.probes(runs)
+    data = collect.spread(by_distance(probes), list(_ROWS), by=[*collect.KEYS, "distance"])
+    band = float(probes[0][1]["band"]["range"])
+    grid = [(model, quantity) for model in spec.models for quantity in _ROWS]
+    figure, axes = panels(len(spec.bits), len(grid), height=2.4)
+    for row, (model, quantity) in zip(axes, grid, strict=True):
+        for ax, bits in zip(row, spec.bits, strict=True):
+            for name in dict.fromkeys(run.variant for run in runs):
+                part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
+                mean, sd = part[f"{quantity}_mean"], part[f"{quantity}_sd"].fillna(0)
+                mean = mean.where(mean > 0)  # none has no place on a logarithmic axis
+                ax.errorbar(part["distance"], mean, yerr=sd, label=name, linewidth=1.2, markersize=4, **looks[name])
+            ax.axvspan(0, band, color="#999999", linewidth=0, label=f"band of boundary range (BR) {band:g}")
+            ax.set_xlim(0, _HALF_A_STEP)
+            if quantity == "reversals":
+                ax.set_yscale("log")
+            else:
+                ax.axhline(50, color="#777777", linestyle="--", linewidth=1, label="signs drawn at random")
+                ax.set_title(f"{model}, {bits.upper()}")
+        row[0].set_ylabel(_ROWS[quantity])
+    for ax in axes[-1]:
+        ax.set_xlabel("distance to the nearest\nthreshold, code steps")
+    figure.suptitle(
+        f"{study}: a window of training after the end of the run, mean ± sd over {collect.seeds(params, study)}\n"
+        "annealing trains the weights within BR code steps of a threshold\n"
+        "the last bin holds the clamped weights too, whose gradient is zero in LSQ",
+        fontsize=10,
+    )
+    legend(figure, axes)
+    save(figure, directory / "figures", "boundary", map(str, runs))
+
+
+def by_distance(probes: list[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:
+    """One row a run and bin of the distance: turns of the gradient in percent of the steps, and reversals a step.
+
+    Missing where no weight was.
+    """
+    frames = []
+    for run, probe in probes:
+        bins = {name: np.asarray(values, float) for name, values in probe["boundary"].items()}
+        steps = np.where(bins["weight_steps"] > 0, bins["weight_steps"], np.nan)
+        edges = np.append(bins["left"], _HALF_A_STEP)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "distance": ((edges[:-1] + edges[1:]) / 2).round(9),
+                    "turns": 100 * bins["gradient_turns"] / steps,
+                    "reversals": bins["reversals"] / steps,
+                }
+            ).assign(run=str(run), model=run.model, bits=run.bits, variant=run.variant)
+        )
+    return pd.concat(frames, ignore_index=True)

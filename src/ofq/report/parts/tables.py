@@ -1,0 +1,167 @@
+"""The tables of a study: main result, its agreement with the record, component ablation, oscillation by layer group."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ofq.config.params import Params
+from ofq.report import collect, published
+from ofq.report.parts.agreement import write_agreement
+from ofq.report.parts.plots_data import nested
+from ofq.report.published import Published
+from ofq.report.render import cells, number, signed, write_table
+from ofq.runs.files import write_json
+
+BASELINE = "lsq"
+METRICS = ["top1", "osc_share", "reversals"]
+
+
+def write_tables(params: Params, study: str, directory: Path) -> None:
+    """Write ``main``, ``agreement``, ``ablation`` and ``oscillation`` as CSV, Markdown, LaTeX and HTML.
+
+    Args:
+        params: narrowed to the grid.
+        study: name.
+        directory: of the report.
+
+    Raises:
+        UserError: a run is missing.
+    """
+    runs = collect.student_runs(params, study)
+    frame = collect.metrics(runs)
+    _write_main(params, study, directory, frame)
+    _write_ablation(params, study, directory, frame)
+    _write_oscillation(params, study, directory, collect.records(runs, "oscillation"))
+
+
+def _write_main(params: Params, study: str, directory: Path, frame: pd.DataFrame) -> None:
+    paper_models = {name: params.models[name].paper_model for name in params.studies[study].models}
+    data = collect.spread(frame, METRICS)
+    paper = [
+        published.top1(paper_models[model], bits, variant)
+        for model, bits, variant in data[collect.KEYS].itertuples(index=False)
+    ]
+    data = data.assign(**_columns("paper_top1", paper))
+    beside = ", ".join(f"{name} beside {model}" for model, name in paper_models.items() if name) or "none"
+    marked = any(each is not None and each.mark for each in paper)
+    source = f"{published.SOURCE}; {published.IMPLIED_SOURCE}" if marked else published.SOURCE
+    shown = pd.DataFrame(
+        {
+            "model": data["model"],
+            "bits": data["bits"],
+            "variant": data["variant"],
+            "seeds": data["n"],
+            "top-1 %": cells(data, "top1"),
+            "oscillating %": cells(data, "osc_share"),
+            "reversals a weight": cells(data, "reversals"),
+            "paper, ImageNet top-1 %": _published(paper),
+        }
+    )
+    caption = (
+        f"Study {study}: mean ± standard deviation over {collect.seeds(params, study)}, {_evaluated(params, study)}. "
+        f"Full-precision teachers: {_teacher_accuracy(params, study)} top-1. "
+        "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. "
+        "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
+        f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {source}."
+    )
+    write_table(directory / "tables", "main", data, shown, list(data["runs"]), caption)
+    write_json(directory / "tables" / "main.json", nested(data))
+    write_agreement(directory, data)
+
+
+def _write_ablation(params: Params, study: str, directory: Path, frame: pd.DataFrame) -> None:
+    baseline = frame[frame["variant"] == BASELINE].set_index(["model", "bits", "seed"])["top1"]
+    index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
+    paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
+    data = collect.spread(paired, ["top1", "gain", "loss"])
+    paper = [
+        published.gain(params.models[model].paper_model, bits, variant)
+        for model, bits, variant in data[collect.KEYS].itertuples(index=False)
+    ]
+    switches = [_switches(params, name) for name in data["variant"]]
+    for i, switch in enumerate(("StatsQ", "QKR", "CGA")):
+        data.insert(3 + i, switch.lower(), [flags[i] for flags in switches])
+    data = data.assign(**_columns("paper_gain", paper))
+    shown = pd.DataFrame(
+        {
+            "model": data["model"],
+            "bits": data["bits"],
+            "variant": data["variant"],
+            **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
+            "seeds": data["n"],
+            "top-1 %": cells(data, "top1"),
+            f"Δ to {BASELINE}": cells(data, "gain", form=signed),
+            "cross-entropy": cells(data, "loss", digits=3),
+            f"paper, Δ to {BASELINE}": _published(paper),
+        }
+    )
+    source = f" The paper's are ImageNet results at another scale: {published.GAINS_SOURCE}." if any(paper) else ""
+    remedies = f" {published.REMEDIES}" if _has_remedies(params, study) else ""
+    caption = (
+        f"Study {study}: what each component adds; mean ± standard deviation over {collect.seeds(params, study)}, "
+        f"{_evaluated(params, study)}. Differences to {BASELINE} are paired by seed.{source}{remedies}"
+    )
+    write_table(directory / "tables", "ablation", data, shown, list(data["runs"]), caption)
+
+
+def _write_oscillation(params: Params, study: str, directory: Path, record: pd.DataFrame) -> None:
+    columns = ["share", "share_high", "reversals"]
+    last = record[record["step"] == record.groupby("run")["step"].transform("max")]
+    by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
+    overall = collect.group_means(last, [*collect.KEYS, "run"], columns).assign(group="all")
+    data = collect.spread(pd.concat([by_group, overall]), columns, by=[*collect.KEYS, "group"])
+    groups = ["q", "k", "qk", "v", "proj", "fc1", "fc2", "all"]
+    rows = list(dict.fromkeys(data[collect.KEYS].itertuples(index=False, name=None)))
+    places = [
+        (rows.index(key), groups.index(group))
+        for *key_parts, group in data[[*collect.KEYS, "group"]].itertuples(index=False)
+        for key in [tuple(key_parts)]
+    ]
+    data = data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
+    text = data.assign(cell=cells(data, "share"))
+    shown = text.pivot(index=collect.KEYS, columns="group", values="cell").reindex(rows).fillna("–")
+    shown = shown[[group for group in groups if group in shown.columns]].reset_index()
+    runs = list(data.drop_duplicates(collect.KEYS)["runs"])  # in the order of the rows
+    caption = (
+        f"Study {study}: percent of weights with reversal frequency > 0.005 at the end, by layer group; "
+        f"mean ± standard deviation over {collect.seeds(params, study)}. "
+        "qk is the product of the query and key weights, which takes their place under QKR."
+    )
+    write_table(directory / "tables", "oscillation", data, shown, runs, caption)
+
+
+def _columns(name: str, paper: Sequence[Published | None]) -> dict[str, list[float | str | None]]:
+    """The published numbers as a column of their own, and what must be said with them as another."""
+    return {
+        name: [None if each is None else each.value for each in paper],
+        "paper_mark": [None if each is None else each.mark or None for each in paper],
+    }
+
+
+def _published(paper: Sequence[Published | None]) -> list[str]:
+    return ["–" if each is None else each.shown for each in paper]
+
+
+def _has_remedies(params: Params, study: str) -> bool:
+    remedies = [params.variant(name).remedy for name in params.studies[study].variants]
+    return any(remedy is not None and remedy.name in ("dampening", "freezing") for remedy in remedies)
+
+
+def _switches(params: Params, name: str) -> tuple[bool, bool, bool]:
+    variant = params.variant(name)
+    source = params.variant(variant.parent) if variant.parent else variant
+    return source.weight == "statsq", source.qkr, variant.cga is not None
+
+
+def _evaluated(params: Params, study: str) -> str:
+    data = params.studies[study].data
+    return f"on the {data.evaluate} images of {data.name}; the model after the last step is evaluated"
+
+
+def _teacher_accuracy(params: Params, study: str) -> str:
+    data = collect.spread(collect.teachers(params, study), ["top1"], by=["model"])
+    return ", ".join(
+        f"{model} {number(mean, sd)} %"
+        for model, mean, sd in data[["model", "top1_mean", "top1_sd"]].itertuples(index=False)
+    )

@@ -1,0 +1,78 @@
+"""The picture of the toy regression: how latent weight and step move together."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ofq.errors import UserError
+from ofq.report.collect import read_table
+from ofq.report.style import WIDTH, write
+from ofq.runs.paths import TOY
+
+_CASES = {"learned": "learned step (LSQ)", "statistical": "statistical step (StatsQ)"}
+_SHOWN = 100  # last steps: the way to the target is over
+_CODES = ("#0072B2", "#D55E00")
+_WEIGHT = 0  # of the row
+
+
+def write_toy() -> None:
+    """Draw ``results/toy/toy.png`` and ``.svg`` from ``trace.csv``.
+
+    A column for the learned and one for the statistical step, of one weight of the row in the last hundred steps: its
+    way in the plane of latent weight and step, and both over time. Axes of a row have the same span, so that the eye
+    compares sizes.
+
+    Raises:
+        UserError: the trace is missing or damaged.
+
+    Source: OFQ paper, figure 1.
+    """
+    path = TOY / "trace.csv"
+    trace = read_table(path)
+    if not {"case", "step", "weight", "latent", "value", "code", "scale"} <= set(trace.columns):
+        raise UserError(f"{path} is no trace of the toy; write it anew: python -m ofq toy")
+    figure, axes = plt.subplots(3, len(_CASES), figsize=(WIDTH, 7.5), height_ratios=(2, 1, 1))
+    for column, (case, title) in zip(axes.T, _CASES.items(), strict=True):
+        way = trace[(trace["case"] == case) & (trace["weight"] == _WEIGHT)].tail(_SHOWN)
+        if way.empty:
+            raise UserError(f"{path} has no case '{case}'; write it anew: python -m ofq toy")
+        _plane(column[0], way)
+        column[0].set_title(title)
+        for ax, name, label in ((column[1], "latent", "latent weight"), (column[2], "scale", "step size")):
+            ax.plot(way["step"], way[name], color="#777777", linewidth=0.8)
+            _mark(ax, way, "step", name)
+            ax.set_xlabel("optimizer step")
+            ax.set_ylabel(label)
+    for row in axes:
+        _same_span(row, "y")
+    _same_span(axes[0], "x")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.suptitle(f"One weight of a row of eight, the last {_SHOWN} steps", fontsize=10)
+    write(figure, TOY, "toy", f"Made from {path}")
+    print(f"written to {TOY / 'toy'}.png and .svg")
+
+
+def _plane(ax: Axes, way: pd.DataFrame) -> None:
+    ax.plot(way["latent"], way["scale"], color="#aaaaaa", linewidth=0.5)
+    _mark(ax, way, "latent", "scale")
+    # Levels are multiples of the step; half-way between those of the two codes lies the threshold.
+    slope = (way["value"] / way["scale"]).groupby(way["code"]).mean().mean()
+    scale = np.array([way["scale"].min(), way["scale"].max()])
+    ax.plot(slope * scale, scale, color="black", linestyle=":", linewidth=1, label="rounding threshold")
+    ax.set_xlabel("latent weight")
+    ax.set_ylabel("step size")
+
+
+def _mark(ax: Axes, way: pd.DataFrame, x: str, y: str) -> None:
+    """A point for each step, its colour that of the code."""
+    for which, colour, (_, part) in zip(("lower", "upper"), _CODES, way.groupby("code"), strict=False):
+        ax.plot(part[x], part[y], ".", markersize=4, color=colour, label=f"{which} code")
+
+
+def _same_span(axes: np.ndarray, axis: str) -> None:
+    limits = [getattr(ax, f"get_{axis}lim")() for ax in axes]
+    half = max(high - low for low, high in limits) / 2
+    for ax, (low, high) in zip(axes, limits, strict=True):
+        getattr(ax, f"set_{axis}lim")((low + high) / 2 - half, (low + high) / 2 + half)

@@ -1,0 +1,165 @@
+"""Checkpoints: each is whole or absent, the latest two are kept, a damaged one is passed over."""
+
+import hashlib
+import io
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ofq.errors import UserError, missing
+from ofq.runs.files import write_bytes, write_text
+from ofq.runs.provenance import file_digest
+
+KEPT = 2
+_SHARE_OF_TIME = 0.02  # of saving, at most: a large model on a slow disk is saved more rarely
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What made a checkpoint: digest of the code, and versions of the libraries."""
+
+    code: str
+    versions: dict[str, str]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: where they lie.
+        maker: of those that are saved here.
+        seconds: from one to the next, at least.
+        earlier: another directory, whose newest checkpoint is taken up where there is none here.
+
+    Attributes:
+        history: the makers before this one, oldest first, each with the step up to which it trained.
+    """
+
+    def __init__(self, directory: Path, maker: Maker, *, seconds: float, earlier: Path | None = None) -> None:
+        self.directory = directory
+        self.history: list[dict[str, Any]] = []
+        self._maker = asdict(maker)
+        self._seconds = seconds
+        self._earlier = earlier
+        self._saved = time.monotonic()
+        self._cost = 0.0
+
+    def latest(self) -> dict[str, Any] | None:
+        """The state in the newest whole checkpoint, or None where there is none; damaged ones are reported."""
+        found = load_latest(self.directory)
+        if found is None and self._earlier is not None:
+            found = load_latest(self._earlier)
+        if found is None:
+            return None
+        self.history = list(found["history"])
+        if found["maker"] != self._maker:
+            self.history.append({**found["maker"], "until_step": found["step"]})
+            what = "versions of libraries" if found["maker"]["code"] == self._maker["code"] else "code"
+            print(f"going on under other {what} than made the first {found['step']} steps", flush=True)
+        return found
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() - self._saved > max(self._seconds, self._cost / _SHARE_OF_TIME)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state reached after ``step`` steps, with its checksum; keep the latest two.
+
+        Raises:
+            UserError: no space or no permission; the earlier checkpoints are kept.
+        """
+        started = time.monotonic()
+        save(self.directory, step, {**state, "step": step, "maker": self._maker, "history": self.history})
+        self._saved = time.monotonic()
+        self._cost = self._saved - started
+
+
+def save(directory: Path, step: int, state: dict[str, Any]) -> None:
+    """Write one checkpoint with its checksum and remove all but the latest two.
+
+    Raises:
+        UserError: no space or no permission; the earlier checkpoints are kept.
+    """
+    path = directory / f"checkpoint-{step:09d}.pt"
+    content = _serialise(state)
+    # The checksum is there first, so that a checkpoint is whole from the moment that it appears.
+    write_text(_checksum(path), hashlib.sha256(content).hexdigest())
+    try:
+        write_bytes(path, content)
+    except BaseException:
+        _checksum(path).unlink(missing_ok=True)
+        raise
+    # Of later steps only damaged ones can be there, which were passed over.
+    kept = sorted(other for other in directory.glob("checkpoint-*.pt") if other.name <= path.name)[-KEPT:]
+    for other in directory.glob("checkpoint-*"):
+        if other.with_suffix(".pt") not in kept:
+            other.unlink(missing_ok=True)
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write trainer state, whole or not at all; equal states make equal bytes."""
+    write_bytes(path, _serialise(state))
+
+
+def load_latest(directory: Path) -> dict[str, Any] | None:
+    """The newest undamaged checkpoint, or None where there is none; a damaged one is reported and passed over."""
+    damaged: list[Path] = []
+    for path in sorted(directory.glob("checkpoint-*.pt"), reverse=True):
+        try:
+            if _checksum(path).read_text() == file_digest(path):
+                state = load(path)
+                if damaged:
+                    print(f"going on from {path}, the one before", flush=True)
+                return state
+        except (OSError, UserError):
+            pass
+        damaged.append(path)
+        print(f"{path} is damaged and passed over", flush=True)
+    if damaged:
+        print(f"no whole checkpoint is left in {directory}; starting from the first step", flush=True)
+    return None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read trainer state; nothing but tensors and plain values is accepted, so a file cannot run code.
+
+    Raises:
+        UserError: missing, damaged, or holding anything else.
+    """
+    try:
+        return dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except FileNotFoundError:
+        raise missing(path) from None
+    except Exception as error:  # the reader stumbles over arbitrary bytes in arbitrary ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{path} is damaged or no trainer state ({reason})") from None
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _serialise(state: dict[str, Any]) -> memoryview:
+    # In memory first: where the disk is full torch.save raises an error of its own that does not say so.
+    buffer = io.BytesIO()
+    torch.save(_canonical(state), buffer)
+    return buffer.getbuffer()
+
+
+def _canonical(value: Any) -> Any:
+    """The same value in objects of its own.
+
+    A pickle refers back to an object that it has met before, so that otherwise equal states, one of them read from a
+    file, would have other bytes.
+    """
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_canonical, value))
+    return value

@@ -1,0 +1,47 @@
+"""The event log of a run: JSON lines, the record from which MLflow is mirrored."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ofq.runs.files import write_text
+
+
+class EventLog:
+    """JSON lines, one object a line, the first of them ``start``.
+
+    Checkpoints hold the text of the log up to their step, and a run that resumes puts it back, so that no step stands
+    in it twice and none is missing, whatever was on the disk.
+
+    Args:
+        path: of the log; not touched before :meth:`restore`.
+        start: values of the first event.
+    """
+
+    def __init__(self, path: Path, **start: Any) -> None:
+        self.path = path
+        self.beginning = _line("start", **start)
+
+    def text(self) -> str:
+        """All of the log."""
+        return self.path.read_text()
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The values of every event of one kind, in order."""
+        events = map(json.loads, self.text().splitlines())
+        return [event for event in events if event["event"] == kind]
+
+    def append(self, event: str, **values: Any) -> None:
+        """Write one event and hand it to the operating system."""
+        with self.path.open("a") as file:
+            file.write(_line(event, **values))
+
+    def restore(self, text: str | None = None) -> None:
+        """Make the log what it was at a checkpoint, or its beginning alone."""
+        text = self.beginning if text is None else text
+        if not self.path.exists() or self.path.read_bytes() != text.encode():
+            write_text(self.path, text)
+
+
+def _line(event: str, **values: Any) -> str:
+    return json.dumps({"event": event, **values}, allow_nan=False) + "\n"

@@ -1,0 +1,1 @@
+"""What Snakemake and DVC ask, and what tends a project as a whole."""

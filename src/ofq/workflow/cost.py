@@ -1,0 +1,70 @@
+"""What the steps of a study cost, from the ``run.json`` of its runs."""
+
+import resource
+import time
+
+import pandas as pd
+
+from ofq.config.params import Params
+from ofq.runs.files import read_json
+from ofq.runs.paths import FULL_PRECISION, RESULTS, TEACHER, Run
+
+
+def summary(params: Params, *, since: float) -> str:
+    """Wall time, CPU split and the largest job of what was trained since a moment (seconds since the epoch).
+
+    CPU seconds outside training are those of this process and its ended children less those that the runs
+    counted themselves: imports, planning, data, tables and figures.
+    """
+    infos = [
+        read_json(path)
+        for path in RESULTS.glob("*/*/*/*/seed*/run.json")
+        if path.stat().st_mtime >= since and Run.parse(str(path)) is not None
+    ]
+    if not infos:
+        return "No run was trained."
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    total = sum(u.ru_utime + u.ru_stime for u in usage)
+    training = sum(info["cpu_seconds"] for info in infos)
+    largest = max(infos, key=lambda info: info["peak_memory_mib"])
+    return (
+        f"Trained {len(infos)} runs in {_minutes(time.time() - since)} min; {total:.0f} CPU-seconds, "
+        f"{100 * (total - training) / total:.0f} % of them outside training; "
+        f"peak memory of a job {largest['peak_memory_mib'] / 1024:.2f} GiB ({largest['run']})"
+    )
+
+
+def table(params: Params, study: str) -> str:
+    """Markdown tables of the finished runs of a study and its groups: by step, and by the target that makes them."""
+    params.study_named(study)
+    runs = params.all_runs(study)
+    infos = {run: read_json(run.files.info) for run in _with_sources(params, runs) if run.files.info.exists()}
+    if not infos:
+        return f"No run of study {study} is finished."
+    steps = [TEACHER if run.bits == FULL_PRECISION else run.variant for run in infos]
+    grouped = pd.DataFrame(infos.values()).groupby(steps, sort=False)
+    lines = ["| step | runs | CPU-seconds a run, median | peak MiB, largest |", "| --- | --- | --- | --- |"]
+    for name, group in grouped:
+        lines.append(
+            f"| {name} | {len(group)} | {group['cpu_seconds'].median():.1f} | {group['peak_memory_mib'].max():.0f} |"
+        )
+    if groups := params.studies[study].groups:
+        lines += ["", "| grid | runs | CPU-seconds | runs beside the main grid | CPU-seconds |", "| --- " * 5 + "|"]
+        main = _with_sources(params, params.view(study, None).runs(study))
+        for group in (None, *groups):
+            grid = [run for run in _with_sources(params, params.view(study, group).runs(study)) if run in infos]
+            further = [run for run in grid if run not in main]
+            cells = [f"{len(part)} | {sum(infos[run]['cpu_seconds'] for run in part):.0f}" for part in (grid, further)]
+            lines.append(f"| {group or study} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _with_sources(params: Params, runs: list[Run]) -> list[Run]:
+    """The runs, their teachers, and those that annealed ones continue."""
+    parents = {run: params.variant(run.variant).parent for run in runs if run.bits != FULL_PRECISION}
+    continued = {run.sibling(parent) for run, parent in parents.items() if parent is not None}
+    return sorted({*runs, *(run.teacher for run in runs), *continued})
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

@@ -1,0 +1,88 @@
+"""``dvc.yaml`` for the study that ``params.yaml`` names: four coarse stages, each of which asks Snakemake.
+
+DVC wants every output directory by name: it can neither take all that match a pattern nor look up a list by the
+study's name. So the file is generated (``python -m ofq stages``), and the Snakefile warns where it has fallen behind.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ofq.config.params import Params
+from ofq.runs.paths import FULL_PRECISION, RESULTS, TOY, data_dir, report_dir
+
+_HEADER = """\
+# Written by: python -m ofq stages > dvc.yaml
+# Write it anew after `study`, or a study's models or bits, have changed in params.yaml. See docs/dvc.md.
+
+"""
+_CODE = ["Snakefile", "rules", "report", "src/ofq"]
+
+
+def stages(params: Params) -> str:
+    """The text of ``dvc.yaml``.
+
+    Snakemake decides what reruns; a stage's dependencies only say when to ask it. Every output is ``persist: true``:
+    DVC would otherwise delete the finished runs before it asks.
+    """
+    name = params.study
+    study = params.studies[name]
+    data, teachers, students, report = _folders(params)
+    content: dict[str, Any] = {
+        "stages": {
+            "data": _stage(f"snakemake {data[0]}/manifest.json", [], [f"studies.{name}.data"], data),
+            "teacher": _stage(
+                f"snakemake {name} --until teacher",
+                data,
+                [f"studies.{name}", "models", f"recipes.{study.recipe}.teacher"],
+                teachers,
+            ),
+            "runs": _stage(
+                f"snakemake {name} --until qat cga",
+                [*data, *teachers],
+                [f"studies.{name}", "models", "variants", f"recipes.{study.recipe}"],
+                students,
+            ),
+            "report": _stage(
+                f"snakemake {name}", [*teachers, *students], [f"studies.{name}", "models", "variants"], report
+            ),
+        }
+    }
+    if not study.sweep_lr:
+        curves = str(report_dir(name) / "figures" / "oscillation.csv")
+        content["metrics"] = [str(report_dir(name) / "tables" / "main.json")]
+        content["plots"] = [{"oscillation": {"template": "oscillation", "x": "step", "y": {curves: "share"}}}]
+    return _HEADER + yaml.safe_dump(content, sort_keys=False, width=120)
+
+
+def unlisted(params: Params, path: Path) -> list[str]:
+    """Folders of the study that ``dvc.yaml`` at ``path`` does not list; none where there is no such file.
+
+    A file that is no such YAML is left to DVC to complain of.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+        entries = [entry for stage in content["stages"].values() for entry in stage.get("outs", [])]
+        listed = {out for entry in entries for out in ([entry] if isinstance(entry, str) else entry)}
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return []
+    return [folder for folders in _folders(params) for folder in folders if folder not in listed]
+
+
+def _folders(params: Params) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Folders of the data, the teachers, the students and the report of the study, the toy's beside the last."""
+    study = params.studies[params.study]
+    models = [RESULTS / params.study / model for model in study.models]
+    students = [str(model / bits) for model in models for bits in study.bits]
+    teachers = [str(model / FULL_PRECISION) for model in models]
+    return [str(data_dir(params.study))], teachers, students, [str(report_dir(params.study)), str(TOY)]
+
+
+def _stage(command: str, inputs: list[str], params: list[str], outputs: list[str]) -> dict[str, Any]:
+    return {
+        "cmd": command,
+        "deps": [*_CODE, *inputs],
+        "params": params,
+        "outs": [{output: {"persist": True}} for output in outputs],
+    }

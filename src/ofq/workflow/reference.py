@@ -1,0 +1,76 @@
+"""The committed record of our own run of a study."""
+
+import shutil
+
+from ofq.config.params import Params
+from ofq.errors import UserError
+from ofq.runs.files import read_json, replacing, write_json
+from ofq.runs.paths import REFERENCE, report_dir
+
+_OF_GROUPS = {".csv", ".json", ".md", ".png"}
+
+
+def record(params: Params, study: str) -> None:
+    """Copy a finished study's tables, figures and claims to ``results/reference/<study>``, and how they were made.
+
+    Those of its groups that are finished go to a folder each, as CSV, Markdown and PNG. What an earlier record has of
+    other groups, and its claims where there are no new ones, stays, under ``kept`` in ``record.json``, which names
+    seeds, versions, machine, threads and code digests.
+
+    Raises:
+        UserError: a run or the report is missing, or the runs were made by different code or versions.
+    """
+    spec = params.study_named(study)
+    report = report_dir(study)
+    if not (report / "tables").is_dir() or not (report / "figures").is_dir():
+        raise UserError(f"{report} is not complete; run: snakemake {study}")
+    groups = [group for group in spec.groups if (report_dir(study, group) / "tables").is_dir()]
+    runs = list(dict.fromkeys(run for group in (None, *groups) for run in params.view(study, group).runs(study)))
+    infos = [read_json(run.files.info) for run in runs]
+    steps: dict[str, set[str]] = {}
+    for run, info in zip(runs, infos, strict=True):
+        config = params.resolve(run)  # other remedies are other code
+        steps.setdefault(" ".join([config.phase, *config.modules]), set()).add(info["digests"]["code"])
+    mixed = [step for step, digests in steps.items() if len(digests) > 1]
+    if mixed or len({str(info["versions"]) for info in infos}) > 1:
+        raise UserError(f"the runs of {study} were made by different code or versions; run snakemake {study} again")
+    description = {
+        "study": study,
+        "seeds": spec.seeds,
+        "groups": {group: params.view(study, group).studies[study].seeds for group in groups},
+        "runs": len(infos),
+        "finished": max(info["finished"] for info in infos),
+        "machine": infos[0]["machine"],
+        "device": infos[0]["device"],
+        "threads": infos[0]["threads"],
+        "versions": infos[0]["versions"],
+        "code": {step: digests.pop() for step, digests in steps.items()},
+        "cpu_seconds": round(sum(info["cpu_seconds"] for info in infos)),
+    }
+    # The old record goes only when the new one is whole.
+    target, new, old = REFERENCE / study, REFERENCE / f".{study}-new", REFERENCE / f".{study}-old"
+    try:
+        for path in sorted(report.rglob("*.*")):
+            # Agreement with the record that is being replaced says nothing; of groups a repository need not have every
+            # form of a table and figure.
+            of_a_group = len(path.relative_to(report).parts) > 2
+            wanted = not of_a_group or path.suffix in _OF_GROUPS
+            if path.is_file() and wanted and not path.name.startswith("agreement."):
+                with replacing(new / path.relative_to(report)) as temporary:
+                    shutil.copyfile(path, temporary)
+        further = [*(set(spec.groups) - set(groups)), "claims.md", "claims.json"]
+        kept = sorted(name for name in further if (target / name).exists() and not (new / name).exists())
+        for name in kept:
+            copy = shutil.copytree if (target / name).is_dir() else shutil.copyfile
+            copy(target / name, new / name)
+        write_json(new / "record.json", description | {"kept": kept})
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    said = f"; as before, for {study} has not made them: {', '.join(kept)}" if kept else ""
+    print(f"{len(infos)} runs recorded in {target}{said}")
