@@ -52,7 +52,7 @@ def test_fused_functions_agree_with_their_parts(
     calibrate(model, [images.double()])
     _moved(model)
     fused = _run(model, images.double())
-    for module in ("layers", "attention"):
+    for module in ("modules.layers", "modules.attention"):
         monkeypatch.setattr(f"ofq.quant.{module}.fuses", lambda *arguments: False)
     _agree(fused, _run(model, images.double()), rtol=1e-9, atol=1e-10)
 
