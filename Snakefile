@@ -16,32 +16,30 @@ report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
-include: "rules/inputs.smk"
 
 
 rule all:
     input:
-        targets_of(PARAMS.study),
+        PLAN.all,
     message:
-        f"Study {PARAMS.study} is complete: see results/{PARAMS.study}/report"
+        f"Study {PLAN.params.study} is complete: see results/{PLAN.params.study}/report"
 
 
 include: "rules/data.smk"
 include: "rules/train.smk"
-include: "rules/report.smk"
-include: "rules/artefacts.smk"
 include: "rules/measure.smk"
+include: "rules/report.smk"
 include: "rules/track.smk"
 
 
 # Studies by their name, groups as STUDY-GROUP, and those of the default study as GROUP too.
-for _name, _grid in named(PARAMS).items():
+for _name, _files in PLAN.names.items():
 
     rule:
         name:
             _name
         input:
-            lambda _, grid=_grid: targets_of(*grid),
+            _files,
         localrule: True
         message:
             f"{_name} is complete"

@@ -21,6 +21,7 @@ import yaml
 
 from benchmarks.rounds import conditions
 from ofq.config import params
+from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.runs.files import read_json, replacing, write_json
 from ofq.runs.paths import Run
@@ -61,7 +62,7 @@ def run(root: Path, command: Sequence[str]) -> tuple[float, float]:
 
 def fill(root: Path, parameters: Params) -> None:
     """Make one run of each variant, and every other run as a copy of it."""
-    study = parameters.runs("digits")
+    study = Grid(parameters, "digits").runs
     first = {run.variant: run for run in reversed(study)}
     run(root, ["snakemake", "--quiet", "all", "--", *(str(one.files.metrics) for one in first.values())])
     for one in {*study, *(each.teacher for each in study)}:
@@ -77,7 +78,7 @@ def measure(seeds: int) -> tuple[int, dict[str, tuple[float, float]]]:
     with tempfile.TemporaryDirectory(prefix="ofq-dag-") as folder:
         root = Path(folder)
         parameters = write_study(root, seeds=seeds)
-        count = len({*parameters.runs("digits"), *(each.teacher for each in parameters.runs("digits"))})
+        count = len({*Grid(parameters, "digits").runs, *(each.teacher for each in Grid(parameters, "digits").runs)})
         found = {PLAN_NEW: run(root, COMMANDS[PLAN_NEW])}
         fill(root, parameters)
         found |= {name: run(root, COMMANDS[name]) for name in ("tables", "figures", "annealing")}

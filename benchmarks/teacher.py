@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.rounds import conditions, interleaved, table
 from ofq.config import params
-from ofq.config.params import RunConfig
+from ofq.config.resolve import RunConfig, resolve
 from ofq.quant import calibrate
 from ofq.runs.paths import Run
 from ofq.training.optim import make_optimizer
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     run = Run.named(arguments.run)
-    config = params.load().resolve(run)
+    config = resolve(params.load(), run)
     torch.set_num_threads(config.threads)
     kinds = {
         name: config.model_copy(update={"teacher_once": once}) for name, once in (("stored", True), ("live", False))

@@ -13,9 +13,9 @@ rule data:
     resources:
         mem_mb=1500,
     params:
-        settings=data_settings,
-        code=code_of("ofq.data.prepare", data_info_of),
+        settings=PLAN.data_settings,
+        code=PLAN.code("data"),
     message:
         "Prepare and verify the images of study {wildcards.study}"
     shell:
-        "python -m ofq data {wildcards.study} > {log} 2>&1"
+        "python -m ofq data {wildcards.study} >> {log} 2>&1"

@@ -1,7 +1,7 @@
 rule probe:
     input:
-        manifest=manifest_of,
-        teacher=teacher_of,
+        manifest=PLAN.manifest,
+        teacher=PLAN.teacher,
         model="results/{study}/{model}/{bits}/{variant}/seed{seed}/model.safetensors",
         trainer="results/{study}/{model}/{bits}/{variant}/seed{seed}/trainer.pt",
         oscillation="results/{study}/{model}/{bits}/{variant}/seed{seed}/oscillation.parquet",
@@ -14,23 +14,23 @@ rule probe:
         "logs/{study}/{model}/{bits}/{variant}/seed{seed}-probe.tsv"
     conda:
         "../envs/ofq.yaml"
-    threads: threads_of
+    threads: PLAN.threads
     resources:
         mem_mb=1500,
     params:
-        settings=settings,
-        code=code_digest("ofq.measure.probe"),
+        settings=PLAN.settings,
+        code=PLAN.code("probe"),
     message:
         "Measure the oscillation of {wildcards.bits} {wildcards.variant}, seed {wildcards.seed}, on {wildcards.study} again"
     shell:
         "python -m ofq probe {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
-        " > {log} 2>&1"
+        " >> {log} 2>&1"
 
 
 rule noise:
     input:
-        manifest=manifest_of,
-        teacher=teacher_of,
+        manifest=PLAN.manifest,
+        teacher=PLAN.teacher,
         model="results/{study}/{model}/{bits}/{variant}/seed{seed}/model.safetensors",
     output:
         "results/{study}/{model}/{bits}/{variant}/seed{seed}/noise.parquet",
@@ -40,17 +40,17 @@ rule noise:
         "logs/{study}/{model}/{bits}/{variant}/seed{seed}-noise.tsv"
     conda:
         "../envs/ofq.yaml"
-    threads: threads_of
+    threads: PLAN.threads
     resources:
         mem_mb=1500,
     params:
-        settings=settings,
-        code=code_digest("ofq.measure.noise"),
+        settings=PLAN.settings,
+        code=PLAN.code("noise"),
     message:
         "Evaluate {wildcards.bits} {wildcards.variant}, seed {wildcards.seed}, on {wildcards.study} with noise on its codes"
     shell:
         "python -m ofq noise {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
-        " > {log} 2>&1"
+        " >> {log} 2>&1"
 
 
 rule toy:
@@ -65,11 +65,11 @@ rule toy:
     resources:
         mem_mb=1000,
     params:
-        code=code_digest("ofq.measure.toy"),
+        code=PLAN.code("toy"),
     message:
         "Simulate weights that are pulled towards targets through a quantizer"
     shell:
-        "python -m ofq toy > {log} 2>&1"
+        "python -m ofq toy >> {log} 2>&1"
 
 
 rule toy_figure:
@@ -79,7 +79,7 @@ rule toy_figure:
         "results/toy/toy.svg",
         figure=report(
             "results/toy/toy.png",
-            caption="../report/toy.rst",
+            caption="../report/figures/toy.rst",
             category="Figures",
             subcategory="toy",
             labels={"figure": "latent weight and step"},
@@ -93,8 +93,8 @@ rule toy_figure:
     resources:
         mem_mb=500,
     params:
-        code=code_digest("ofq.report.parts.toy"),
+        code=PLAN.code("toy_figure"),
     message:
         "Draw how latent weight and step of the quantizer move in the toy"
     shell:
-        "python -m ofq toy-figure > {log} 2>&1"
+        "python -m ofq toy-figure >> {log} 2>&1"

@@ -1,6 +1,6 @@
 rule track:
     input:
-        mirrored_files,
+        PLAN.mirrored,
     output:
         stamp="results/{study}/mlflow.json",
     log:
@@ -13,11 +13,11 @@ rule track:
     resources:
         mem_mb=1000,
     params:
-        code=code_digest("ofq.tracking.mirror"),
+        code=PLAN.code("track"),
     message:
         "Mirror the runs of study {wildcards.study} into MLflow"
     shell:
-        "python -m ofq track --keep-going {wildcards.study} > {log} 2>&1 && touch {output}"
+        "python -m ofq track --keep-going {wildcards.study} >> {log} 2>&1 && touch {output}"
 
 
 use rule track as track_group with:

@@ -1,6 +1,6 @@
 rule teacher:
     input:
-        manifest=manifest_of,
+        manifest=PLAN.manifest,
     output:
         metrics="results/{study}/{model}/fp/{teacher}/seed{seed}/metrics.json",
         info="results/{study}/{model}/fp/{teacher}/seed{seed}/run.json",
@@ -13,23 +13,23 @@ rule teacher:
         "logs/{study}/{model}/fp/{teacher}/seed{seed}.tsv"
     conda:
         "../envs/ofq.yaml"
-    threads: threads_of
+    threads: PLAN.threads
     resources:
         mem_mb=1500,
     params:
-        settings=settings,
-        code=code_of(STEPS["teacher"], info_of),
+        settings=PLAN.settings,
+        code=PLAN.code_of("teacher"),
     message:
         "Train the full-precision {wildcards.model} of seed {wildcards.seed} on {wildcards.study} ({wildcards.teacher})"
     shell:
         "python -m ofq teacher {wildcards.study}/{wildcards.model}/fp/{wildcards.teacher}/seed{wildcards.seed}"
-        " > {log} 2>&1"
+        " >> {log} 2>&1"
 
 
 rule qat:
     input:
-        manifest=manifest_of,
-        teacher=teacher_of,
+        manifest=PLAN.manifest,
+        teacher=PLAN.teacher,
     output:
         metrics="results/{study}/{model}/{bits}/{variant}/seed{seed}/metrics.json",
         info="results/{study}/{model}/{bits}/{variant}/seed{seed}/run.json",
@@ -43,29 +43,29 @@ rule qat:
     benchmark:
         "logs/{study}/{model}/{bits}/{variant}/seed{seed}.tsv"
     wildcard_constraints:
-        variant=one_of(QAT_VARIANTS),
+        variant=PLAN.trained_variants,
     conda:
         "../envs/ofq.yaml"
-    threads: threads_of
+    threads: PLAN.threads
     resources:
         mem_mb=1500,
     params:
         step="qat",
-        settings=settings,
-        code=code_of(STEPS["qat"], info_of),
+        settings=PLAN.settings,
+        code=PLAN.code_of("qat"),
     message:
         "Quantize {wildcards.model} to {wildcards.bits} with {wildcards.variant}, seed {wildcards.seed}, taught by its"
         " full-precision model"
     shell:
         "python -m ofq {params.step} {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
-        " > {log} 2>&1"
+        " >> {log} 2>&1"
 
 
 use rule qat as cga with:
     input:
-        unpack(parent_files),
-        manifest=manifest_of,
-        teacher=teacher_of,
+        unpack(PLAN.parent),
+        manifest=PLAN.manifest,
+        teacher=PLAN.teacher,
     output:
         metrics="results/{study}/{model}/{bits}/{variant}/seed{seed}/metrics.json",
         info="results/{study}/{model}/{bits}/{variant}/seed{seed}/run.json",
@@ -76,11 +76,11 @@ use rule qat as cga with:
         weights="results/{study}/{model}/{bits}/{variant}/seed{seed}/weights.parquet",
         annealing="results/{study}/{model}/{bits}/{variant}/seed{seed}/annealing.parquet",
     wildcard_constraints:
-        variant=one_of(VARIANT_NAMES - QAT_VARIANTS),
+        variant=PLAN.annealed_variants,
     params:
         step="cga",
-        settings=settings,
-        code=code_of(STEPS["cga"], info_of),
+        settings=PLAN.settings,
+        code=PLAN.code_of("cga"),
     message:
         "Anneal the {wildcards.bits} {wildcards.model} of seed {wildcards.seed} on {wildcards.study}:"
         " {wildcards.variant}"

@@ -1,4 +1,12 @@
-"""The environment variables of this project."""
+"""The environment variables of this project, and what they set up at once: how much is told while it works."""
+
+import logging
+import os
+import sys
+
+from ofq.errors import unknown
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 UNDER_SNAKEMAKE = "OFQ_UNDER_SNAKEMAKE"
 """Set for jobs of Snakemake, which deletes what a job wrote if the job is killed before it is known to have ended well:
@@ -9,3 +17,30 @@ RESUME_ACROSS_CODE = "OFQ_RESUME_ACROSS_CODE"
 
 WARM_SOCKET = "OFQ_WARM_SOCKET"
 """Leads a job to the warm process."""
+
+SETTINGS = "OFQ_SETTINGS"
+"""Names the file in which Snakemake's jobs find their settings; without it they read ``params.yaml``."""
+
+LOG_LEVEL = "OFQ_LOG_LEVEL"
+"""How much of the progress is told: ``debug``, ``info`` (default), ``warning`` or ``error``."""
+
+
+class _StandardError(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write progress as it is, and warnings with the project's name, as errors have it."""
+        name = "" if record.levelno < logging.WARNING else f"ofq: {record.levelname.lower()}: "
+        print(f"{name}{self.format(record)}", file=sys.stderr, flush=True)
+
+
+def configure_logging() -> None:
+    """Send progress and warnings of this package to standard error.
+
+    Raises:
+        UserError: ``OFQ_LOG_LEVEL`` names no level.
+    """
+    level = os.environ.get(LOG_LEVEL, "info").upper()
+    if level not in _LEVELS:
+        raise unknown(f"level in {LOG_LEVEL}:", level.lower(), [name.lower() for name in _LEVELS])
+    logger = logging.getLogger("ofq")
+    logger.handlers = [_StandardError()]
+    logger.setLevel(level)

@@ -13,7 +13,6 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from ofq.cli import main as cli
-from ofq.config import params
 from ofq.config.settings import Data
 from ofq.data import batches, manifest
 from ofq.data.prepare import prepare
@@ -316,7 +315,7 @@ def test_mean_and_deviation_are_by_channel_and_those_of_numpy(cifar10: Path) -> 
 
 
 def test_studies_of_the_parameters_may_use_every_data_set() -> None:
-    names = params.Data.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
+    names = Data.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
     from ofq.data import source
 
     assert set(names) == set(source._READERS)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from ofq.config import params
+from ofq.config.grid import Grid
 from ofq.report.parts.learning_rates import write_learning_rates
 from ofq.runs.files import write_json
 from ofq.runs.paths import report_dir
@@ -251,9 +252,9 @@ def test_the_page_of_names_explains_every_column(finished: Project, path: str) -
 def test_the_page_of_names_explains_the_columns_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     parameters = params.load(ROOT / "params.yaml")
-    for each in parameters.runs("digits-lr"):
+    for each in Grid(parameters, "digits-lr").runs:
         write_json(each.files.metrics, {"top1": 90.0, "loss": 0.3, "seed": each.seed, "steps": 1})
-    write_learning_rates(parameters, "digits-lr", Path("results/digits-lr/report"))
+    write_learning_rates(Grid(parameters, "digits-lr"))
     table = report_dir("digits-lr") / "tables/learning_rate.csv"
     assert explained(table.name) == list(pd.read_csv(table))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ofq.cli.main import execute
+from ofq.cli.main import main
 from tests.conftest import Project
 
 STUDY = "digits"
@@ -45,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             project.write_params()
             with chdir(root):
                 for step in STEPS:
-                    assert execute(step) == 0, step
+                    assert main(step) == 0, step
     return root
 
 
@@ -79,7 +79,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
     def refusal(*argv: str) -> str:
         capsys.readouterr()
         try:
-            code = execute(list(argv))
+            code = main(list(argv))
         except SystemExit as end:  # argparse
             code = int(end.code or 0)
         said = capsys.readouterr().err

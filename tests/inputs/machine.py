@@ -13,13 +13,13 @@ from pathlib import Path
 
 _STEPS = """
 import contextlib, io, json, sys
-from ofq.cli.main import execute
+from ofq.cli.main import main
 
 outcomes = []
 for argv in json.loads(sys.argv[1]):
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        code = execute(argv)
+        code = main(argv)
     outcomes.append((code, said.getvalue()))
 print(json.dumps(outcomes), file=sys.__stdout__)
 """

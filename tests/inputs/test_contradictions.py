@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from ofq.config import params
+from ofq.config.resolve import resolve
 from ofq.errors import UserError
 from ofq.runs.paths import Run
+from ofq.workflow.targets import RULES
 from tests.conftest import ROOT
 from tests.inputs.settings import ABSENT, Place, changed
 from tests.inputs.test_fields import refusal
@@ -122,7 +124,7 @@ def test_a_contradiction_is_one_line_that_names_the_place(tmp_path: Path, change
 def test_no_study_can_have_the_name_of_a_rule() -> None:
     text = "".join(path.read_text() for path in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")])
     rules = set(re.findall(r"^(?:rule|use rule \w+ as) (\w+)", text, re.MULTILINE))
-    assert {"data", "qat", "cga", "track", "all"} <= rules <= params.RULES
+    assert {"data", "qat", "cga", "track", "all"} <= rules <= RULES
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_no_study_can_have_the_name_of_a_rule() -> None:
 def test_a_run_that_the_study_does_not_have_is_one_line(name: str, said: str) -> None:
     settings = params.Params.model_validate(changed({}))
     with pytest.raises(UserError) as error:
-        settings.resolve(Run.named(name))
+        resolve(settings, Run.named(name))
     assert said in str(error.value)
 
 

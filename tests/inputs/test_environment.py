@@ -159,9 +159,9 @@ def nobody(*_):
 
 pwd.getpwuid = pwd.getpwnam = nobody
 os.environ.pop("HOME", None)
-from ofq.cli.main import execute
+from ofq.cli.main import main
 
-print([execute(step.split()) for step in sys.argv[1:]])
+print([main(step.split()) for step in sys.argv[1:]])
 """
 
 

@@ -10,7 +10,9 @@ import yaml
 from pydantic import BaseModel
 
 from ofq.config import params
+from ofq.config.grid import Grid
 from ofq.errors import UserError
+from ofq.workflow.targets import load_project
 from tests.inputs.settings import BASE, Case, cases, changed, dotted
 
 CASES = cases()
@@ -22,13 +24,13 @@ def refusal(path: Path, settings: Any) -> str:
     """What is said of a params.yaml, without the file's name."""
     path.write_text(yaml.dump(settings, Dumper=yaml.CSafeDumper, allow_unicode=True))
     with pytest.raises(UserError) as error:
-        params.load(path)
+        load_project(path)
     return str(error.value).removeprefix(f"{path}: ")
 
 
 def test_the_settings_that_are_made_wrong_are_right(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(BASE))
-    assert params.load(tmp_path / "params.yaml").runs("plain")
+    assert Grid(load_project(tmp_path / "params.yaml"), "plain").runs
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,18 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from ofq.cli.main import _COMMANDS, execute
+from ofq.cli.main import main
+from ofq.cli.run import commands as all_commands
 from ofq.config import params
+from ofq.config.grid import Grid, all_runs
+from ofq.config.resolve import resolve
 from ofq.config.settings import Model
 from ofq.models.backbone import build
 from ofq.quant import QuantConfig, quantize_model
+from ofq.report.artefacts import files_of
 from ofq.runs import checkpoint
 from ofq.training.optim import make_optimizer
-from ofq.workflow.targets import grid_report, named
+from ofq.workflow.targets import named
 from tests.conftest import ROOT, SMALL
 
 PINS = Path(__file__).parent / "pins.json"
@@ -58,9 +62,9 @@ QUANTIZED: dict[str, dict[str, Any]] = {
 def canonical() -> dict[str, Any]:
     """Settings of every run of ``params.yaml`` as Snakemake compares them: in full, and as digests."""
     settings = params.load(ROOT / "params.yaml")
-    runs = sorted({run for study in settings.studies for run in settings.all_runs(study)})
+    runs = sorted({run for study in settings.studies for run in all_runs(settings, study)})
     runs = sorted({*runs, *(run.teacher for run in runs)})
-    texts = {str(run): settings.resolve(run).canonical() for run in runs}
+    texts = {str(run): resolve(settings, run).canonical() for run in runs}
     digests = {name: hashlib.sha256(text.encode()).hexdigest()[:12] for name, text in texts.items()}
     return {"in_full": {name: texts[name] for name in IN_FULL}, "digests": digests}
 
@@ -88,14 +92,14 @@ def states() -> dict[str, Any]:
 
 def commands() -> list[str]:
     """Names of the subcommands."""
-    return sorted(_COMMANDS)
+    return sorted(all_commands())
 
 
 def targets() -> dict[str, Any]:
     """What Snakemake can be asked for: names, and the files of each report of digits."""
     settings = params.load(ROOT / "params.yaml")
     groups = [None, *settings.studies["digits"].groups]
-    reports = {group or "main": sorted(grid_report(settings, "digits", group)) for group in groups}
+    reports = {group or "main": sorted(files_of(Grid(settings, "digits", group))) for group in groups}
     return {"names": sorted(named(settings)), "reports": reports}
 
 
@@ -121,7 +125,7 @@ def files() -> dict[str, Any]:
             ["noise", f"{base}/w2a2/statsq/seed0"],
         ]
         for step in steps:
-            assert execute(step) == 0, step
+            assert main(step) == 0, step
         found = {str(path): _names(path) for path in sorted(Path("results").rglob("*")) if path.is_file()}
     return {name.removeprefix("results/digits/"): names for name, names in found.items()}
 

@@ -8,9 +8,10 @@ import yaml
 from safetensors.numpy import load_file
 
 from ofq.config import params
-from ofq.config.params import KEEPING, Keeping
+from ofq.config.resolve import KEEPING, Keeping, resolve
 from ofq.data.manifest import Files, read_manifest, write_manifest
 from ofq.data.prepare import prepare, store
+from ofq.environment import configure_logging
 from ofq.runs.paths import Run, data_dir
 from ofq.training.anneal import run_cga
 from ofq.training.qat import run_qat
@@ -38,7 +39,8 @@ def run_of(variant: str, model: str = "vit_micro") -> Run:
 
 def train(run: Run, keeping: Keeping = KEEPING) -> None:
     """Train a run as ``python -m ofq`` does."""
-    config = params.load().resolve(run)
+    configure_logging()
+    config = resolve(params.load(), run)
     STEP_OF[config.phase](run, config, keeping)
 
 

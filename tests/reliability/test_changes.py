@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ofq.config.params import Keeping
+from ofq.config.resolve import Keeping, resolve
 from ofq.errors import UserError
 from ofq.runs import states
 from ofq.training import job as session_module
@@ -43,7 +43,7 @@ def test_other_code_starts_in_a_new_directory_says_so_and_keeps_the_old_state(
     undisturbed = contents(RUN)
     other_code(monkeypatch)
     train(RUN)
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert f"{RUN}: code changed since step 5 was saved; starting from the first step in runs/{RUN}/" in out
     assert f"the earlier state stays in {stopped.directory}; to go on from it: --resume-across-code" in out
     assert "resumed" not in out
@@ -61,7 +61,7 @@ def test_going_on_under_other_code_is_a_choice_that_the_run_records(
     undisturbed = contents(RUN)
     other_code(monkeypatch)
     train(RUN, keeping)
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "going on under other code than made the first 5 steps" in out and "resumed after step 5" in out
     assert contents(RUN) == undisturbed
     noted = info()
@@ -89,7 +89,7 @@ def test_other_versions_of_the_libraries_are_said_and_recorded(
 ) -> None:
     monkeypatch.setattr(session_module, "versions", lambda: {"torch": "99"})
     train(RUN)
-    assert "going on under other versions of libraries than made the first 5 steps" in capsys.readouterr().out
+    assert "going on under other versions of libraries than made the first 5 steps" in capsys.readouterr().err
     assert len(info()["history"]) == 1
 
 
@@ -104,14 +104,14 @@ def test_changed_settings_start_clean_and_the_old_ones_go_on_later(
     path.write_text(yaml.safe_dump(content))
     try:
         train(RUN, Keeping(resume_across_code=True))
-        out = capsys.readouterr().out
+        out = capsys.readouterr().err
         assert "settings changed since step 5 was saved; starting from the first step" in out
         assert "--resume-across-code" not in out, "other settings are never continued"
         assert contents(RUN) != undisturbed
     finally:
         path.write_text(text)
     train(RUN)
-    assert "resumed after step 5" in capsys.readouterr().out
+    assert "resumed after step 5" in capsys.readouterr().err
     assert contents(RUN) == undisturbed
 
 
@@ -120,7 +120,7 @@ def test_a_changed_input_starts_clean(
 ) -> None:
     monkeypatch.setattr(session_module, "file_digest", lambda path: "0" * 64)
     train(RUN, Keeping(resume_across_code=True))
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "inputs changed since step 5 was saved" in out and "--resume-across-code" not in out
 
 
@@ -130,7 +130,7 @@ def test_a_damaged_note_of_a_state_is_no_reason_to_go_on_from_it(
     (stopped.directory / "state.json").write_text("{")
     other_code(monkeypatch)
     train(RUN, Keeping(resume_across_code=True))
-    assert "resumed" not in capsys.readouterr().out
+    assert "resumed" not in capsys.readouterr().err
     (stopped.directory / "state.json").unlink()
 
 
@@ -139,7 +139,7 @@ def test_a_mistyped_run_is_an_error_and_never_a_fresh_start(here: Path, text: st
     from ofq.cli import main as cli
 
     before = sorted(Path().rglob("*"))
-    assert cli.execute(["qat", text]) == 2
+    assert cli.main(["qat", text]) == 2
     assert sorted(Path().rglob("*")) == before, "nothing was made"
 
 
@@ -149,5 +149,5 @@ def test_a_missing_input_is_an_error_and_never_a_fresh_start(here: Path) -> None
 
     with pytest.raises(UserError, match=r"teacher/seed3/model\.safetensors does not exist; make it with: snakemake"):
         run = type(RUN)(RUN.study, RUN.model, RUN.bits, RUN.variant, 3)
-        run_qat(run, load().resolve(run))
+        run_qat(run, resolve(load(), run))
     assert STEPS == 12 and not run.state("").exists()

@@ -65,27 +65,25 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_one_is_reported_and_the_one_before_is_used(
-    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (10, 20, 30):
         checkpoint.save(tmp_path, step, state(step))
     DAMAGE[damage](tmp_path / "checkpoint-000000030.pt")
     assert whole(checkpoint.load_latest(tmp_path)) == 20
-    assert capsys.readouterr().out.splitlines() == [
+    assert caplog.messages == [
         f"{tmp_path}/checkpoint-000000030.pt is damaged and passed over",
         f"going on from {tmp_path}/checkpoint-000000020.pt, the one before",
     ]
 
 
-def test_where_all_are_damaged_that_is_said_and_none_is_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_where_all_are_damaged_that_is_said_and_none_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for step in (10, 20):
         checkpoint.save(tmp_path, step, state(step))
     for path in tmp_path.glob("*.pt"):
         path.write_bytes(b"")
     assert checkpoint.load_latest(tmp_path) is None
-    assert capsys.readouterr().out.count("is damaged and passed over") == 2
+    assert caplog.text.count("is damaged and passed over") == 2
     assert checkpoint.load_latest(tmp_path / "nowhere") is None
 
 
@@ -232,7 +230,7 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from ofq.errors import UserError
-from ofq.training import checkpoint
+from ofq.runs import checkpoint
 from tests.reliability.test_checkpoints import state, whole
 
 directory = Path(sys.argv[1])

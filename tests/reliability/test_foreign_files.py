@@ -48,7 +48,7 @@ def test_the_class_above_is_dangerous(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_malicious_trainer_state_is_refused(kept: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = kept(run_of("statsq").files.trainer)
     torch.save({"optimizer": Malicious(), "recorder": {}}, path)
-    assert cli.execute(["cga", str(run_of("statsq-cga"))]) == 2
+    assert cli.main(["cga", str(run_of("statsq-cga"))]) == 2
     error = capsys.readouterr().err
     assert f"{path} is damaged or no trainer state" in error and error.count("\n") == 1
 
@@ -56,18 +56,18 @@ def test_a_malicious_trainer_state_is_refused(kept: Callable[[Path], Path], caps
 def test_a_malicious_model_is_refused(kept: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = kept(run_of("teacher").files.model)
     torch.save({"head.weight": Malicious()}, path)
-    assert cli.execute(["qat", str(run_of("lsq"))]) == 2
+    assert cli.main(["qat", str(run_of("lsq"))]) == 2
     error = capsys.readouterr().err
     assert f"{path} is damaged" in error and error.count("\n") == 1
 
 
-def test_a_malicious_checkpoint_is_passed_over(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malicious_checkpoint_is_passed_over(here: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint.save(tmp_path, 10, {"step": 10})
     bad = tmp_path / "checkpoint-000000020.pt"
     torch.save({"step": 20, "model": Malicious()}, bad)
     bad.with_suffix(".sha256").write_text(checkpoint.file_digest(bad))
     assert checkpoint.load_latest(tmp_path) == {"step": 10}
-    assert f"{bad} is damaged and passed over" in capsys.readouterr().out
+    assert f"{bad} is damaged and passed over" in caplog.text
     assert not Path("owned").exists()
 
 
@@ -114,6 +114,6 @@ def test_a_trainer_state_of_another_run_is_one_line(
     """The file is whole and belongs elsewhere."""
     path = kept(run_of("statsq").files.trainer)
     shutil.copy(run_of("statsq-qkr").files.trainer, path)
-    assert cli.execute(["cga", str(run_of("statsq-cga"))]) == 2
+    assert cli.main(["cga", str(run_of("statsq-cga"))]) == 2
     error = capsys.readouterr().err
     assert str(path) in error and "belongs to another" in error and error.count("\n") == 1

@@ -39,7 +39,7 @@ def test_the_second_trainer_says_who_holds_the_run_and_ends(
     monkeypatch.setattr(states.only_trainer.__wrapped__, "__kwdefaults__", {"patience": 0.2})
     pid = holder_in_child(run.state("") / "lock")
     try:
-        assert cli.execute(["qat", str(run)]) == 2
+        assert cli.main(["qat", str(run)]) == 2
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

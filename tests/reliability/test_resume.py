@@ -105,7 +105,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
         train(run)
         # A killed run had saved after every second step; one that was told to stop finished its step and saved it.
         saved = step // 2 * 2 if signum == signal.SIGKILL else step + 1
-        assert f"resumed after step {saved}" in capsys.readouterr().out
+        assert f"resumed after step {saved}" in capsys.readouterr().err
         after = contents(run)
         assert [name for name in undisturbed if after[name] != undisturbed[name]] == []
         assert masks == all_masks[saved:], "the same weights were free at every step"
@@ -144,7 +144,7 @@ def test_a_run_that_could_not_publish_goes_on_from_its_last_step(
             train(run)
     capsys.readouterr()
     train(run)
-    assert f"resumed after step {STEPS}" in capsys.readouterr().out
+    assert f"resumed after step {STEPS}" in capsys.readouterr().err
     assert contents(run) == undisturbed
     assert not list(STATE.rglob("*.pt"))
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from ofq.cli import main as cli
 from ofq.config import params
+from ofq.config.resolve import resolve
 from ofq.training.student import load_data, load_teacher, loss_from, make_student
 from tests.reliability.conftest import run_of, train
 
@@ -16,7 +17,7 @@ RUN = run_of("statsq")
 
 
 def test_the_stored_output_is_the_one_of_a_forward_pass_but_for_rounding(here: Path) -> None:
-    config = params.load().resolve(RUN)
+    config = resolve(params.load(), RUN)
     data = load_data(RUN, config)
     teacher = load_teacher(RUN, config, data)
     differences = []
@@ -29,7 +30,7 @@ def test_the_stored_output_is_the_one_of_a_forward_pass_but_for_rounding(here: P
 
 
 def test_the_loss_is_the_same_whether_the_output_is_stored_or_not(here: Path) -> None:
-    stored = params.load().resolve(RUN)
+    stored = resolve(params.load(), RUN)
     live = stored.model_copy(update={"teacher_once": False})
     losses = []
     for config in (stored, live):
@@ -71,7 +72,7 @@ def test_an_output_that_does_not_fit_is_one_line(here: Path, damage: str, capsys
                 save_file({"train": torch.zeros(5, 10)}, path)
             case _:
                 save_file({"eval": torch.zeros(5, 10)}, path)
-        assert cli.execute(["qat", str(RUN)]) == 2
+        assert cli.main(["qat", str(RUN)]) == 2
     finally:
         path.write_bytes(content)
     error = capsys.readouterr().err
@@ -79,7 +80,7 @@ def test_an_output_that_does_not_fit_is_one_line(here: Path, damage: str, capsys
 
 
 def test_the_teacher_does_not_learn(here: Path) -> None:
-    config = params.load().resolve(RUN).model_copy(update={"teacher_once": False})
+    config = resolve(params.load(), RUN).model_copy(update={"teacher_once": False})
     data = load_data(RUN, config)
     student = make_student(RUN, config, data)
     assert all(not parameter.requires_grad for parameter in load_teacher(RUN, config, data).parameters())

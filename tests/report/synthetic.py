@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.runs.files import write_json
 from ofq.runs.paths import Run
@@ -105,7 +106,7 @@ def write_probe_of(run: Run, *, codes: str, turns: float = 0.5, lift: float = 1.
 def write_all(params: Params, study: str = "digits") -> None:
     """Every run of the study: accuracy by variant and seed; of annealed ones the band, of the others probe and noise."""
     rng = np.random.default_rng(0)
-    runs = params.runs(study)
+    runs = Grid(params, study).runs
     names = list(params.variants)
     for seed in params.studies[study].seeds:
         for model in params.studies[study].models:

@@ -6,7 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ofq.config import params
+from ofq.config.grid import Grid
 from ofq.report.parts.agreement import AGREES, DIFFERS, NOT_RECORDED, ONE_SEED, QUANTITIES, compare, write_agreement
+from tests.conftest import ROOT
+
+GRID = Grid(params.load(ROOT / "params.yaml"), "digits")
 
 
 def table(mean: float, sd: float, n: int = 3, variant: str = "statsq") -> pd.DataFrame:
@@ -51,7 +56,7 @@ def test_the_table_names_the_record_the_counts_and_the_runs(tmp_path: Path, monk
     record = Path("results/reference/digits/tables/main.csv")
     record.parent.mkdir(parents=True)
     table(90.0, 1.0).to_csv(record, index=False)
-    write_agreement(Path("results/digits/report"), table(95.0, 1.0).assign(reversals_mean=90.5))
+    write_agreement(GRID, table(95.0, 1.0).assign(reversals_mean=90.5))
     folder = Path("results/digits/report/tables")
     text = (folder / "agreement.md").read_text()
     assert "differs: +5.00 (±1.63)" in text and "agrees: +0.50 (±1.63)" in text
@@ -61,5 +66,5 @@ def test_the_table_names_the_record_the_counts_and_the_runs(tmp_path: Path, monk
 
 def test_without_a_record_the_table_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_agreement(Path("results/digits/report"), table(90.0, 1.0))
+    write_agreement(GRID, table(90.0, 1.0))
     assert "`python -m ofq reference digits`" in Path("results/digits/report/tables/agreement.md").read_text()

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.errors import UserError
 from ofq.report.parts.annealing import bands, left_in_band, write_annealing
@@ -16,7 +17,7 @@ from ofq.report.parts.boundary_range import write_boundary_range
 from ofq.runs.paths import Run
 from tests.report.conftest import Made
 
-REPORT = Path("results/digits/report/sweep")
+REPORT = Path("results/digits/report")
 SWEEP = ["statsq-qkr-cga-br0.05", "statsq-qkr-cga-br0.003", "statsq-qkr-cga"]
 
 
@@ -33,9 +34,9 @@ def test_what_is_left_counts_layers_by_their_weights() -> None:
 
 def test_only_variants_with_a_band_have_one(made: Made) -> None:
     controls = ["lsq", "statsq", "statsq-extra", "statsq-frozen"]
-    assert bands(made(variants=[*controls, "statsq-cga"]), "digits") == {"statsq-cga": 0.005}
+    assert bands(Grid(made(variants=[*controls, "statsq-cga"]), "digits")) == {"statsq-cga": 0.005}
     with pytest.raises(UserError, match="no variant here that anneals with a boundary range"):
-        bands(made(variants=controls), "digits")
+        bands(Grid(made(variants=controls), "digits"))
 
 
 def test_the_table_goes_from_the_narrowest_band_and_shows_the_last_step(params: Params) -> None:
@@ -44,7 +45,7 @@ def test_the_table_goes_from_the_narrowest_band_and_shows_the_last_step(params: 
         frame = pd.read_parquet(path)
         frame.loc[frame["step"] == 300, "free"] = free
         frame.to_parquet(path)
-    write_boundary_range(params, "digits", REPORT)
+    write_boundary_range(Grid(params, "digits"))
     table = pd.read_csv(REPORT / "tables/boundary_range.csv")
     assert list(table["boundary_range"]) == [0.003, 0.005, 0.05]
     row = table.set_index("boundary_range").loc[0.005]
@@ -55,7 +56,7 @@ def test_the_table_goes_from_the_narrowest_band_and_shows_the_last_step(params: 
 
 
 def test_bit_widths_stand_together_in_the_table(made: Made) -> None:
-    write_boundary_range(made(variants=SWEEP, bits=["w3a3", "w2a2"], measure=[]), "digits", REPORT)
+    write_boundary_range(Grid(made(variants=SWEEP, bits=["w3a3", "w2a2"], measure=[]), "digits"))
     table = pd.read_csv(REPORT / "tables/boundary_range.csv")
     assert list(table["bits"]) == ["w3a3"] * 3 + ["w2a2"] * 3 and list(table["boundary_range"][:3]) == [
         0.003,
@@ -68,7 +69,7 @@ def test_each_range_has_a_panel_with_a_line_for_each_seed_all_to_one_scale(
     params: Params, drawn: Callable[[str], dict[str, Figure]]
 ) -> None:
     figures = drawn("ofq.report.parts.boundary_range")
-    write_boundary_range(params, "digits", REPORT)
+    write_boundary_range(Grid(params, "digits"))
     axes = [ax for ax in figures["scale_trajectories"].axes if ax.get_visible()]
     assert [ax.get_title() for ax in axes] == ["BR 0.003", "BR 0.005", "BR 0.05"]
     assert len({ax.get_ylim() for ax in axes}) == 1
@@ -85,7 +86,7 @@ def test_the_figure_of_annealing_has_a_place_for_no_weight_at_all(
 ) -> None:
     figures = drawn("ofq.report.parts.annealing")
     params = made(variants=["statsq", "statsq-cga", "statsq-qkr-cga"], bits=["w2a2", "w3a3"])
-    write_annealing(params, "digits", REPORT)
+    write_annealing(Grid(params, "digits"))
     axes = figures["annealing"].axes
     assert [ax.get_title() for ax in axes] == ["vit_micro, W2A2", "vit_micro, W3A3"]
     for ax in axes:
@@ -98,8 +99,8 @@ def test_the_figure_of_annealing_has_a_place_for_no_weight_at_all(
 
 
 def test_figures_name_their_runs(params: Params) -> None:
-    write_boundary_range(params, "digits", REPORT)
+    write_boundary_range(Grid(params, "digits"))
     with Image.open(REPORT / "figures/scale_trajectories.png") as image:
         names = set(image.info["Description"].split("runs: ")[1].split())
         assert image.width == 1600
-    assert names == {str(run) for run in params.runs("digits")}
+    assert names == {str(run) for run in Grid(params, "digits").runs}

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ofq.config.grid import Grid
 from ofq.report.claims.pairs import Pairs, pair
 from ofq.report.claims.quantities import Records
 from ofq.report.claims.terms import Claim
@@ -20,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found(planned: list[Run] | None = None, models: tuple[str, ...] = ("vit",), **entries: Any) -> Pairs:
-    runs = params().runs("plain") if planned is None else planned
+    runs = Grid(params(), "plain").runs if planned is None else planned
     return pair(Claim.model_validate(claim(**entries)), runs, models, Records())
 
 
@@ -64,7 +65,7 @@ def test_a_claim_about_widths_is_tested_on_all_of_them_or_not_at_all() -> None:
 
 def test_without_named_widths_a_claim_is_tested_where_the_study_plans_its_runs() -> None:
     sweep = [run("d", seed) for seed in range(5)]
-    planned = [*params().runs("plain"), *sweep, *(run("a", seed) for seed in range(5))]
+    planned = [*Grid(params(), "plain").runs, *sweep, *(run("a", seed) for seed in range(5))]
     for seed in range(5):
         finish(run("d", seed), top1=1.0)
         finish(run("a", seed), top1=2.0)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ofq.config.grid import Grid
 from ofq.report.claims.write import write_claims
 from tests.report.claim_runs import claim, finish, finish_all, params, run
 
@@ -25,7 +26,7 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     def judge(**claims: dict[str, Any]) -> dict[str, dict[str, Any]]:
         content = {"topics": {"accuracy": "How accurate", "none": "Nothing of it"}, "claims": claims}
         Path("claims.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        write_claims(params(), "plain")
+        write_claims(Grid(params(), "plain"))
         return {row["id"]: row for row in json.loads(Path("results/plain/report/claims.json").read_text())}
 
     return judge
@@ -146,7 +147,7 @@ def test_a_row_says_what_was_compared(judged: Judge) -> None:
 
 def test_only_what_a_claim_needs_is_read(judged: Judge) -> None:
     finish_three()
-    for one in params().runs("plain"):
+    for one in Grid(params(), "plain").runs:
         if one.variant != "c":
             (one.files.root / "oscillation.parquet").write_bytes(b"damaged")
     assert judged(holds=claim(bits=["w2a2"]))["holds"]["n"] == 3

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.report.parts.comparison import write_comparison
 from ofq.report.why import explain
@@ -12,7 +13,7 @@ from ofq.runs.files import read_json, write_json
 from ofq.runs.paths import Run
 from tests.report.conftest import Made
 
-REPORT = Path("results/digits/report/controls")
+REPORT = Path("results/digits/report")
 TABLE = REPORT / "tables/comparison.csv"
 
 
@@ -24,7 +25,7 @@ def params(made: Made) -> Params:
 
 def compare(params: Params, *pairs: list[str]) -> None:
     study = params.studies["digits"].model_copy(update={"compare": list(pairs)})
-    write_comparison(params.model_copy(update={"studies": {"digits": study}}), "digits", REPORT)
+    write_comparison(Grid(params.model_copy(update={"studies": {"digits": study}}), "digits"))
 
 
 def put(bits: str, variant: str, seed: int, **values: float) -> None:
@@ -61,7 +62,7 @@ def test_reversals_of_annealing_are_compared_with_those_of_annealing_only(params
 
 
 def test_a_row_leads_back_to_the_runs_of_both(params: Params) -> None:
-    for run in params.runs("digits"):
+    for run in Grid(params, "digits").runs:
         info = {"finished": "", "config": {}, "digests": {"code": "", "inputs": {}}, "versions": {}, "machine": {}}
         write_json(run.files.info, info)
     compare(params, ["statsq", "lsq"])

@@ -1,5 +1,6 @@
 """What a study and its groups cost."""
 
+from ofq.config.grid import all_runs
 from ofq.runs.files import write_json
 from ofq.workflow.cost import table
 from tests.report.conftest import Made
@@ -9,7 +10,7 @@ def test_costs_stand_by_step_and_by_grid_and_a_run_of_two_grids_counts_as_the_ma
     groups = {"more": {"variants": ["lsq", "statsq"], "seeds": [0, 1]}}
     params = made(variants=["lsq"], seeds=[0], groups=groups, measure=[])
     assert table(params, "digits") == "No run of study digits is finished."
-    for run in params.all_runs("digits"):
+    for run in all_runs(params, "digits"):
         write_json(run.files.info, {"cpu_seconds": 10.0 + run.seed, "peak_memory_mib": 100})
         write_json(run.teacher.files.info, {"cpu_seconds": 20.0, "peak_memory_mib": 300})
     lines = table(params, "digits").splitlines()

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.errors import UserError
 from ofq.report.parts.noise import write_noise
@@ -30,12 +31,12 @@ def run(variant: str, seed: int) -> Run:
 
 
 def noise(params: Params) -> pd.DataFrame:
-    write_noise(params, "digits", REPORT)
+    write_noise(Grid(params, "digits"))
     return pd.read_csv(REPORT / "tables/noise.csv").set_index(["variant", "where", "range"]).sort_index()
 
 
 def test_rows_of_noise_go_from_none_to_the_widest_range(params: Params) -> None:
-    write_noise(params, "digits", REPORT)
+    write_noise(Grid(params, "digits"))
     table = pd.read_csv(REPORT / "tables/noise.csv")
     rows = list(table[table["variant"] == "statsq"][["where", "range"]].itertuples(index=False, name=None))
     assert rows == [("none", 0), ("random", 0.005), ("boundary", 0.005), ("random", 0.01), ("boundary", 0.01)]
@@ -70,7 +71,7 @@ def test_better_trials_are_those_below_the_converged_model_of_their_own_run(para
 def test_missing_noise_says_how_to_make_it(params: Params) -> None:
     (run("statsq", 1).files.root / "noise.parquet").unlink()
     with pytest.raises(UserError, match=r"seed1/noise\.parquet does not exist; make it with: snakemake"):
-        write_noise(params, "digits", REPORT)
+        write_noise(Grid(params, "digits"))
 
 
 def edit_probe(variant: str, seed: int, **values: object) -> None:
@@ -85,7 +86,7 @@ def test_lift_sums_over_heads_before_it_divides(params: Params) -> None:
         edit_probe(
             "statsq", seed, coupling=[{"block": 0, "head": i, "steps": 9} | head for i, head in enumerate(heads)]
         )
-    write_coupling(params, "digits", REPORT)
+    write_coupling(Grid(params, "digits"))
     row = pd.read_csv(REPORT / "tables/coupling.csv").set_index("variant").loc["statsq"]
     assert (row["q_mean"], row["k_mean"]) == (2.0, 3.0)
     assert (row["lift_mean"], row["lift_other_mean"]) == (1.5, 1.5)
@@ -93,7 +94,7 @@ def test_lift_sums_over_heads_before_it_divides(params: Params) -> None:
 
 
 def test_codes_are_said_to_be_own_or_shadow_and_annealed_runs_have_no_row(params: Params) -> None:
-    write_coupling(params, "digits", REPORT)
+    write_coupling(Grid(params, "digits"))
     table = pd.read_csv(REPORT / "tables/coupling.csv")
     assert dict(zip(table["variant"], table["codes"], strict=True)) == {"statsq": "own", "statsq-qkr": "shadow"}
 
@@ -104,7 +105,7 @@ def test_a_lift_that_cannot_be_is_a_dash(params: Params) -> None:
     for seed in (0, 1):
         edit_probe("statsq", seed, coupling=[alone])
         edit_probe("statsq-qkr", seed, coupling=[still])
-    write_coupling(params, "digits", REPORT)
+    write_coupling(Grid(params, "digits"))
     table = pd.read_csv(REPORT / "tables/coupling.csv").set_index("variant")
     assert table.loc["statsq", "lift_mean"] == 2.0 and pd.isna(table.loc["statsq", "lift_other_mean"])
     assert pd.isna(table.loc["statsq-qkr", "lift_mean"]) and table.loc["statsq-qkr", "q_mean"] == 0
@@ -120,7 +121,7 @@ def test_shares_by_distance_are_of_the_steps_in_the_bin() -> None:
 
 def test_the_figure_shows_each_variant_with_the_band(params: Params, drawn: Callable[[str], dict[str, Figure]]) -> None:
     figures = drawn("ofq.report.parts.probes")
-    write_boundary(params, "digits", REPORT)
+    write_boundary(Grid(params, "digits"))
     turns, reversals = figures["boundary"].axes
     labels = turns.get_legend_handles_labels()[1]
     assert {"statsq", "statsq-qkr", "band of boundary range (BR) 0.005"} <= set(labels) and "statsq-cga" not in labels

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ofq.config.grid import Grid
 from ofq.report.parts.boundary_range import write_boundary_range
 from ofq.report.parts.comparison import write_comparison
 from ofq.report.parts.noise import write_noise
@@ -17,7 +18,7 @@ def test_the_page_of_names_explains_every_column(made: Made) -> None:
     params = made(variants=["lsq", "statsq", "statsq-cga"], compare=[["statsq", "lsq"]])
     report = Path("results/digits/report")
     for write in (write_tables, write_comparison, write_noise, write_boundary_range, write_coupling):
-        write(params, "digits", report)
+        write(Grid(params, "digits"))
     tables = sorted((report / "tables").glob("*.csv"))
     assert {"comparison", "noise", "boundary_range", "coupling", "main", "ablation"} <= {path.stem for path in tables}
     for path in tables:

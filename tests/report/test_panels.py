@@ -1,12 +1,12 @@
 """Figures of some fifteen variants stay legible."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from ofq.config.grid import Grid
 from ofq.report.panels import legend, panels, sideways
 from ofq.report.parts.figures import write_figures
 from tests.report.conftest import Made
@@ -41,7 +41,7 @@ def test_many_variants_have_panels_of_the_whole_width(made: Made, drawn: Callabl
     for crowded in (False, True):
         figures = drawn("ofq.report.parts.figures")
         params = made(variants=NAMES if crowded else NAMES[:6], more=more, bits=["w2a2", "w3a3"], seeds=[0])
-        write_figures(params, "digits", Path("results/digits/report"))
+        write_figures(Grid(params, "digits"))
         oscillation = figures["oscillation"]
         oscillation.canvas.draw()
         wide[crowded] = oscillation.axes[0].get_position().width

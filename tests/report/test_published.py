@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from pandas.api.types import is_numeric_dtype
 
+from ofq.config.grid import Grid
 from ofq.report.parts.tables import write_tables
 from ofq.report.published import gain, top1
 from tests.report.conftest import Made
@@ -37,7 +38,7 @@ def test_what_was_not_published_has_no_number(model: str | None, bits: str, vari
 
 
 def test_tables_show_marks_and_keep_their_numbers_apart(made: Made) -> None:
-    write_tables(made(variants=["lsq", "statsq", OFQ]), "digits", TABLES.parent)
+    write_tables(Grid(made(variants=["lsq", "statsq", OFQ]), "digits"))
     main, ablation = (pd.read_csv(TABLES / f"{name}.csv").set_index("variant") for name in ("main", "ablation"))
     assert is_numeric_dtype(main["paper_top1"]) and is_numeric_dtype(ablation["paper_gain"])
     assert main.loc["lsq", "paper_top1"] == 68.0 and main.loc["lsq", "paper_mark"] == "implied"
@@ -48,8 +49,8 @@ def test_tables_show_marks_and_keep_their_numbers_apart(made: Made) -> None:
 
 
 def test_sources_are_named_where_numbers_are_and_nowhere_else(made: Made) -> None:
-    write_tables(made(variants=["lsq-midrise", "statsq-qkr"]), "digits", TABLES.parent)
+    write_tables(Grid(made(variants=["lsq-midrise", "statsq-qkr"]), "digits"))
     captions = [(TABLES / f"{name}.md").read_text() for name in ("main", "ablation")]
     assert not any(word in caption for caption in captions for word in ("implied", "second-hand", "Nagel"))
-    write_tables(made(variants=["lsq", "lsq-dampening"]), "digits", TABLES.parent)
+    write_tables(Grid(made(variants=["lsq", "lsq-dampening"]), "digits"))
     assert "MobileNetV2 on ImageNet" in (TABLES / "ablation.md").read_text()

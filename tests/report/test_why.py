@@ -9,6 +9,7 @@ import pytest
 
 from ofq.config import params
 from ofq.config.params import Params
+from ofq.config.resolve import resolve
 from ofq.errors import UserError
 from ofq.report.style import save
 from ofq.report.why import explain
@@ -34,7 +35,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: Params) -> P
         write_json(run.files.metrics, {"top1": 90.0 + run.seed, "seed": run.seed})
         info = {
             "finished": "2026-01-02T03:04:05+00:00",
-            "config": loaded.resolve(run).model_dump(mode="json", exclude_none=True),
+            "config": resolve(loaded, run).model_dump(mode="json", exclude_none=True),
             "digests": {"code": f"c0de{run.variant}", "inputs": {"results/digits/data/manifest.json": "ab" * 32}},
             "versions": {"torch": "2.15.0"},
             "machine": {"cpu": "one", "cores": 2},

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from ofq import tracking
 from ofq.config import params
+from ofq.config.grid import Grid
+from ofq.config.resolve import resolve
 from ofq.errors import UserError
 from ofq.runs.paths import Run
 from ofq.tracking import mirror, store
+from ofq.tracking import mirror as tracking
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = params.load(ROOT / "params.yaml")
@@ -24,7 +26,7 @@ EVERY = 100  # steps between two points of a curve
 
 def begin(run: Run, *, points: int, offset: float = 0.0) -> Path:
     """The event log of a run in training, with some points of its curves."""
-    config = PARAMS.resolve(run)
+    config = resolve(PARAMS, run)
     path = run.state(config.key(str(DIGESTS))) / "events.jsonl"
     lines: list[dict[str, Any]] = [
         {"event": "start", "run": str(run), "config": config.model_dump(mode="json", exclude_none=True)}
@@ -100,7 +102,7 @@ def project(root: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_runs_stand_flat_in_one_experiment_for_each_study() -> None:
     finish(STATSQ)
     finish(STATSQ.teacher)
-    swept = PARAMS.runs("digits-lr")[-1]
+    swept = Grid(PARAMS, "digits-lr").runs[-1]
     finish(swept)
     tracking.track()
     assert set(stored()) == {"w2a2 statsq s0", "fp teacher s0"}
@@ -115,7 +117,7 @@ def test_tags_say_what_a_run_is_and_where_it_came_from() -> None:
     tags = stored()["w2a2 statsq-qkr-cga s1"].data.tags
     coordinates = {"study": "digits", "model": "vit_micro", "bits": "w2a2", "variant": "statsq-qkr-cga", "seed": "1"}
     switches = {"statsq": "true", "qkr": "true", "cga": "true"}
-    origin = {"run_key": PARAMS.resolve(annealed).key(str(DIGESTS)), "git": "0123abc", "digest.code": "c0de"}
+    origin = {"run_key": resolve(PARAMS, annealed).key(str(DIGESTS)), "git": "0123abc", "digest.code": "c0de"}
     assert tags.items() >= (coordinates | switches | origin | {"run": str(annealed)}).items()
     assert "digest.inputs" in tags
 
@@ -132,7 +134,7 @@ def test_parameters_are_the_resolved_configuration() -> None:
     logged = stored()["w2a2 statsq s0"].data.params
     assert logged["quantization.weight"] == "statsq"
     assert logged["quantization.qkr"] == "false"
-    assert float(logged["train.lr"]) == PARAMS.resolve(STATSQ).train.lr
+    assert float(logged["train.lr"]) == resolve(PARAMS, STATSQ).train.lr
 
 
 def test_curves_hold_every_point_of_the_log_and_results_stand_apart() -> None:
@@ -285,7 +287,7 @@ def test_follow_mirrors_until_it_is_interrupted(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_locked_store_is_one_line_and_in_the_pipeline_a_warning(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     finish(STATSQ)
     monkeypatch.setattr(store, "_PATIENCE", 0.1)
@@ -294,7 +296,7 @@ def test_a_locked_store_is_one_line_and_in_the_pipeline_a_warning(
         with pytest.raises(UserError, match=r"database is locked; .* python -m ofq track$"):
             tracking.track()
         tracking.track(keep_going=True)
-    assert "warning: MLflow store sqlite:///mlflow.db: database is locked" in capsys.readouterr().out
+    assert "MLflow store sqlite:///mlflow.db: database is locked" in caplog.text
     assert "locked" in json.loads(tracking.stamp("digits").read_text())["error"]
     tracking.track()
     assert "error" not in json.loads(tracking.stamp("digits").read_text())

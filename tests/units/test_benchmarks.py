@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.dag import BITS, write_study
+from ofq.config.grid import Grid
 from tests.conftest import ROOT
 
 
@@ -12,5 +13,5 @@ def test_the_study_that_planning_is_timed_with_can_be_read(tmp_path: Path, monke
     monkeypatch.chdir(ROOT)
     parameters = write_study(tmp_path, seeds=2)
     study = parameters.studies["digits"]
-    assert len(parameters.runs("digits")) == 2 * len(BITS) * len(study.variants)
+    assert len(Grid(parameters, "digits").runs) == 2 * len(BITS) * len(study.variants)
     assert not study.groups and not study.measure

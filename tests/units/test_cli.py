@@ -6,9 +6,10 @@ import os
 import pytest
 
 from ofq.cli import main as cli
+from ofq.cli.run import commands
 
 
-@pytest.mark.parametrize("step", list(cli._COMMANDS))
+@pytest.mark.parametrize("step", list(commands()))
 def test_each_step_has_a_help_with_an_example(step: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([step, "--help"])
@@ -29,7 +30,7 @@ def test_what_the_machine_refuses_is_one_line_that_says_how_to_mend_it(
     def refuse(*_: object) -> None:
         raise OSError(number, "refused", "runs/digits")
 
-    monkeypatch.setattr("ofq.config.params.load", refuse)
+    monkeypatch.setattr("ofq.workflow.targets.load", refuse)
     assert cli.main(["data", "digits"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"ofq: error: cannot read or write runs/digits: {os.strerror(number)}; ")
@@ -40,6 +41,6 @@ def test_any_other_fault_of_the_machine_is_not_hidden(monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "broken disk")
 
-    monkeypatch.setattr("ofq.config.params.load", fail)
+    monkeypatch.setattr("ofq.workflow.targets.load", fail)
     with pytest.raises(OSError, match="broken disk"):
         cli.main(["data", "digits"])

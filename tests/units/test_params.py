@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from ofq.config import params
+from ofq.config.grid import Grid, all_runs, check_run
+from ofq.config.resolve import RunConfig, resolve
 from ofq.errors import UserError
 from ofq.runs.paths import Run
 
@@ -23,7 +25,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 
 
 def test_digits_is_the_whole_paper() -> None:
-    runs = PARAMS.runs("digits")
+    runs = Grid(PARAMS, "digits").runs
     assert len(runs) == 3 * 6 * 3
     assert {run.variant for run in runs} == {"lsq", "lsq-midrise"} | {
         f"statsq{more}" for more in ("", "-qkr", "-cga", "-qkr-cga")
@@ -31,26 +33,26 @@ def test_digits_is_the_whole_paper() -> None:
 
 
 def test_groups_stand_beside_the_main_grid_and_share_its_runs() -> None:
-    main, controls = set(PARAMS.runs("digits")), PARAMS.view("digits", "controls").runs("digits")
+    main, controls = set(Grid(PARAMS, "digits").runs), Grid(PARAMS, "digits", "controls").runs
     assert main < set(controls) and {run.seed for run in controls} == {0, 1, 2, 3, 4}
-    assert set(controls) < set(PARAMS.all_runs("digits"))
-    assert len(PARAMS.all_runs("digits")) == len(set(PARAMS.all_runs("digits")))
-    swept = PARAMS.view("digits", "boundary-range")
-    assert {run.bits for run in swept.runs("digits")} == {"w2a2"}
+    assert set(controls) < set(all_runs(PARAMS, "digits"))
+    assert len(all_runs(PARAMS, "digits")) == len(set(all_runs(PARAMS, "digits")))
+    swept = Grid(PARAMS, "digits", "boundary-range")
+    assert {run.bits for run in swept.runs} == {"w2a2"}
     with pytest.raises(UserError, match="unknown group of study 'digits': 'control'; did you mean 'controls'"):
-        PARAMS.view("digits", "control")
+        Grid(PARAMS, "digits", "control")
 
 
 def test_every_run_of_a_group_can_be_resolved_and_named() -> None:
     for study in PARAMS.studies:
-        for run in PARAMS.all_runs(study):
-            assert PARAMS.resolve(run).seed == run.seed
+        for run in all_runs(PARAMS, study):
+            assert resolve(PARAMS, run).seed == run.seed
             assert Run.parse(str(run.files.metrics)) == run
 
 
 def test_fidelity_is_one_switch_each_and_two_presets(tmp_path: Path) -> None:
-    def resolved(variant: str) -> params.RunConfig:
-        return PARAMS.resolve(Run("digits", "vit_micro_distilled", "w2a2", variant, 0))
+    def resolved(variant: str) -> RunConfig:
+        return resolve(PARAMS, Run("digits", "vit_micro_distilled", "w2a2", variant, 0))
 
     plain, released, random = map(resolved, ("statsq-qkr", "statsq-qkr-released", "statsq-qkr-random"))
     assert random == plain.model_copy(update={"attention_init": "random"})
@@ -60,18 +62,18 @@ def test_fidelity_is_one_switch_each_and_two_presets(tmp_path: Path) -> None:
     assert still and still.freeze_qk and free and free.freeze_qk is False
     spelled = params.load(edited(tmp_path, "fidelity: {dead_biases: true}", "fidelity: as_described"))
     run = Run("digits", "vit_micro_distilled", "w2a2", "statsq-qkr-dead-biases", 0)
-    assert spelled.resolve(run) == plain
+    assert resolve(spelled, run) == plain
 
 
 def test_a_variants_own_learning_rate_lowers_what_its_annealing_runs_at(tmp_path: Path) -> None:
     changed = params.load(edited(tmp_path, "statsq: {weight: statsq}", "statsq: {weight: statsq, lr: 8.0e-3}"))
     run = Run("digits", "vit_micro", "w2a2", "statsq", 0)
-    own, annealed = changed.resolve(run).train, changed.resolve(run.sibling("statsq-cga")).train
+    own, annealed = resolve(changed, run).train, resolve(changed, run.sibling("statsq-cga")).train
     assert (own.lr, own.min_lr) == (8e-3, pytest.approx(4e-4)) and annealed.lr == own.min_lr
 
 
 def test_a_run_without_a_remedy_says_nothing_of_one() -> None:
-    plain, other = (PARAMS.resolve(Run("digits", "vit_micro", "w2a2", n, 0)) for n in ("lsq", "lsq-freezing"))
+    plain, other = (resolve(PARAMS, Run("digits", "vit_micro", "w2a2", n, 0)) for n in ("lsq", "lsq-freezing"))
     assert "remedy" not in plain.canonical() and plain.modules == ()
     assert other.model_copy(update={"remedy": None}) == plain
     assert other.modules == ("ofq.remedies.freezing",)
@@ -85,16 +87,16 @@ def test_a_run_is_named_by_its_path() -> None:
 
 
 def test_annealing_continues_its_parent_at_the_lowest_rate() -> None:
-    config = PARAMS.resolve(Run("digits", "vit_micro", "w3a3", "statsq-qkr-cga", 0))
-    parent = PARAMS.resolve(Run("digits", "vit_micro", "w3a3", "statsq-qkr", 0))
+    config = resolve(PARAMS, Run("digits", "vit_micro", "w3a3", "statsq-qkr-cga", 0))
+    parent = resolve(PARAMS, Run("digits", "vit_micro", "w3a3", "statsq-qkr", 0))
     assert config.phase == "cga" and config.parent == "statsq-qkr"
     assert config.train.lr == config.train.min_lr == parent.train.min_lr
     assert config.quantization == parent.quantization
 
 
 def test_a_sweep_makes_one_variant_for_each_rate_and_keeps_the_ratio_of_the_schedule() -> None:
-    base = PARAMS.resolve(Run("digits", "vit_micro", "w2a2", "statsq", 0)).train
-    swept = PARAMS.resolve(Run("digits-lr", "vit_micro", "w2a2", "statsq-lr0.004", 0)).train
+    base = resolve(PARAMS, Run("digits", "vit_micro", "w2a2", "statsq", 0)).train
+    swept = resolve(PARAMS, Run("digits-lr", "vit_micro", "w2a2", "statsq-lr0.004", 0)).train
     assert swept.lr == 0.004
     assert swept.lr / swept.min_lr == pytest.approx(base.lr / base.min_lr)
 
@@ -102,7 +104,7 @@ def test_a_sweep_makes_one_variant_for_each_rate_and_keeps_the_ratio_of_the_sche
 def test_only_what_changes_a_number_is_part_of_a_run(tmp_path: Path) -> None:
     changed = params.load(edited(tmp_path, "paper_model: deit_small", "paper_model: deit_tiny"))
     run = Run("digits", "vit_micro", "w2a2", "statsq", 0)
-    assert changed.resolve(run) == PARAMS.resolve(run)
+    assert resolve(changed, run) == resolve(PARAMS, run)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_a_float_without_a_point_is_a_number(tmp_path: Path) -> None:
 )
 def test_a_wrong_coordinate_gets_the_nearest_right_one(run: Run, message: str) -> None:
     with pytest.raises(UserError, match="unknown") as error:
-        PARAMS.check(run)
+        check_run(PARAMS, run)
     assert message in str(error.value)
 
 

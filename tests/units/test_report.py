@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from ofq.config import params
+from ofq.config.grid import Grid
 from ofq.errors import UserError
 from ofq.report import collect
 from ofq.report.parts.learning_rates import write_learning_rates
@@ -63,11 +64,11 @@ def test_the_sweep_marks_the_rate_with_the_lowest_cross_entropy(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     loaded = params.load(ROOT / "params.yaml")
-    for run in loaded.runs("digits-lr"):
+    for run in Grid(loaded, "digits-lr").runs:
         rate = float(run.variant.rsplit("-lr", 1)[1])
         best = 8e-3 if run.variant.startswith("lsq-lr") else 4e-3
         write_json(run.files.metrics, {"top1": 90.0, "loss": 1 + abs(rate - best) + 0.001 * run.seed, "seed": run.seed})
-    write_learning_rates(loaded, "digits-lr", Path("results/digits-lr/report"))
+    write_learning_rates(Grid(loaded, "digits-lr"))
     table = pd.read_csv("results/digits-lr/report/tables/learning_rate.csv")
     chosen = table[table["best"] & (table["bits"] == "w2a2")].set_index("variant")["lr"]
     assert dict(chosen) == {"lsq": 8e-3, "lsq-midrise": 4e-3, "statsq": 4e-3, "statsq-qkr": 4e-3}
@@ -79,7 +80,7 @@ def test_missing_metrics_say_how_to_make_them(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     loaded = params.load(ROOT / "params.yaml")
     with pytest.raises(UserError, match=r"metrics\.json does not exist; make it with: snakemake results/"):
-        write_learning_rates(loaded, "digits-lr", Path("results/digits-lr/report"))
+        write_learning_rates(Grid(loaded, "digits-lr"))
 
 
 def test_metrics_that_lack_a_number_are_one_line_and_no_mean_of_the_others(

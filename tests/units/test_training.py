@@ -9,6 +9,8 @@ import torch
 import yaml
 
 from ofq.config import params
+from ofq.config.resolve import resolve
+from ofq.config.settings import Phase
 from ofq.data import batches
 from ofq.data.prepare import prepare
 from ofq.errors import UserError
@@ -38,9 +40,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         loaded = params.load()
         prepare("digits", loaded.studies["digits"].data)
-        run_teacher(TEACHER, loaded.resolve(TEACHER))
+        run_teacher(TEACHER, resolve(loaded, TEACHER))
         for variant in ("statsq", "statsq-qkr", "lsq"):
-            run_qat(STATSQ.sibling(variant), loaded.resolve(STATSQ.sibling(variant)))
+            run_qat(STATSQ.sibling(variant), resolve(loaded, STATSQ.sibling(variant)))
     return root
 
 
@@ -56,7 +58,7 @@ def test_the_meter_does_not_alter_training(here: params.Params, monkeypatch: pyt
     monkeypatch.setattr(OscillationRecorder, "metrics", lambda self: {})
     monkeypatch.setattr(OscillationRecorder, "finish", lambda self: {})
     monkeypatch.setattr("ofq.oscillation.recorder.record_codes", lambda model: None)
-    run_qat(STATSQ, here.resolve(STATSQ))
+    run_qat(STATSQ, resolve(here, STATSQ))
     unmeasured = STATSQ.files.model.read_bytes()
     monkeypatch.undo()
     assert unmeasured == measured
@@ -64,7 +66,7 @@ def test_the_meter_does_not_alter_training(here: params.Params, monkeypatch: pyt
 
 def test_annealing_holds_q_and_k_still_and_goes_on_from_its_parent(here: params.Params) -> None:
     run = STATSQ.sibling("statsq-qkr-cga")
-    run_cga(run, here.resolve(run))
+    run_cga(run, resolve(here, run))
     from safetensors.torch import load_file
 
     parent, annealed = load_file(STATSQ.sibling("statsq-qkr").files.model), load_file(run.files.model)
@@ -80,12 +82,12 @@ def test_the_student_starts_from_every_weight_and_bias_of_the_teacher(here: para
     from safetensors.torch import load_file
 
     teacher = load_file(TEACHER.files.model)
-    student = make_student(STATSQ, here.resolve(STATSQ), batches.load("digits")).state_dict()
+    student = make_student(STATSQ, resolve(here, STATSQ), batches.load("digits")).state_dict()
     assert all(torch.equal(student[name], value) for name, value in teacher.items())
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: params.Params) -> None:
-    config = here.resolve(TEACHER)
+    config = resolve(here, TEACHER)
     hot = config.model_copy(update={"train": config.train.model_copy(update={"lr": 1.0, "min_lr": 1.0, "warmup": 0.0})})
     data = torch.full((64, 1, 8, 8), float("nan"))
 
@@ -101,7 +103,7 @@ def test_a_truncated_model_is_named(here: params.Params, tmp_path: Path) -> None
     from ofq.models.backbone import build
     from ofq.models.weights import load_weights
 
-    config = here.resolve(TEACHER)
+    config = resolve(here, TEACHER)
     model = build(config.model, image_size=(8, 8), channels=1, classes=10, seed=0)
     damaged = tmp_path / "model.safetensors"
     damaged.write_bytes(TEACHER.files.model.read_bytes()[:-100])
@@ -114,7 +116,7 @@ def test_a_truncated_model_is_named(here: params.Params, tmp_path: Path) -> None
 
 
 def test_the_schedule_warms_up_falls_and_stays() -> None:
-    phase = params.Phase(lr=1.0, min_lr=0.1, batch_size=1, steps=100, warmup=0.1, constant_steps=20)
+    phase = Phase(lr=1.0, min_lr=0.1, batch_size=1, steps=100, warmup=0.1, constant_steps=20)
     optimizer = make_optimizer(torch.nn.Linear(2, 2), phase)
     schedule = make_schedule(optimizer, phase)
     rates = []
@@ -128,7 +130,7 @@ def test_the_schedule_warms_up_falls_and_stays() -> None:
 
 def test_weight_decay_spares_vectors_tokens_and_quantizer_parameters(here: params.Params) -> None:
 
-    config = here.resolve(STATSQ)
+    config = resolve(here, STATSQ)
     data = batches.load("digits")
     student = make_student(STATSQ, config, data)
     calibrate(student, [data.eval_images[:8]])
@@ -151,7 +153,7 @@ def test_run_json_says_what_a_number_came_from(here: params.Params) -> None:
 @pytest.mark.parametrize(("qkr", "drawn"), [(False, {"qkv", "proj"}), (True, {"proj"})])
 def test_the_released_start_draws_attention_anew(here: params.Params, qkr: bool, drawn: set[str]) -> None:
     run = STATSQ.sibling("statsq-qkr" if qkr else "statsq")
-    config = here.resolve(run)
+    config = resolve(here, run)
     data = batches.load("digits")
     kept, random = (
         make_student(run, config.model_copy(update={"attention_init": start}), data).state_dict()
@@ -168,9 +170,9 @@ def test_a_teacher_in_training_mode_teaches_with_its_class_head_alone(
     two_heads = params.Params.model_validate(yaml.safe_load(Path("params.yaml").read_text()))
     data = batches.load("digits")
     teacher = Run("digits", "vit_micro_distilled", "fp", "teacher", 0)
-    run_teacher(teacher, two_heads.resolve(teacher))
+    run_teacher(teacher, resolve(two_heads, teacher))
     run = Run("digits", "vit_micro_distilled", "w2a2", "statsq-qkr-teacher-train", 0)
-    released, described = two_heads.resolve(run), two_heads.resolve(run.sibling("statsq-qkr"))
+    released, described = resolve(two_heads, run), resolve(two_heads, run.sibling("statsq-qkr"))
     images = data.eval_images[:8]
     class_logits, distillation_logits = load_teacher(run, released, data)(images)
     mean = load_teacher(run, described, data)(images)
@@ -193,7 +195,7 @@ def test_a_teacher_in_training_mode_teaches_with_its_class_head_alone(
 @pytest.mark.parametrize("variant", ["statsq-qkr-extra", "statsq-qkr-frozen", "statsq-qkr-cga"])
 def test_annealing_and_its_controls_say_step_by_step_what_was_free(here: params.Params, variant: str) -> None:
     run = STATSQ.sibling(variant)
-    run_cga(run, here.resolve(run))
+    run_cga(run, resolve(here, run))
     trace = pd.read_parquet(run.files.annealing)
     layers = [f"blocks.{block}.{name}" for block in (0, 1) for name in ("attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")]
     assert list(trace["layer"].unique()) == layers and list(trace["step"].unique()) == list(range(1, 13))

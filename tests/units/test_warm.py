@@ -43,7 +43,7 @@ def test_a_warm_job_gives_the_same_bits_as_a_process_of_its_own(served: tuple[Pr
     for environment in (env, {}):
         done = project.run("python", "-m", "ofq", "teacher", TEACHER, env=environment)
         assert done.returncode == 0, done.stderr
-        assert "step 240/240" in done.stdout, "progress comes out where the caller's output goes"
+        assert "step 240/240" in done.stderr, "progress comes out where the caller's output goes"
         found.append([path.read_bytes() for path in files])
     assert found[0] == found[1]
 
@@ -61,24 +61,24 @@ def test_stopping_a_warm_job_saves_it_and_the_same_command_goes_on(served: tuple
         [sys.executable, "-m", "ofq", "teacher", TEACHER],
         cwd=project.root, env=project.env | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert job.stdout is not None
-    job.stdout.readline()
+    assert job.stderr is not None
+    job.stderr.readline()
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=60)
     assert job.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step" in err
     done = project.run("python", "-m", "ofq", "teacher", TEACHER, env=env)
-    assert done.returncode == 0 and "resumed after step" in done.stdout
+    assert done.returncode == 0 and "resumed after step" in done.stderr
 
 
 def test_killing_the_caller_kills_the_warm_job(served: tuple[Project, dict[str, str]]) -> None:
     project, env = served
     job = subprocess.Popen(
         [sys.executable, "-m", "ofq", "teacher", TEACHER],
-        cwd=project.root, env=project.env | env, stdout=subprocess.PIPE, text=True,
+        cwd=project.root, env=project.env | env, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert job.stdout is not None
-    job.stdout.readline()
+    assert job.stderr is not None
+    job.stderr.readline()
     lock = next((project.root / "runs").rglob("lock"))
     child = int(lock.read_text().split()[1])
     assert child != job.pid

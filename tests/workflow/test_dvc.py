@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ofq.config import params
+from ofq.config.grid import Grid
 from ofq.workflow.dvc_file import stages, unlisted
 from tests.conftest import ROOT, Project
 
@@ -83,7 +84,7 @@ def test_every_study_gets_stages_with_disjoint_outputs_that_persist() -> None:
         assert all(options == {"persist": True} for _, options in outs)
         paths = [Path(path) for path, _ in outs]
         assert not [(a, b) for a in paths for b in paths if a != b and a.is_relative_to(b)]
-        folders = {run.files.root.parent.parent for run in loaded.runs(study)}
+        folders = {run.files.root.parent.parent for run in Grid(loaded, study).runs}
         assert folders <= set(paths)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from ofq.cli import main as cli
 from ofq.config import params
+from ofq.config.resolve import resolve
 from ofq.measure.noise import run_noise
 from ofq.runs.paths import Run
 from ofq.training import loop
@@ -40,7 +41,7 @@ def content(root: Path) -> dict[Path, str]:
 def probe(project: Project, *arguments: str) -> int:
     """Exit code of ``python -m ofq probe``, in this process: another one would import torch first."""
     with contextlib.chdir(project.root):
-        return cli.execute(["probe", *arguments])
+        return cli.main(["probe", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_noise_starts_from_the_finished_model_and_leaves_it_alone(finished: Proj
     before, contents = content(finished.root / "results"), []
     for _ in range(2):
         with contextlib.chdir(finished.root):
-            run_noise(Run.named(RUN), params.load().resolve(Run.named(RUN)), trials=2)
+            run_noise(Run.named(RUN), resolve(params.load(), Run.named(RUN)), trials=2)
         contents.append((finished.root / FILES / "noise.parquet").read_bytes())
     assert contents[0] == contents[1] and content(finished.root / "results") == before
     assert not [path for path in (finished.root / "runs" / RUN).rglob("noise/*") if path.is_file()]

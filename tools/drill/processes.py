@@ -1,134 +1,113 @@
 """The processes that a drill started, and nobody else's.
 
-Everything that a drill starts inherits an environment variable with a value of its own, whoever adopts it later. A
-process is held by a file descriptor (pidfd) before the variable is looked up, so that a signal can never reach
-another process that was given the same number since.
+Everything that a drill starts inherits an environment variable with a value of its own, whoever adopts it later.
+A process is known by its number and the moment it began, so that a signal never reaches another process that was given
+the same number since.
 """
 
 import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 from ofq.runs.paths import Run
 
 MARK = "OFQ_DRILL"
 """Environment variable that the processes of a drill inherit."""
 
-_TRAINING = {"teacher", "qat", "cga"}
-_KERNEL_THREAD = 0x00200000  # of the flags in /proc/PID/stat
-
 
 @dataclass(frozen=True)
 class Process:
     """One process of the drill.
 
-    ``role`` is ``warm process``, ``trainer``, ``caller`` (the ``python -m ofq qat ...`` that a trainer works for;
-    without a warm process it trains itself), ``step`` (``python -m ofq tables ...`` and the like) or ``other``.
-    ``log`` is the file that it prints to, relative to the copy's root.
+    Attributes:
+        system: the process.
+        since: when it was first seen, on the monotonic clock.
+        role: ``warm process``, ``trainer``, ``caller`` (the ``python -m ofq qat ...`` that a trainer works for; without
+            a warm process it trains itself), ``job`` (any other ``python -m ofq ...``) or ``other``.
+        work: the run or job to whose log it prints; empty of the warm process.
     """
 
-    pid: int
-    handle: int
+    system: psutil.Process
     since: float
     role: str
-    step: str
-    log: str
+    work: Run | str = ""
 
-    @property
-    def run(self) -> Run | None:
-        """The run that it trains, as its log says."""
-        return Run.parse(self.log.removeprefix("logs/").removesuffix(".log")) if self.log.startswith("logs/") else None
+    def __str__(self) -> str:
+        """As people read it: ``trainer w2a2 statsq s0``."""
+        return f"{self.role} {self.work.label if isinstance(self.work, Run) else self.work}".strip()
 
     def send(self, signum: signal.Signals) -> bool:
-        """Send a signal; whether the process was still there."""
-        try:
-            signal.pidfd_send_signal(self.handle, signum)
-        except ProcessLookupError:
-            return False
-        return True
+        """Send a signal; return whether the process was still there."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # psutil does not compare the beginnings of a process that it has seen gone: ask first.
+            if self.system.is_running():
+                self.system.send_signal(signum)
+                return True
+        return False
 
 
 class Processes:
-    """All living processes that carry a drill's mark, below one root directory."""
+    """All living processes that carry a drill's mark; jobs of Snakemake print to ``logs/`` below ``root``.
 
-    def __init__(self, root: Path, value: str) -> None:
-        self._root = f"{root}/"
-        self._mark = f"{MARK}={value}".encode()
-        self._held: dict[int, tuple[str, int, float]] = {}  # process id: start time, pidfd, first seen
-        self._foreign: dict[int, str] = {}
-        self._sockets: set[Path] = set()
+    Make one before the first of them is started: whatever runs already is taken for foreign.
+    """
 
-    def scan(self, now: float) -> list[Process]:
-        """Those that live now."""
-        started = dict(_start_times())
-        for pid in [pid for pid, (start, _, _) in self._held.items() if started.get(pid) != start]:
-            os.close(self._held.pop(pid)[1])
-        self._foreign = {pid: start for pid, start in self._foreign.items() if started.get(pid) == start}
-        for pid, start in started.items():
-            if pid not in self._held and pid not in self._foreign:
-                self._meet(pid, start, now)
-        return [self._describe(pid, handle, since) for pid, (_, handle, since) in self._held.items()]
+    def __init__(self, root: Path, mark: str) -> None:
+        self._logs = f"{root}/logs/"
+        self._mark = mark
+        self._own: dict[psutil.Process, float] = {}  # first seen
+        self._foreign = set(psutil.process_iter())
+
+    def scan(self) -> list[Process]:
+        """Return those that live now."""
+        everything = list(psutil.process_iter())
+        self._foreign.intersection_update(everything)
+        living = []
+        for process in everything:
+            if process not in self._foreign:
+                with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile, or a zombie
+                    if self._is_own(process):
+                        living.append(self._describe(process))
+        self._own = {process.system: process.since for process in living}
+        return living
 
     def end(self) -> None:
-        """Kill all that live, until none is left, and remove the sockets of warm processes that were killed."""
-        while living := self.scan(0.0):
+        """Kill all that live, until none is left."""
+        while living := self.scan():
             for process in living:
                 process.send(signal.SIGKILL)
             time.sleep(0.01)
-        for socket in self._sockets:
-            socket.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                socket.parent.rmdir()
 
-    def _meet(self, pid: int, start: str, now: float) -> None:
+    def _is_own(self, process: psutil.Process) -> bool:
+        """Return whether a process carries the mark, and remember what it was found to be."""
+        if process in self._own:
+            return True
         try:
-            handle = os.pidfd_open(pid)
-        except OSError:
-            return
-        try:
-            variables = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:  # another user's
-            variables = b"unreadable"
-        if self._mark in variables.split(b"\0"):
-            self._held[pid] = (start, handle, now)
-            return
-        os.close(handle)
+            variables = process.environ()
+        except psutil.AccessDenied:  # another user's
+            self._foreign.add(process)
+            return False
+        if variables.get(MARK) == self._mark:
+            self._own[process] = time.monotonic()
+            return True
         if variables:  # a process that is just being started shows none for a moment
-            self._foreign[pid] = start
+            self._foreign.add(process)
+        return False
 
-    def _describe(self, pid: int, handle: int, since: float) -> Process:
-        words = _read(pid, "cmdline").decode(errors="replace").split("\0")
-        step = words[words.index("ofq") + 1] if words[1:3] == ["-m", "ofq"] and len(words) > 4 else ""
-        log = ""
+    def _describe(self, process: psutil.Process) -> Process:
+        words, log = process.cmdline(), ""
         with contextlib.suppress(OSError):
-            log = str(Path(f"/proc/{pid}/fd/1").readlink())
-        log = log.removeprefix(self._root) if log.startswith(f"{self._root}logs/") else ""
+            log = os.readlink(f"/proc/{process.pid}/fd/1")  # noqa: PTH115 - many times a second
+        name = log.removeprefix(self._logs).removesuffix(".log") if log.startswith(self._logs) else ""
+        work = Run.parse(name) or name.rpartition("/")[2]
         role = "other"
-        if step == "warm":  # a fork keeps the command line, but prints to the log of its job
-            role = "trainer" if log else "warm process"
-            self._sockets.add(Path(words[4]))
-        elif step:
-            role = "caller" if step in _TRAINING else "step"
-        return Process(pid, handle, since, role, step, log)
-
-
-def _start_times() -> Iterator[tuple[int, str]]:
-    """Number and start time of every living process."""
-    for name in os.listdir("/proc"):  # noqa: PTH208 - hundreds of times a second
-        if name.isdigit():
-            # After the name of the program, which may hold anything: state, ..., start time as the 20th.
-            fields = _read(int(name), "stat").rpartition(b")")[2].split()
-            if len(fields) > 19 and fields[0] != b"Z" and not int(fields[6]) & _KERNEL_THREAD:
-                yield int(name), fields[19].decode()
-
-
-def _read(pid: int, name: str) -> bytes:
-    try:
-        with open(f"/proc/{pid}/{name}", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+        if words[1:4] == ["-m", "ofq", "warm"]:  # a fork keeps the command line, but prints to the log of its run
+            role = "trainer" if work else "warm process"
+        elif words[1:3] == ["-m", "ofq"]:
+            role = "caller" if isinstance(work, Run) else "job"
+        return Process(process, self._own[process], role, work)

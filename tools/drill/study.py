@@ -1,138 +1,101 @@
-"""The short study of a drill, and a copy of the workflow that it is run in."""
+"""A copy of the workflow, and the short study that is run in it."""
 
+import csv
 import subprocess
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from ofq.config.params import Params
-from ofq.runs.paths import RESULTS, Run
+from ofq.config.grid import Grid
+from ofq.config.params import load
+from ofq.config.resolve import resolve
+from ofq.runs import paths
+from ofq.runs.paths import RESULTS, STATE, Run
+from tools.drill.observe import RunFolder
+from tools.drill.processes import MARK
 from tools.scratch import copy_workflow, environment
 
-NAME = "drill"
-RECIPE: dict[str, Any] = {
-    "teacher": {"lr": 1.0e-2, "min_lr": 1.0e-5, "batch_size": 64, "steps": 1000, "warmup": 0.1},
-    "qat": {"lr": 1.6e-2, "min_lr": 8.0e-4, "batch_size": 64, "steps": 400, "warmup": 0.05, "constant_steps": 50},
-    "cga": {"steps": 200},
-}
-_MODEL = {
-    "timm": "vit_tiny_patch16_224",
-    "arguments": {
-        "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "class_token": False,
-        "global_pool": "avg",
-    },
-}  # fmt: skip
-_VARIANTS: dict[str, Any] = {
-    "lsq": {"weight": "lsq"},
-    "statsq": {"weight": "statsq"},
-    "statsq-qkr": {"weight": "statsq", "qkr": True},
-    "statsq-cga": {"parent": "statsq", "cga": {"boundary_range": 0.005}},
-    "statsq-qkr-cga": {"parent": "statsq-qkr", "cga": {"boundary_range": 0.005}},
-}
-
-
-@dataclass(frozen=True)
-class ShortStudy:
-    """A study that trains in about a minute: one bit width, one seed, a teacher and each variant once.
-
-    Checkpoints are so frequent that kills find runs with and without one, and some in the middle of writing.
-    """
-
-    variants: tuple[str, ...] = tuple(_VARIANTS)
-    recipe: dict[str, Any] = field(default_factory=lambda: RECIPE)
-    checkpoint_seconds: float = 0.2
-
-    @property
-    def params(self) -> str:
-        """Text of its ``params.yaml``."""
-        study = {
-            "data": {"name": "digits"},
-            "models": ["vit_micro"],
-            "bits": ["w2a2"],
-            "variants": list(self.variants),
-            "seeds": [0],
-            "recipe": NAME,
-            "checkpoint_seconds": self.checkpoint_seconds,
-        }
-        content = {
-            "study": NAME,
-            "studies": {NAME: study},
-            "recipes": {NAME: self.recipe},
-            "models": {"vit_micro": _MODEL},
-            "variants": _VARIANTS,
-        }
-        return yaml.safe_dump(content, sort_keys=False)
-
-    @property
-    def resolved(self) -> Params:
-        """Its parameters."""
-        return Params.model_validate(yaml.safe_load(self.params))
-
-    @property
-    def runs(self) -> list[Run]:
-        """Its runs, the teacher first."""
-        runs = self.resolved.runs(NAME)
-        return [runs[0].teacher, *runs]
-
-    def steps(self, run: Run) -> int:
-        """Optimizer steps of one of its runs."""
-        return self.resolved.resolve(run).train.steps
+PARAMS = Path(__file__).with_name("params.yaml").read_text()
+"""Text of the ``params.yaml`` of the short study."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy of the workflow at ``root``; what Snakemake prints goes to ``root`` with the suffix ``.log``."""
+    """A copy of the workflow at ``root``; ``mark`` is what all that is started in it carries."""
 
     root: Path
-    study: ShortStudy
-    mark: dict[str, str] = field(default_factory=dict)  # environment variables of all that is started in it
+    mark: str
 
-    def make(self, source: Path) -> None:
-        """Copy the workflow of the project at ``source``."""
-        copy_workflow(source, self.root, self.study.params)
+    def make(self, params: str) -> None:
+        """Copy the workflow of the project in the working directory, with that text of ``params.yaml``."""
+        copy_workflow(Path.cwd(), self.root, params)
 
     @property
     def log(self) -> Path:
-        """All that Snakemake printed here."""
+        """File of all that Snakemake printed here."""
         return self.root.with_suffix(".log")
 
-    @property
-    def results(self) -> Path:
-        """Finished files of the study."""
-        return self.root / RESULTS / NAME
+    @cached_property
+    def folders(self) -> dict[Run, RunFolder]:
+        """The runs of its study, the teacher first."""
+        params = load(self.root / paths.PARAMS)
+        grid = Grid(params, params.study)
+        return {
+            run: RunFolder(self.root, run, resolve(params, run).train.steps) for run in (*grid.teachers, *grid.runs)
+        }
 
-    def start(self, *options: str) -> "subprocess.Popen[bytes]":
-        """Start ``snakemake`` as a user would, in a session of its own."""
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start plain ``snakemake`` as a user would, in a session of its own."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                ["snakemake", *options],
+                ["snakemake"],
                 cwd=self.root,
-                env=environment(self.root) | self.mark,
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
-    def nothing_to_do(self) -> bool:
-        """Whether ``snakemake -n`` plans no job."""
-        before = self.log.stat().st_size
-        code = self.start("-n").wait()
-        return code == 0 and b"Nothing to be done" in self.log.read_bytes()[before:]
+    def last_lines(self) -> str:
+        """Return the end of what Snakemake printed, for an error."""
+        return _ending(self.log.read_text(errors="replace"))
 
-    def unrecorded(self) -> list[str]:
-        """Files of the study of which Snakemake does not know what made them, so that no later change would rerun them.
+    def remove(self, run: Run, *, data: bool) -> None:
+        """Remove the results of a run, and the data's manifest if asked to, as a user would who wants them anew."""
+        for path in (self.root / RESULTS / str(run)).glob("[!.]*"):
+            path.unlink()
+        if data:
+            (self.root / paths.data_dir(run.study) / "manifest.json").unlink()
 
-        A job that outlives a killed Snakemake can leave such files.
-        """
-        command = ["snakemake", "--summary"]
-        done = subprocess.run(command, cwd=self.root, env=environment(self.root), capture_output=True, text=True)
-        rows = [line.split("\t") for line in done.stdout.splitlines()[1:]]
-        # The fourth column is the log of the job, as recorded: every rule has one.
-        return [row[0] for row in rows if len(row) > 3 and row[3] == "-"] if rows else ["any file"]
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with a finished study: jobs to do, files of unknown origin, states, temporary files."""
+        plan = self._ask("-n")
+        if "Nothing to be done" not in plan.stdout + plan.stderr:
+            yield f"snakemake -n still plans something: {_ending(plan.stdout + plan.stderr)}"
+        # A job that outlives a killed Snakemake can leave files that no later change would make anew.
+        rows = list(csv.DictReader(self._ask("--summary").stdout.splitlines(), delimiter="\t"))
+        if not rows:
+            yield "snakemake --summary knows no file"
+        for row in rows:
+            if row["log-file(s)"] == "-":  # recorded with the file: every rule has a log
+                yield f"snakemake does not know what made {row['output_file']}"
+        states = [path for path in (self.root / STATE).rglob("*") if path.is_file()]
+        for path in sorted(states) + sorted((self.root / RESULTS).rglob(".*")):
+            yield f"left behind: {path.relative_to(self.root)}"
 
-    def last_lines(self, count: int = 5) -> str:
-        """The end of what Snakemake printed, for an error."""
-        return " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-count:])
+    @property
+    def _environment(self) -> dict[str, str]:
+        # Sockets of warm processes that were killed lie among the temporary files: they go with the copy.
+        return environment(self.root) | {MARK: self.mark, "TMPDIR": str(self.root.parent)}
+
+    def _ask(self, option: str) -> "subprocess.CompletedProcess[str]":
+        """Run ``snakemake`` with an option that starts no job."""
+        command = ["snakemake", option]
+        return subprocess.run(command, cwd=self.root, env=self._environment, capture_output=True, text=True)
+
+
+def _ending(text: str) -> str:
+    """Return the last five lines of a text in one."""
+    return " | ".join(text.strip().splitlines()[-5:])

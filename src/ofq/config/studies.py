@@ -1,6 +1,6 @@
 """The studies of ``params.yaml``: grids of runs, and what is reported of them.
 
-What a single run is made of is :mod:`ofq.config.settings`.
+What a single run is made of is :mod:`ofq.config.settings`; which runs there are, :mod:`ofq.config.grid`.
 """
 
 from typing import Annotated, Any, Literal
@@ -29,7 +29,7 @@ class LearningRates(Strict):
         return _no_repeats(rates)
 
 
-class Grid(Strict):
+class Reported(Strict):
     """What is reported of a grid of runs beside its common tables and figures."""
 
     compare: list[Annotated[list[Name], Field(min_length=2, max_length=2)]] = Field(
@@ -56,7 +56,7 @@ class Grid(Strict):
                 raise ValueError(f"compare: {unknown('variant of the grid', name, variants)}")
 
 
-class Group(Grid):
+class Group(Reported):
     """A further grid of a study, with a report of its own. What is left out is the study's."""
 
     models: list[Name] | None = Field(None, min_length=1, description="names under `models`")
@@ -71,7 +71,7 @@ class Group(Grid):
         return self
 
 
-class Study(Grid):
+class Study(Reported):
     """A grid of runs over one data set, and further ones by name."""
 
     data: Data = Field(description="data set, and which images are evaluated")
@@ -125,6 +125,12 @@ class Study(Grid):
         if bool(self.sweep_lr.qat) != bool(students):
             raise ValueError("sweep_lr.qat and quantized variants need each other: name both or neither")
         return self
+
+
+def swept_names(study: Study) -> list[str]:
+    """Names of the quantized variants of a learning-rate sweep: each listed one at each rate; none without a sweep."""
+    rates = study.sweep_lr.qat if study.sweep_lr else []
+    return [f"{name}-lr{rate:g}" for name in study.variants if name != TEACHER for rate in rates]
 
 
 def _no_repeats(values: list[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ofq.config.params import KEEPING, RunConfig
+from ofq.config.resolve import KEEPING, RunConfig
 from ofq.data import batches
 from ofq.data.batches import StudyData
 from ofq.errors import UserError

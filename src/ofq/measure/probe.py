@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofq.config.params import KEEPING, RunConfig
+from ofq.config.resolve import KEEPING, RunConfig
 from ofq.config.settings import Phase
 from ofq.errors import UserError
 from ofq.oscillation.boundary import BoundaryObserver

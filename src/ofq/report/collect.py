@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
 from ofq.errors import UserError, missing
 from ofq.runs.files import read_json
-from ofq.runs.paths import FULL_PRECISION, Run
+from ofq.runs.paths import Run
 
 MADE_FROM = "Made from the runs:"  # begins the description that figures carry in their metadata
 KEYS = ["model", "bits", "variant"]
@@ -25,16 +25,6 @@ def metrics(runs: Sequence[Run]) -> pd.DataFrame:
             raise UserError(f"{run.files.metrics} has no top1 and loss; delete it and run snakemake again")
         rows.append(coordinates | found)
     return pd.DataFrame(rows)
-
-
-def student_runs(params: Params, study: str) -> list[Run]:
-    """The quantized runs of a study, in order."""
-    return [run for run in params.runs(study) if run.bits != FULL_PRECISION]
-
-
-def teachers(params: Params, study: str) -> pd.DataFrame:
-    """Metrics of the teachers of the study's quantized runs."""
-    return metrics(sorted({run.teacher for run in student_runs(params, study)}))
 
 
 def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
@@ -93,18 +83,10 @@ def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = KEYS
     return pd.DataFrame(parts).reset_index()
 
 
-def by_grid(data: pd.DataFrame, params: Params, study: str) -> pd.DataFrame:
-    """The rows in the order of the study's models and bit widths; within those as they were."""
-    spec = params.studies[study]
-    grid = [(model, bits) for model in spec.models for bits in spec.bits]
-    places = [grid.index(key) for key in data[["model", "bits"]].itertuples(index=False, name=None)]
+def in_order(data: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """The rows in the order of the grid's models and bit widths; within those as they were."""
+    places = [grid.places.index(key) for key in data[["model", "bits"]].itertuples(index=False, name=None)]
     return data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
-
-
-def seeds(params: Params, study: str) -> str:
-    """``seeds 0, 1, 2`` for captions and titles."""
-    numbers = params.studies[study].seeds
-    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def read_table(path: Path) -> pd.DataFrame:

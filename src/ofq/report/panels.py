@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
 from ofq.report.style import WIDTH
 
 _CROWDED = 8  # variants, above which panels do not stand side by side
@@ -74,10 +74,10 @@ def legend(figure: Figure, axes: np.ndarray | Sequence[Axes]) -> None:
     )
 
 
-def variants(params: Params, study: str) -> list[str]:
-    """The study's variants in the order of ``params.yaml``, which is that of colours and markers."""
-    listed = params.studies[study].variants
-    return [name for name in params.variants if name in listed]
+def variants(grid: Grid) -> list[str]:
+    """The grid's variants in the order of ``params.yaml``, which is that of colours and markers."""
+    listed = grid.variants
+    return [name for name in grid.params.variants if name in listed]
 
 
 def line(ax: Axes, x: pd.Series, mean: pd.Series, sd: pd.Series, look: dict[str, Any], **style: Any) -> None:

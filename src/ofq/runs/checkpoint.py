@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ import torch
 from ofq.errors import UserError, missing
 from ofq.runs.files import write_bytes, write_text
 from ofq.runs.provenance import file_digest
+
+_log = logging.getLogger(__name__)
 
 KEPT = 2
 _SHARE_OF_TIME = 0.02  # of saving, at most: a large model on a slow disk is saved more rarely
@@ -59,7 +62,7 @@ class Checkpoints:
         if found["maker"] != self._maker:
             self.history.append({**found["maker"], "until_step": found["step"]})
             what = "versions of libraries" if found["maker"]["code"] == self._maker["code"] else "code"
-            print(f"going on under other {what} than made the first {found['step']} steps", flush=True)
+            _log.warning("going on under other %s than made the first %d steps", what, found["step"])
         return found
 
     def due(self) -> bool:
@@ -113,14 +116,14 @@ def load_latest(directory: Path) -> dict[str, Any] | None:
             if _checksum(path).read_text() == file_digest(path):
                 state = load(path)
                 if damaged:
-                    print(f"going on from {path}, the one before", flush=True)
+                    _log.warning("going on from %s, the one before", path)
                 return state
         except (OSError, UserError):
             pass
         damaged.append(path)
-        print(f"{path} is damaged and passed over", flush=True)
+        _log.warning("%s is damaged and passed over", path)
     if damaged:
-        print(f"no whole checkpoint is left in {directory}; starting from the first step", flush=True)
+        _log.warning("no whole checkpoint is left in %s; starting from the first step", directory)
     return None
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 PACKAGE = "ofq"
 # A run's share of these is its resolved settings, which Snakemake compares beside the code; the names of its files,
 # which are the rules' outputs; or the words of an error.
-_APART = {"ofq.config.params", "ofq.config.settings", "ofq.config.yaml_model", "ofq.runs.paths", "ofq.errors"}
+_APART = {f"ofq.config.{name}" for name in ("settings", "studies", "params", "checks", "grid", "resolve", "yaml_model")}
+_APART |= {"ofq.runs.paths", "ofq.errors"}
 _ROOT = Path(__file__).parents[1]
 
 

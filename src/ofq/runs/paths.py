@@ -19,6 +19,8 @@ TOY = RESULTS / "toy"
 
 TEACHER = "teacher"
 FULL_PRECISION = "fp"
+EVERYTHING = "everything"
+"""Name of the target that makes a study with all of its groups and the claims, and of the report's folder for it."""
 SEEDS = 2**31
 """Seeds are below it."""
 
@@ -73,6 +75,11 @@ class Run:
         return f"{self.bits} {self.variant} s{self.seed}"
 
     @property
+    def full_precision(self) -> bool:
+        """Whether it is a teacher."""
+        return self.bits == FULL_PRECISION
+
+    @property
     def teacher(self) -> "Run":
         """The full-precision run of the same study, model and seed."""
         return Run(self.study, self.model, FULL_PRECISION, TEACHER, self.seed)
@@ -84,7 +91,7 @@ class Run:
     @property
     def files(self) -> "RunFiles":
         """The published files of the run."""
-        return RunFiles(RESULTS / str(self), self.bits == FULL_PRECISION)
+        return RunFiles(RESULTS / str(self), self.full_precision)
 
     def state(self, key: str) -> Path:
         """Directory of the resumable state under the given configuration key."""

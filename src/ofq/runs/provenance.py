@@ -10,6 +10,7 @@ from typing import Any
 
 from ofq.runs.code import PACKAGE
 
+
 def file_digest(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ofq.config.params import RunConfig
+from ofq.config.resolve import RunConfig
 from ofq.errors import UserError, missing
 from ofq.runs.files import read_json
 from ofq.runs.paths import RESULTS, STATE, Run

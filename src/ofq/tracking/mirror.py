@@ -5,6 +5,7 @@ MLflow is imported late, for that costs seconds.
 """
 
 import contextlib
+import logging
 import shutil
 import time
 from collections.abc import Iterable
@@ -24,6 +25,8 @@ from ofq.tracking.views import views
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as StoredRun
+
+_log = logging.getLogger(__name__)
 
 _FORMAT = 1  # of what is written for a run; another number writes every run anew
 _MARK = "mirrored"  # tag: how much of a run's log stands in the store; empty while the run is being written
@@ -63,7 +66,7 @@ def track(study: str | None = None, *, keep_going: bool = False) -> None:
     except StoreError as error:
         if not keep_going:
             raise
-        print(f"ofq: warning: {error}", flush=True)
+        _log.warning("%s", error)
         for name in found:
             write_json(stamp(name), {"store": str(store), "error": str(error), "runs": {}})
 
@@ -79,7 +82,7 @@ def follow(study: str | None = None) -> None:
                     track(study)
                     seen = current
                 except UserError as error:
-                    print(f"ofq: warning: {error}", flush=True)
+                    _log.warning("%s", error)
             time.sleep(_INTERVAL)
 
 

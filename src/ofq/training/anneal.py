@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ofq.config.params import KEEPING, Keeping, RunConfig
+from ofq.config.resolve import KEEPING, Keeping, RunConfig
 from ofq.config.settings import Cga
 from ofq.remedies.annealing import Annealing, FrozenWeights
 from ofq.remedies.annealing_trace import AnnealingTrace

@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import AdamW
 
-from ofq.config.params import RunConfig
+from ofq.config.resolve import RunConfig
 from ofq.data.batches import StudyData
 from ofq.errors import UserError
 from ofq.models.weights import load_weights

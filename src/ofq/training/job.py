@@ -1,6 +1,7 @@
 """What every training run has around it: threads, seeds, its locked directory, the files it publishes."""
 
 import datetime
+import logging
 import os
 import resource
 import time
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ofq.config.params import Keeping, RunConfig
+from ofq.config.resolve import Keeping, RunConfig
 from ofq.environment import UNDER_SNAKEMAKE
 from ofq.errors import missing
 from ofq.runs import checkpoint, states
@@ -24,6 +25,8 @@ from ofq.runs.events import EventLog
 from ofq.runs.files import remove_unfinished, write_bytes, write_json, write_text
 from ofq.runs.paths import Run
 from ofq.runs.provenance import file_digest, git_commit, machine, versions
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,10 +152,13 @@ def _earlier(run: Run, state: states.State, found: list[states.State], keeping: 
     if same and keeping.across_code:
         return same[-1].directory
     last = (same or found)[-1]
-    print(
-        f"{run}: {' and '.join(last.origin.differences(state.origin))} changed since step {last.step} was saved; "
-        f"starting from the first step in {state.directory}; the earlier state stays in {last.directory}"
-        + ("; to go on from it: --resume-across-code" if same else ""),
-        flush=True,
+    _log.warning(
+        "%s: %s changed since step %d was saved; starting from the first step in %s; the earlier state stays in %s%s",
+        run,
+        " and ".join(last.origin.differences(state.origin)),
+        last.step,
+        state.directory,
+        last.directory,
+        "; to go on from it: --resume-across-code" if same else "",
     )
     return None

@@ -1,5 +1,6 @@
 """The training loop, the same for teachers, quantization-aware training and annealing."""
 
+import logging
 import math
 import signal
 import time
@@ -18,6 +19,8 @@ from ofq.quant.hook import Hook
 from ofq.runs.checkpoint import Checkpoints
 from ofq.runs.events import EventLog
 from ofq.training.optim import make_schedule
+
+_log = logging.getLogger(__name__)
 
 INTERVALS = 12  # progress lines, curve points and oscillation records of a run
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -68,7 +71,7 @@ def train(
             hook.load_state_dict(hook_state)
         torch.set_rng_state(state["rng"])
         loss_sum, first = state["loss_sum"], state["step"]
-        print(f"{label}  resumed after step {first}", flush=True)
+        _log.info("%s  resumed after step %d", label, first)
     events.restore(state["events"] if state else None)
 
     def save(step: int) -> None:
@@ -112,7 +115,7 @@ def train(
                     values |= hook.metrics()
                 events.append("step", step=step, **values)
                 left = (time.monotonic() - started) / (step - first) * (phase.steps - step)
-                print(_progress(label, step, phase.steps, values, left), flush=True)
+                _log.info(_progress(label, step, phase.steps, values, left))
                 loss_sum.zero_()
 
             if received or step == phase.steps or checkpoints.due():

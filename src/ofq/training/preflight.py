@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ofq.config.params import RunConfig
+from ofq.config.resolve import RunConfig
 from ofq.data import batches
 from ofq.data.batches import StudyData
 from ofq.errors import UserError

@@ -1,6 +1,6 @@
 """Quantization-aware training of one student, from its teacher's weights and with its teacher's guidance."""
 
-from ofq.config.params import KEEPING, Keeping, RunConfig
+from ofq.config.resolve import KEEPING, Keeping, RunConfig
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.calibration import calibrate
 from ofq.remedies.load import make_remedy

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ofq.config.params import Quantization, RunConfig
 from ofq.config.quant_config import QuantConfig
+from ofq.config.resolve import Quantization, RunConfig
 from ofq.data import batches
 from ofq.data.batches import Batch, StudyData
 from ofq.errors import UserError, missing

@@ -5,7 +5,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ofq.config.params import KEEPING, Keeping, RunConfig
+from ofq.config.resolve import KEEPING, Keeping, RunConfig
 from ofq.data import batches
 from ofq.models.backbone import build, train_both_heads
 from ofq.runs.files import write_bytes

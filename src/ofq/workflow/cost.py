@@ -5,12 +5,13 @@ import time
 
 import pandas as pd
 
+from ofq.config.grid import all_runs, grids
 from ofq.config.params import Params
 from ofq.runs.files import read_json
-from ofq.runs.paths import FULL_PRECISION, RESULTS, TEACHER, Run
+from ofq.runs.paths import RESULTS, TEACHER, Run
 
 
-def summary(params: Params, *, since: float) -> str:
+def summary(*, since: float) -> str:
     """Wall time, CPU split and the largest job of what was trained since a moment (seconds since the epoch).
 
     CPU seconds outside training are those of this process and its ended children less those that the runs
@@ -36,32 +37,34 @@ def summary(params: Params, *, since: float) -> str:
 
 def table(params: Params, study: str) -> str:
     """Markdown tables of the finished runs of a study and its groups: by step, and by the target that makes them."""
-    params.study_named(study)
-    runs = params.all_runs(study)
+    main, *others = grids(params, study)
+    runs = all_runs(params, study)
     infos = {run: read_json(run.files.info) for run in _with_sources(params, runs) if run.files.info.exists()}
     if not infos:
         return f"No run of study {study} is finished."
-    steps = [TEACHER if run.bits == FULL_PRECISION else run.variant for run in infos]
+    steps = [TEACHER if run.full_precision else run.variant for run in infos]
     grouped = pd.DataFrame(infos.values()).groupby(steps, sort=False)
     lines = ["| step | runs | CPU-seconds a run, median | peak MiB, largest |", "| --- | --- | --- | --- |"]
     for name, group in grouped:
         lines.append(
             f"| {name} | {len(group)} | {group['cpu_seconds'].median():.1f} | {group['peak_memory_mib'].max():.0f} |"
         )
-    if groups := params.studies[study].groups:
+    if others:
         lines += ["", "| grid | runs | CPU-seconds | runs beside the main grid | CPU-seconds |", "| --- " * 5 + "|"]
-        main = _with_sources(params, params.view(study, None).runs(study))
-        for group in (None, *groups):
-            grid = [run for run in _with_sources(params, params.view(study, group).runs(study)) if run in infos]
-            further = [run for run in grid if run not in main]
-            cells = [f"{len(part)} | {sum(infos[run]['cpu_seconds'] for run in part):.0f}" for part in (grid, further)]
-            lines.append(f"| {group or study} | {' | '.join(cells)} |")
+        of_the_main_grid = _with_sources(params, main.runs)
+        for grid in (main, *others):
+            finished = [run for run in _with_sources(params, grid.runs) if run in infos]
+            further = [run for run in finished if run not in of_the_main_grid]
+            cells = [
+                f"{len(part)} | {sum(infos[run]['cpu_seconds'] for run in part):.0f}" for part in (finished, further)
+            ]
+            lines.append(f"| {grid.group or study} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _with_sources(params: Params, runs: list[Run]) -> list[Run]:
     """The runs, their teachers, and those that annealed ones continue."""
-    parents = {run: params.variant(run.variant).parent for run in runs if run.bits != FULL_PRECISION}
+    parents = {run: params.variant(run.variant).parent for run in runs if not run.full_precision}
     continued = {run.sibling(parent) for run, parent in parents.items() if parent is not None}
     return sorted({*runs, *(run.teacher for run in runs), *continued})
 

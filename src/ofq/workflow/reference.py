@@ -2,7 +2,9 @@
 
 import shutil
 
+from ofq.config.grid import Grid
 from ofq.config.params import Params
+from ofq.config.resolve import resolve
 from ofq.errors import UserError
 from ofq.runs.files import read_json, replacing, write_json
 from ofq.runs.paths import REFERENCE, report_dir
@@ -25,11 +27,12 @@ def record(params: Params, study: str) -> None:
     if not (report / "tables").is_dir() or not (report / "figures").is_dir():
         raise UserError(f"{report} is not complete; run: snakemake {study}")
     groups = [group for group in spec.groups if (report_dir(study, group) / "tables").is_dir()]
-    runs = list(dict.fromkeys(run for group in (None, *groups) for run in params.view(study, group).runs(study)))
+    recorded = [Grid(params, study), *(Grid(params, study, group) for group in groups)]
+    runs = list(dict.fromkeys(run for grid in recorded for run in grid.runs))
     infos = [read_json(run.files.info) for run in runs]
     steps: dict[str, set[str]] = {}
     for run, info in zip(runs, infos, strict=True):
-        config = params.resolve(run)  # other remedies are other code
+        config = resolve(params, run)  # other remedies are other code
         steps.setdefault(" ".join([config.phase, *config.modules]), set()).add(info["digests"]["code"])
     mixed = [step for step, digests in steps.items() if len(digests) > 1]
     if mixed or len({str(info["versions"]) for info in infos}) > 1:
@@ -37,7 +40,7 @@ def record(params: Params, study: str) -> None:
     description = {
         "study": study,
         "seeds": spec.seeds,
-        "groups": {group: params.view(study, group).studies[study].seeds for group in groups},
+        "groups": {grid.group: grid.seeds for grid in recorded[1:]},
         "runs": len(infos),
         "finished": max(info["finished"] for info in infos),
         "machine": infos[0]["machine"],

@@ -1,20 +1,39 @@
 """What Snakemake may be asked for: files by name, and one line for a name that does not exist."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
-from ofq.config.params import EVERYTHING, RULES, Params
+from ofq.config.grid import Grid, check_run, published
+from ofq.config.params import Params, load
 from ofq.errors import UserError, shortened, unknown
-from ofq.runs.paths import FULL_PRECISION, RESULTS, TOY, Run, report_dir
+from ofq.report.artefacts import ARTEFACTS, CLAIMS, files_of
+from ofq.runs.paths import EVERYTHING, PARAMS, RESULTS, TOY, Run, report_dir
+from ofq.tracking.mirror import stamp
 
-TABLES = ["main", "agreement", "ablation", "oscillation"]
-PLAIN_TABLE = ["csv", "runs.json", "md", "tex"]
-FIGURES = ["accuracy", "oscillation", "latent_weights", "layer_groups"]
 PROBE = ["probe.json", "probe.parquet"]
 TOY_FILES = [str(TOY / name) for name in ("trace.csv", "toy.png", "toy.svg")]
+# Steps that make one file each, whose name is what to ask for.
 _OF_THE_TOY = {"toy": TOY_FILES[0], "toy_figure": TOY_FILES[1]}
-CLAIMS = ["report/claims.md", "report/claims.json"]
+# Snakemake knows rules and studies by one kind of name.
+RULES = {"all", "data", "teacher", "qat", "cga", "probe", "noise", "toy", "toy_figure", "track", "track_group"}
+RULES |= {artefact.name for artefact in ARTEFACTS}
+
+
+def load_project(path: Path = PARAMS) -> Params:
+    """Read and validate ``params.yaml``, and check that no study or group has the name of a rule.
+
+    Raises:
+        UserError: the file is wrong, or a name is a rule's; names the place.
+    """
+    params = load(path)
+    for study, spec in params.studies.items():
+        if study in RULES:
+            raise UserError(f"{path}: studies: '{study}' is a reserved name, choose another")
+        for group in sorted(RULES & set(spec.groups)):
+            raise UserError(
+                f"{path}: studies.{study}.groups.{group}: '{group}' is a reserved name, or a study's; choose another"
+            )
+    return params
 
 
 def named(params: Params) -> dict[str, tuple[str, str | None]]:
@@ -30,6 +49,46 @@ def named(params: Params) -> dict[str, tuple[str, str | None]]:
             if study == params.study:
                 names[group] = study, group
     return names
+
+
+def targets_of(params: Params, study: str, group: str | None = None) -> list[Path | str]:
+    """What a name asks for: files of the study, the toy, and the file that says that all is mirrored in MLflow."""
+    rates = params.studies[study].learning_rates if group == EVERYTHING else None
+    toy = TOY_FILES if group in (None, EVERYTHING) else []
+    return [
+        *report_files(params, study, group),
+        *toy,
+        tracked(study, group),
+        *(targets_of(params, rates) if rates else []),
+    ]
+
+
+def tracked(study: str, group: str | None) -> Path:
+    """The file that says that what a name asks for is mirrored in MLflow."""
+    return stamp(study) if group is None else report_dir(study, group) / "tracked"
+
+
+def report_files(params: Params, study: str, group: str | None) -> list[Path]:
+    """Files of what a name asks for: a study itself is its main grid and the groups that always go with it."""
+    groups = params.studies[study].groups
+    if group == EVERYTHING:
+        names = [None, *groups]
+    elif group is None:
+        names = [None, *(name for name, spec in groups.items() if spec.always)]
+    else:
+        names = [group]
+    files = [path for name in names for path in grid_files(Grid(params, study, name))]
+    claims = [report_dir(study) / name for name in CLAIMS.makes] if group == EVERYTHING else []
+    return list(dict.fromkeys([*files, *claims]))
+
+
+def grid_files(grid: Grid) -> list[Path]:
+    """Tables, figures, and by name every file of every run of a grid.
+
+    Snakemake does not make a missing intermediate file again while what follows from it is there; a deleted run
+    would go unnoticed.
+    """
+    return sorted([*grid.published, *grid.measured, *(grid.directory / name for name in files_of(grid))])
 
 
 def check_target(params: Params, target: str) -> None:
@@ -49,21 +108,71 @@ def check_target(params: Params, target: str) -> None:
     if parts[0] == str(RESULTS) and len(parts) > 2:
         _check_result(params, name, parts)
     elif "/" not in name:
-        known = {*named(params), "all"}
-        if name in _OF_THE_TOY:
-            raise UserError(f"'{name}' is a step; ask for its file: {_OF_THE_TOY[name]}")
-        if name == "claims":
-            page = report_dir(params.study) / "claims.md"
-            raise UserError(f"'claims' is a step that needs all runs; ask for its file, {page}, or for everything")
-        if name in RULES - known:
-            raise UserError(f"'{name}' is a step of many jobs; ask for a file, or: snakemake STUDY --until {name}")
-        if name not in known and not Path(name).exists():
-            raise unknown("target", name, known)
+        _check_word(params, name)
     elif run := Run.parse(name):
-        params.check(run)
+        check_run(params, run)
         raise UserError(f"'{run}' is a run, no file; ask for {run.files.metrics}")
     elif not Path(name).exists():
         raise UserError(f"no step makes '{name}'; name a study or a file under {RESULTS}")
+
+
+def needs_claims(target: str) -> bool:
+    """Whether a target makes verdicts, so that ``claims.yaml`` should be right before everything has been trained."""
+    return EVERYTHING in target or target.endswith(tuple(f"report/{name}" for name in CLAIMS.makes))
+
+
+def _check_word(params: Params, name: str) -> None:
+    known = {*named(params), "all"}
+    if name in _OF_THE_TOY:
+        raise UserError(f"'{name}' is a step; ask for its file: {_OF_THE_TOY[name]}")
+    if name == CLAIMS.name:
+        page = report_dir(params.study) / "claims.md"
+        raise UserError(f"'{name}' is a step that needs all runs; ask for its file, {page}, or for everything")
+    if name in RULES - known:
+        raise UserError(f"'{name}' is a step of many jobs; ask for a file, or: snakemake STUDY --until {name}")
+    if name not in known and not Path(name).exists():
+        raise unknown("target", name, known)
+
+
+def _check_result(params: Params, target: str, parts: list[str]) -> None:
+    study = parts[1]
+    if study == "reference":
+        raise UserError(f"{target} is a committed record; write it with: python -m ofq reference {parts[2]}")
+    if study == TOY.name:
+        if target not in TOY_FILES:
+            raise unknown("file of the toy:", target, TOY_FILES)
+        return
+    if (run := Run.parse(target)) is not None:
+        check_run(params, run)
+        known = [path.name for path in published(params, run)]
+        if not run.full_precision:
+            known += [*PROBE, run.files.noise.name]
+        if len(parts) < 7:
+            raise UserError(f"{target} is the directory of a run; ask for {run.files.metrics}")
+        if "/".join(parts[6:]) not in known:
+            raise unknown("file of a run:", "/".join(parts[6:]), known)
+        return
+    params.study_named(study)
+    if len(parts) > 5 and parts[2] != "report":
+        Run.named(target)
+    if len(parts) > 5 and parts[3] != EVERYTHING:
+        Grid(params, study, parts[3])  # names the nearest group
+    name = "/".join(parts[2:])
+    if name not in (known := _files_of_a_study(params, study)):
+        raise unknown(f"file of study '{study}':", name, known)
+
+
+def _files_of_a_study(params: Params, study: str) -> list[str]:
+    """Below ``results/STUDY``, the runs' apart."""
+    spec = params.studies[study]
+    data = [f"data/{name}" for name in ("manifest.json", "train.safetensors", "eval.safetensors", "prepared.json")]
+    known = [*data, *(f"report/{name}" for name in files_of(Grid(params, study))), stamp(study).name]
+    if spec.sweep_lr:
+        return known
+    known += [*(f"report/{name}" for name in CLAIMS.makes), f"report/{EVERYTHING}/tracked"]
+    for group in spec.groups:
+        known += [f"report/{group}/{name}" for name in (*files_of(Grid(params, study, group)), "tracked")]
+    return known
 
 
 def check_project(*, writing: bool) -> None:
@@ -76,76 +185,3 @@ def check_project(*, writing: bool) -> None:
             continue
         if writing and not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"cannot write {name}: no permission, or a read-only disk; make it writable first")
-
-
-def _check_result(params: Params, target: str, parts: list[str]) -> None:
-    study = parts[1]
-    if study == "reference":
-        raise UserError(f"{target} is a committed record; write it with: python -m ofq reference {parts[2]}")
-    if study == TOY.name:
-        if target not in TOY_FILES:
-            raise unknown("file of the toy:", target, TOY_FILES)
-        return
-    if (run := Run.parse(target)) is not None:
-        params.check(run)
-        known = [path.name for path in params.published(run)]
-        if run.bits != FULL_PRECISION:
-            known += [*PROBE, run.files.noise.name]
-        if len(parts) < 7:
-            raise UserError(f"{target} is the directory of a run; ask for {run.files.metrics}")
-        if "/".join(parts[6:]) not in known:
-            raise unknown("file of a run:", "/".join(parts[6:]), known)
-        return
-    params.study_named(study)
-    if len(parts) > 5 and parts[2] != "report":
-        Run.named(target)
-    if len(parts) > 5 and parts[3] != EVERYTHING:
-        params.view(study, parts[3])  # names the nearest group
-    name = "/".join(parts[2:])
-    if name not in (known := _files_of_a_study(params, study)):
-        raise unknown(f"file of study '{study}':", name, known)
-
-
-def _files_of_a_study(params: Params, study: str) -> list[str]:
-    """Below ``results/STUDY``, the runs' apart."""
-    spec = params.studies[study]
-    data = [f"data/{name}" for name in ("manifest.json", "train.safetensors", "eval.safetensors", "prepared.json")]
-    if spec.sweep_lr:
-        return [*data, *(f"report/{name}" for name in LEARNING_RATES), "mlflow.json"]
-    known = [
-        *data,
-        *CLAIMS,
-        *(f"report/{name}" for name in grid_report(params, study)),
-        "mlflow.json",
-        f"report/{EVERYTHING}/tracked",
-    ]
-    for group in spec.groups:
-        known += [f"report/{group}/{name}" for name in (*grid_report(params, study, group), "tracked")]
-    return known
-
-
-def grid_report(params: Params, study: str, group: str | None = None) -> list[str]:
-    """Files of the report on a study's main grid or one of its groups, below the report's directory."""
-    view = params.view(study, group)
-    spec, bands = view.studies[study], view.bands(study)
-    files = [*report_files(TABLES, FIGURES), "tables/main.json", "figures/oscillation.csv"]
-    if spec.compare:
-        files += report_files(["comparison"], [])
-    if bands:
-        files += report_files([], ["annealing"])
-    if len(set(bands.values())) > 1:
-        files += report_files(["boundary_range"], ["scale_trajectories"])
-    if "noise" in spec.measure:
-        files += report_files(["noise"], [])
-    if "probe" in spec.measure:
-        files += report_files(["coupling"], ["boundary"])
-    return files
-
-
-def report_files(tables: Iterable[str], figures: Iterable[str]) -> list[str]:
-    """The files of some tables and figures, below the report's directory."""
-    files = [f"tables/{name}.{suffix}" for name in tables for suffix in (*PLAIN_TABLE, "html")]
-    return files + [f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "svg")]
-
-
-LEARNING_RATES = report_files(["learning_rate"], ["learning_rate"])

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,18 @@ _NUMBER = struct.Struct("<i")
 _PR_SET_PDEATHSIG = 1
 
 
-def delegate(address: str, argv: list[str]) -> int | None:
-    """Run ``python -m ofq argv`` in a child of the warm process; its exit code, or None where no server answers."""
+def delegate(address: str, job: Sequence[Any]) -> int | None:
+    """Run a job in a child of the warm process: its exit code, or None where no server answers.
+
+    Args:
+        address: of the server.
+        job: what JSON can hold; the server's ``run`` gets it as its arguments.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with connection:
         try:
             connection.connect(address)
-            request = json.dumps({"argv": argv, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
+            request = json.dumps({"job": job, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
             socket.send_fds(connection, [_NUMBER.pack(len(request))], [0, 1, 2])
             connection.sendall(request)
             child = _read_number(connection)
@@ -102,7 +107,7 @@ class WarmProcess:
             self._process = None
 
 
-def serve(address: str, execute: Callable[[list[str]], int]) -> None:
+def serve(address: str, run: Callable[..., int]) -> None:
     """Answer requests until SIGTERM comes or the process that started this one is gone; the children then save and end.
 
     Snakemake deletes what the children of a killed Snakemake would still write, so going on would be in vain.
@@ -143,7 +148,7 @@ def serve(address: str, execute: Callable[[list[str]], int]) -> None:
                     connection, _ = listener.accept()
                     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
                     try:
-                        if (pid := _start(connection, execute, ending, mask)) is not None:
+                        if (pid := _start(connection, run, ending, mask)) is not None:
                             children[pid] = connection
                             selector.register(connection, selectors.EVENT_READ, pid)
                     finally:
@@ -169,7 +174,7 @@ def serve(address: str, execute: Callable[[list[str]], int]) -> None:
 
 def _start(
     connection: socket.socket,
-    execute: Callable[[list[str]], int],
+    run: Callable[..., int],
     ending: Callable[[], bool],
     mask: set[int | signal.Signals],
 ) -> int | None:
@@ -177,7 +182,7 @@ def _start(
 
     Args:
         connection: of the caller.
-        execute: runs one subcommand and returns its exit code.
+        run: runs a job and returns its exit code.
         ending: whether the server is told to stop or its owner is gone; importing the libraries takes seconds.
         mask: signals that are blocked in the child. In this process more are blocked until the caller restores it.
     """
@@ -209,7 +214,7 @@ def _start(
             os.environ.clear()
             os.environ.update(request["env"])
             os.chdir(request["cwd"])
-            code = execute(request["argv"])
+            code = run(*request["job"])
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:

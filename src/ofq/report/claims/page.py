@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ofq.config.params import Params
-from ofq.config.studies import Study
+from ofq.config.grid import Grid
 from ofq.report.claims.pairs import Pairs
 from ofq.report.claims.quantities import Options
 from ofq.report.claims.statistics import LEVEL, Estimate, Outcome, estimate
@@ -51,19 +50,18 @@ class Row(NamedTuple):
         return any(low > 0 for low, _ in known) and any(high < 0 for _, high in known)
 
 
-def page(params: Params, study: str, file: ClaimsFile, rows: Sequence[Row]) -> str:
+def page(grid: Grid, file: ClaimsFile, rows: Sequence[Row]) -> str:
     """Heading, what was tested and corrected for, and a table for each topic."""
-    spec = params.studies[study]
-    models = list(dict.fromkeys(run.model for row in rows for run in row.pairs.runs)) or spec.models
-    seeds = sorted({run.seed for row in rows for run in row.pairs.runs}) or spec.seeds
+    models = list(dict.fromkeys(run.model for row in rows for run in row.pairs.runs)) or grid.models
+    seeds = sorted({run.seed for row in rows for run in row.pairs.runs}) or grid.seeds
     counts = Counter(row.outcome.verdict for row in rows)
     tested = sum(row.outcome.p_adjusted is not None for row in rows)
     told = ", ".join(f"{counts[name]} {name}" for name in ("supported", "contradicted", "undecided", "untested"))
     parts = [
-        f"# The papers' claims on {study}",
-        f"The {spec.data.evaluate} images of {spec.data.name}; {_named('model', models)}; "
+        f"# The papers' claims on {grid.study}",
+        f"The {grid.data.evaluate} images of {grid.data.name}; {_named('model', models)}; "
         f"{_named('seed', [str(seed) for seed in seeds])}. Of {len(rows)} claims: {told}.",
-        _EXPLAINED.format(tested=tested, level=100 * LEVEL, study=study),
+        _EXPLAINED.format(tested=tested, level=100 * LEVEL, study=grid.study),
     ]
     for topic, title in file.topics.items():
         chosen = [row for row in rows if row.claim.topic == topic]
@@ -72,7 +70,7 @@ def page(params: Params, study: str, file: ClaimsFile, rows: Sequence[Row]) -> s
                 "| verdict | statement | effect, 95 % interval | n | p, corrected |",
                 "| --- | --- | --- | --- | --- |",
             ]
-            parts += [f"## {title}", "\n".join([*lines, *(_line(row, study, spec) for row in chosen)])]
+            parts += [f"## {title}", "\n".join([*lines, *(_line(row, grid) for row in chosen)])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,10 +91,10 @@ def comparison(claim: Claim, bits: Sequence[str] = ()) -> str:
     return "; ".join(part for part in (text, widths if left.bits is None else "", expected) if part)
 
 
-def _models(row: Row, spec: Study) -> str:
+def _models(row: Row, grid: Grid) -> str:
     """The models, where they are not those of the study's main grid."""
     models = dict.fromkeys(model for model, _ in row.pairs.parts)
-    return "" if set(models) <= set(spec.models) else f"; on {', '.join(models)}"
+    return "" if set(models) <= set(grid.models) else f"; on {', '.join(models)}"
 
 
 def _side(side: Side) -> str:
@@ -112,14 +110,14 @@ def _narrowed(options: Options) -> list[str]:
     return [*parts, *([f"noise {_WHERE[options.where]}, all ranges"] if options.where else [])]
 
 
-def _line(row: Row, study: str, spec: Study) -> str:
+def _line(row: Row, grid: Grid) -> str:
     found = row.outcome
-    verdict = f"**{found.verdict}** on {study}"
+    verdict = f"**{found.verdict}** on {grid.study}"
     if row.disagree:
         verdict += "<br><sub>bit widths disagree</sub>"
     elif found.seeds is not None:
         verdict += f"<br><sub>{found.seeds} seeds would decide</sub>"
-    about = f"{row.claim.source.rstrip('.')}.<br>Tested: {comparison(row.claim, row.pairs.bits)}{_models(row, spec)}"
+    about = f"{row.claim.source.rstrip('.')}.<br>Tested: {comparison(row.claim, row.pairs.bits)}{_models(row, grid)}"
     cells = [
         verdict,
         f"{row.claim.statement}<br><sub>{about}</sub>",

@@ -2,42 +2,43 @@
 
 from typing import Any
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid, all_runs
 from ofq.report.claims.page import Row, page
 from ofq.report.claims.pairs import pair
 from ofq.report.claims.quantities import Records
 from ofq.report.claims.statistics import judge
 from ofq.report.claims.terms import load
 from ofq.runs.files import write_json, write_text
-from ofq.runs.paths import FULL_PRECISION, report_dir
 
 
-def write_claims(params: Params, study: str) -> None:
+def write_claims(grid: Grid) -> None:
     """Write ``claims.json`` and ``claims.md`` into the study's report.
 
     Runs that are not finished, or were not measured in the way that a claim needs, do not count for it.
 
+    Args:
+        grid: the study's main grid; claims may use the runs of its groups too.
+
     Raises:
-        UserError: no such study; ``claims.yaml`` is missing or wrong; a file of a run is damaged.
+        UserError: ``claims.yaml`` is missing or wrong; a file of a run is damaged.
     """
-    spec = params.study_named(study)
-    file = load(params)
+    file = load(grid.params)
     records = Records()
-    planned = [run for run in params.all_runs(study) if run.bits != FULL_PRECISION]
-    pairs = [pair(claim, planned, spec.models, records) for claim in file.claims.values()]
+    planned = [run for run in all_runs(grid.params, grid.study) if not run.full_precision]
+    pairs = [pair(claim, planned, grid.models, records) for claim in file.claims.values()]
     outcomes = judge(
         [list(one.differences.values()) for one in pairs],
         [(claim.expect, claim.margin) for claim in file.claims.values()],
     )
     rows = [Row(*row) for row in zip(file.claims, file.claims.values(), pairs, outcomes, strict=True)]
-    folder = report_dir(study)
-    write_json(folder / "claims.json", [_record(row) for row in rows])
-    write_text(folder / "claims.md", page(params, study, file, rows))
+    write_json(grid.directory / "claims.json", [_record(row) for row in rows])
+    write_text(grid.directory / "claims.md", page(grid, file, rows))
     untested = sum(row.outcome.verdict == "untested" for row in rows)
-    print(f"{len(rows)} claims, {untested} of them untested; written to {folder / 'claims.md'}")
+    print(f"{len(rows)} claims, {untested} of them untested; written to {grid.directory / 'claims.md'}")
     if untested:
         print(
-            f"untested: no seed has all its runs, finished and measured; make them with: snakemake {study}-everything"
+            f"untested: no seed has all its runs, finished and measured; make them with: snakemake "
+            f"{grid.study}-everything"
         )
 
 

@@ -1,14 +1,14 @@
 """Does a study come out as its committed record says? One verdict for each cell of the main table."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ofq.config.grid import Grid
 from ofq.report import collect
 from ofq.report.render import write_table
-from ofq.runs.paths import RESULTS, recorded
+from ofq.runs.paths import recorded
 
 QUANTITIES = {"top1": "top-1 %", "osc_share": "oscillating %", "reversals": "reversals a weight"}
 FACTOR = 2.0  # standard errors of a difference that count as chance
@@ -18,15 +18,14 @@ ONE_SEED = "one seed: cannot say"
 NOT_RECORDED = "not in the record"
 
 
-def write_agreement(directory: Path, main: pd.DataFrame) -> None:
+def write_agreement(grid: Grid, main: pd.DataFrame) -> None:
     """Write the table ``agreement``: the main table against the record in ``results/reference``, which may be absent.
 
     Args:
-        directory: of the study's report, or of a group's.
+        grid: whose report is written.
         main: as in ``main.csv``, one row a model, bit width and variant.
     """
-    path = recorded(directory) / "tables" / "main.csv"
-    study = directory.relative_to(RESULTS).parts[0]
+    path = recorded(grid.directory) / "tables" / "main.csv"
     cells = compare(main, collect.read_table(path) if path.exists() else main.iloc[:0])
     shown = main[collect.KEYS].copy()
     for name, title in QUANTITIES.items():
@@ -34,7 +33,7 @@ def write_agreement(directory: Path, main: pd.DataFrame) -> None:
     if path.exists():
         counts = ", ".join(f'{count} "{text}"' for text, count in cells["verdict"].value_counts().items())
         caption = (
-            f"Study {study}: does each cell of the main table agree with the committed record, `{path}`? "
+            f"Study {grid.study}: does each cell of the main table agree with the committed record, `{path}`? "
             f"Of {len(cells)} cells: {counts}. "
             "A cell shows this run's mean less that of the record and, in brackets, the largest difference that "
             f"counts as chance: {FACTOR:g} standard errors, {FACTOR:g}·sqrt(sd²/n + sd_record²/n_record). With three "
@@ -43,10 +42,10 @@ def write_agreement(directory: Path, main: pd.DataFrame) -> None:
         )
     else:
         caption = (
-            f"Study {study}: there is no record to compare with, for `{path}` does not exist. "
-            f"Make this run the record with `python -m ofq reference {study}`."
+            f"Study {grid.study}: there is no record to compare with, for `{path}` does not exist. "
+            f"Make this run the record with `python -m ofq reference {grid.study}`."
         )
-    write_table(directory / "tables", "agreement", cells, shown, list(main["runs"]), caption)
+    write_table(grid.directory / "tables", "agreement", cells, shown, list(main["runs"]), caption)
 
 
 def compare(main: pd.DataFrame, record: pd.DataFrame) -> pd.DataFrame:

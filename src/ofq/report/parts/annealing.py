@@ -1,24 +1,22 @@
 """The figure ``annealing``: how many weights are left in the band while annealing goes on."""
 
-from pathlib import Path
-
 import pandas as pd
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
 from ofq.errors import UserError
 from ofq.report import collect
 from ofq.report.panels import crowded, legend, line, panels
 from ofq.report.style import look, save
 
 
-def bands(params: Params, study: str) -> dict[str, float]:
+def bands(grid: Grid) -> dict[str, float]:
     """Boundary range in code steps of each variant that anneals with a band; continued runs without one are left out.
 
     Raises:
         UserError: the grid has no such variant.
     """
-    if not (found := params.bands(study)):
-        raise UserError(f"study {study} has no variant here that anneals with a boundary range; name one")
+    if not (found := grid.bands):
+        raise UserError(f"study {grid.study} has no variant here that anneals with a boundary range; name one")
     return found
 
 
@@ -35,27 +33,23 @@ def left_in_band(record: pd.DataFrame) -> pd.DataFrame:
     return (100 * sums["free"] / sums["weights"]).rename("left").reset_index()
 
 
-def write_annealing(params: Params, study: str, directory: Path) -> None:
+def write_annealing(grid: Grid) -> None:
     """Draw ``figures/annealing.*``: one line a variant, one panel a model and bit width.
 
     Args:
-        params: narrowed to the grid.
-        study: name.
-        directory: of the report.
+        grid: whose report is written.
 
     Raises:
         UserError: no variant anneals with a band, or a run's ``annealing.parquet`` is missing or damaged.
     """
-    spec = params.studies[study]
-    names = bands(params, study)
-    looks = look(list(params.variants))
-    record = collect.records([run for run in collect.student_runs(params, study) if run.variant in names], "annealing")
+    names = bands(grid)
+    looks = look(list(grid.params.variants))
+    record = collect.records([run for run in grid.students if run.variant in names], "annealing")
     data = collect.spread(left_in_band(record), ["left"], by=[*collect.KEYS, "step"])
     one = 100 / record.groupby(["run", "step"])["weights"].sum().max()
-    columns = 1 if crowded(list(names)) else len(spec.bits)
-    grid = [(model, bits) for model in spec.models for bits in spec.bits]
-    figure, axes = panels(columns, len(grid) // columns, height=3.0, sharey=True)
-    for ax, (model, bits) in zip(axes.flat, grid, strict=True):
+    columns = 1 if crowded(list(names)) else len(grid.bits)
+    figure, axes = panels(columns, len(grid.places) // columns, height=3.0, sharey=True)
+    for ax, (model, bits) in zip(axes.flat, grid.places, strict=True):
         for place, name in enumerate(names):
             part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
             # Markers of different variants stand at different steps: lines that coincide are told apart.
@@ -71,7 +65,7 @@ def write_annealing(params: Params, study: str, directory: Path) -> None:
     for ax in axes[-1]:
         ax.set_xlabel("step of annealing")
     figure.suptitle(
-        f"{study}: weights that annealing still trains, mean ± sd over {collect.seeds(params, study)}", fontsize=10
+        f"{grid.study}: weights that annealing still trains, mean ± sd over {grid.seeds_in_words}", fontsize=10
     )
     legend(figure, axes)
-    save(figure, directory / "figures", "annealing", record["run"])
+    save(figure, grid.directory / "figures", "annealing", record["run"])

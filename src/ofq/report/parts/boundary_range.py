@@ -1,10 +1,8 @@
 """Annealing with different boundary ranges: the table ``boundary_range`` and the figure ``scale_trajectories``."""
 
-from pathlib import Path
-
 import pandas as pd
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
 from ofq.report import collect
 from ofq.report.panels import wrapped
 from ofq.report.parts.annealing import bands, left_in_band
@@ -16,38 +14,33 @@ _LAYER = "mlp.fc2"
 _METRICS = ["top1", "loss", "osc_share", "left"]
 
 
-def write_boundary_range(params: Params, study: str, directory: Path) -> None:
+def write_boundary_range(grid: Grid) -> None:
     """Write ``tables/boundary_range.*`` and ``figures/scale_trajectories.*``, from the narrowest band to the widest.
 
     Args:
-        params: narrowed to the grid.
-        study: name.
-        directory: of the report.
+        grid: whose report is written.
 
     Raises:
         UserError: no variant anneals with a band, or a file of a run is missing or damaged.
     """
-    ranges = dict(sorted(bands(params, study).items(), key=lambda item: item[1]))
-    runs = [run for run in collect.student_runs(params, study) if run.variant in ranges]
+    ranges = dict(sorted(bands(grid).items(), key=lambda item: item[1]))
+    runs = [run for run in grid.students if run.variant in ranges]
     runs.sort(key=lambda run: list(ranges).index(run.variant))
     record = collect.records(runs, "annealing")
-    _table(params, study, directory, ranges, collect.metrics(runs), record)
-    _figure(params, study, directory, ranges, record)
+    _table(grid, ranges, collect.metrics(runs), record)
+    _figure(grid, ranges, record)
 
 
 def _table(
-    params: Params,
-    study: str,
-    directory: Path,
+    grid: Grid,
     ranges: dict[str, float],
     metrics: pd.DataFrame,
     record: pd.DataFrame,
 ) -> None:
     last = record[record["step"] == record.groupby("run")["step"].transform("max")]
     frame = metrics.merge(left_in_band(last)[["run", "left"]], on="run")
-    data = collect.by_grid(collect.spread(frame, _METRICS), params, study)
+    data = collect.in_order(collect.spread(frame, _METRICS), grid)
     data.insert(3, "boundary_range", data["variant"].map(ranges))
-    spec = params.studies[study]
     shown = pd.DataFrame(
         {
             "model": data["model"],
@@ -62,25 +55,24 @@ def _table(
         }
     )
     caption = (
-        f"Study {study}: annealing with bands of different width; mean ± standard deviation over "
-        f"{collect.seeds(params, study)}, on the {spec.data.evaluate} images of {spec.data.name}. Boundary range: "
+        f"Study {grid.study}: annealing with bands of different width; mean ± standard deviation over "
+        f"{grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.name}. Boundary range: "
         "half-width of the band round each rounding threshold, in code steps; weights outside it are frozen. Left in "
         f"the band: weights that still train at the last step, of those that annealing governs. {BOUNDARY_RANGE}"
     )
-    write_table(directory / "tables", "boundary_range", data, shown, list(data["runs"]), caption)
+    write_table(grid.directory / "tables", "boundary_range", data, shown, list(data["runs"]), caption)
 
 
-def _figure(params: Params, study: str, directory: Path, ranges: dict[str, float], record: pd.DataFrame) -> None:
-    spec = params.studies[study]
-    looks = look(list(params.variants))
+def _figure(grid: Grid, ranges: dict[str, float], record: pd.DataFrame) -> None:
+    looks = look(list(grid.params.variants))
     layer = _last_layer(record)
     rows = record[record["layer"] == layer]
     change = 100 * (rows["scale"] / rows.groupby("run")["scale"].transform("first") - 1)
     data = rows.assign(change=change)
-    several = len(spec.models) * len(spec.bits) > 1
-    grid = [(model, bits, name) for model in spec.models for bits in spec.bits for name in ranges]
-    figure, axes = wrapped(len(grid), height=2.2)
-    for ax, (model, bits, name) in zip(axes, grid, strict=True):
+    several = len(grid.models) * len(grid.bits) > 1
+    shown = [(*place, name) for place in grid.places for name in ranges]
+    figure, axes = wrapped(len(shown), height=2.2)
+    for ax, (model, bits, name) in zip(axes, shown, strict=True):
         part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
         for _, line in part.groupby("seed"):
             ax.plot(line["step"], line["change"], color=looks[name]["color"], linewidth=0.8)
@@ -88,13 +80,13 @@ def _figure(params: Params, study: str, directory: Path, ranges: dict[str, float
         ax.set_title(f"{variant}BR {ranges[name]:g}" + (f"\n{model}, {bits.upper()}" if several else ""))
     figure.supylabel("step of the quantizer, change from its start, %", fontsize=10)
     figure.supxlabel("step of annealing", fontsize=10)
-    where = "" if several else f", {spec.models[0]} {spec.bits[0].upper()}"
+    where = "" if several else f", {grid.models[0]} {grid.bits[0].upper()}"
     figure.suptitle(
-        f"{study}{where}: the mean step of {layer} while it is annealed,\nby boundary range (BR, in code steps); "
-        f"one line a seed, {collect.seeds(params, study)}",
+        f"{grid.study}{where}: the mean step of {layer} while it is annealed,\nby boundary range (BR, in code steps); "
+        f"one line a seed, {grid.seeds_in_words}",
         fontsize=10,
     )
-    save(figure, directory / "figures", "scale_trajectories", record["run"])
+    save(figure, grid.directory / "figures", "scale_trajectories", record["run"])
 
 
 def _last_layer(record: pd.DataFrame) -> str:

@@ -1,11 +1,8 @@
 """The table ``comparison``: chosen pairs of variants, seed by seed."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import pandas as pd
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
 from ofq.errors import UserError
 from ofq.report import collect
 from ofq.report.render import cells, signed, write_table
@@ -14,7 +11,7 @@ METRICS = ["top1", "loss", "osc_share", "reversals"]
 _GRID = ["model", "bits"]
 
 
-def write_comparison(params: Params, study: str, directory: Path) -> None:
+def write_comparison(grid: Grid) -> None:
     """Write ``tables/comparison.*``: one row a model, bit width and pair, differences of the first to the second.
 
     Differences are taken between the runs of one seed, which have the teacher and the order of the images in common.
@@ -22,19 +19,16 @@ def write_comparison(params: Params, study: str, directory: Path) -> None:
     runs only.
 
     Args:
-        params: narrowed to the grid.
-        study: name.
-        directory: of the report.
+        grid: whose report is written.
 
     Raises:
         UserError: the grid names no pairs, or a run is missing.
     """
-    spec = params.studies[study]
-    if not spec.compare:
-        raise UserError(f"this grid of {study} compares no variants; list pairs as `compare` in params.yaml")
-    frame = collect.metrics(collect.student_runs(params, study))
-    data = collect.spread(_differences(params, frame, spec.compare), METRICS, by=[*_GRID, "variant", "against"])
-    data = collect.by_grid(data, params, study)
+    if not grid.compare:
+        raise UserError(f"this grid of {grid.study} compares no variants; list pairs as `compare` in params.yaml")
+    frame = collect.metrics(grid.students)
+    data = collect.spread(_differences(grid, frame), METRICS, by=[*_GRID, "variant", "against"])
+    data = collect.in_order(data, grid)
     shown = pd.DataFrame(
         {
             "model": data["model"],
@@ -49,23 +43,23 @@ def write_comparison(params: Params, study: str, directory: Path) -> None:
         }
     )
     caption = (
-        f"Study {study}: pairs of variants, the first less the second, paired by seed; mean ± standard deviation of "
-        f"the differences over {collect.seeds(params, study)}, on the {spec.data.evaluate} images of {spec.data.name}. "
+        f"Study {grid.study}: pairs of variants, the first less the second, paired by seed; mean ± standard deviation "
+        f"of the differences over {grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.name}. "
         "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. Reversals of annealed variants "
         "are counted over the annealing alone: there is a dash where only one of a pair is annealed."
     )
-    write_table(directory / "tables", "comparison", data, shown, list(data["runs"]), caption)
+    write_table(grid.directory / "tables", "comparison", data, shown, list(data["runs"]), caption)
 
 
-def _differences(params: Params, frame: pd.DataFrame, pairs: Sequence[Sequence[str]]) -> pd.DataFrame:
+def _differences(grid: Grid, frame: pd.DataFrame) -> pd.DataFrame:
     """One row a model, bit width, seed and pair."""
     parts = []
-    for first, second in dict.fromkeys(map(tuple, pairs)):
+    for first, second in dict.fromkeys(map(tuple, grid.compare)):
         left, right = (frame[frame["variant"] == name] for name in (first, second))
         both = left.merge(right, on=[*_GRID, "seed"], suffixes=("", "_other"))
         part = both[[*_GRID, "seed"]].assign(variant=first, against=second, run=both["run"] + " " + both["run_other"])
         part[METRICS] = both[METRICS] - both[[f"{name}_other" for name in METRICS]].to_numpy()
-        if (params.variant(first).parent is None) != (params.variant(second).parent is None):
+        if (grid.params.variant(first).parent is None) != (grid.params.variant(second).parent is None):
             part["reversals"] = float("nan")
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

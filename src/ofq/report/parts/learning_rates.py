@@ -1,12 +1,11 @@
 """Table and figure of a learning-rate sweep."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
 from ofq.errors import UserError
 from ofq.report import collect
 from ofq.report.render import cells, write_table
@@ -14,23 +13,21 @@ from ofq.report.style import WIDTH, look, save
 from ofq.runs.paths import FULL_PRECISION
 
 
-def write_learning_rates(params: Params, study: str, directory: Path) -> None:
+def write_learning_rates(grid: Grid) -> None:
     """Write ``tables/learning_rate.*`` and ``figures/learning_rate.*`` of a study with ``sweep_lr``.
 
     The rate to choose is the one with the lowest cross-entropy on the evaluation images, which such a study
     takes from the training set. It is marked for each variant and bit width, and for all variants together.
 
     Args:
-        params: of the project.
-        study: name.
-        directory: of the report.
+        grid: whose report is written.
 
     Raises:
         UserError: the study compares no learning rates, or a run is missing.
     """
-    if params.study_named(study).sweep_lr is None:
-        raise UserError(f"study {study} has no sweep_lr; name a study that compares learning rates")
-    frame = collect.metrics(params.runs(study))
+    if grid.settings.sweep_lr is None:
+        raise UserError(f"study {grid.study} has no sweep_lr; name a study that compares learning rates")
+    frame = collect.metrics(grid.runs)
     frame[["base", "lr"]] = frame["variant"].str.rsplit("-lr", n=1, expand=True).to_numpy()
     frame["lr"] = frame["lr"].astype(float)
     keys = ["model", "bits", "base", "lr"]
@@ -51,29 +48,27 @@ def write_learning_rates(params: Params, study: str, directory: Path) -> None:
             "lowest": data["best"].map({True: "✓", False: ""}),
         }
     )
-    spec = params.studies[study]
     caption = (
-        f"Study {study}: peak learning rates compared on the {spec.data.evaluate} images of {spec.data.name}; "
-        f"mean ± standard deviation over {collect.seeds(params, study)} (the last rows: over all variants, bits and "
+        f"Study {grid.study}: peak learning rates compared on the {grid.data.evaluate} images of {grid.data.name}; "
+        f"mean ± standard deviation over {grid.seeds_in_words} (the last rows: over all variants, bits and "
         "seeds). The lowest learning rate of the schedule keeps its ratio to the peak."
     )
     write_table(
-        directory / "tables",
+        grid.directory / "tables",
         "learning_rate",
         data.rename(columns={"base": "variant"}),
         shown,
         list(data["runs"]),
         caption,
     )
-    _figure(params, study, directory, data[data["bits"] != "all"], frame["run"])
+    _figure(grid, data[data["bits"] != "all"], frame["run"])
 
 
-def _figure(params: Params, study: str, directory: Path, data: pd.DataFrame, runs: Iterable[str]) -> None:
-    spec = params.studies[study]
-    looks = look(list(params.variants)) | {"teacher": {"color": "black", "marker": "o"}}
+def _figure(grid: Grid, data: pd.DataFrame, runs: Iterable[str]) -> None:
+    looks = look(list(grid.params.variants)) | {"teacher": {"color": "black", "marker": "o"}}
     columns = list(dict.fromkeys(data["bits"]))
-    figure, axes = plt.subplots(len(spec.models), len(columns), figsize=(WIDTH, 3.2 * len(spec.models)), squeeze=False)
-    for row, model in zip(axes, spec.models, strict=True):
+    figure, axes = plt.subplots(len(grid.models), len(columns), figsize=(WIDTH, 3.2 * len(grid.models)), squeeze=False)
+    for row, model in zip(axes, grid.models, strict=True):
         for ax, bits in zip(row, columns, strict=True):
             for base, part in data[(data["model"] == model) & (data["bits"] == bits)].groupby("base", sort=False):
                 ax.errorbar(
@@ -85,8 +80,8 @@ def _figure(params: Params, study: str, directory: Path, data: pd.DataFrame, run
             ax.minorticks_off()
             ax.set_xlabel("peak learning rate")
             ax.set_title(f"{model}, {'full precision' if bits == FULL_PRECISION else bits.upper()}")
-        row[0].set_ylabel(f"cross-entropy, {spec.data.evaluate} images")
+        row[0].set_ylabel(f"cross-entropy, {grid.data.evaluate} images")
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
-    figure.suptitle(f"{study}: mean ± sd over {collect.seeds(params, study)}", fontsize=10)
-    save(figure, directory / "figures", "learning_rate", runs)
+    figure.suptitle(f"{grid.study}: mean ± sd over {grid.seeds_in_words}", fontsize=10)
+    save(figure, grid.directory / "figures", "learning_rate", runs)

@@ -1,10 +1,8 @@
 """The table ``noise``: what happens to finished models when some of their codes are changed at random."""
 
-from pathlib import Path
-
 import pandas as pd
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
 from ofq.report import collect
 from ofq.report.published import NOISE
 from ofq.report.render import cells, write_table
@@ -14,21 +12,19 @@ _ROW = [*collect.KEYS, "where", "range", "trials"]
 _COLUMNS = ["injected", "top1", "top1_trials", "loss", "train_loss", "better"]
 
 
-def write_noise(params: Params, study: str, directory: Path) -> None:
+def write_noise(grid: Grid) -> None:
     """Write ``tables/noise.*``: one row a model, bit width, variant, place of the noise and boundary range.
 
     Each seed's trials are averaged first; mean and deviation are those of the seeds' means. Annealed variants have no
     noise and no rows.
 
     Args:
-        params: narrowed to the grid.
-        study: name.
-        directory: of the report.
+        grid: whose report is written.
 
     Raises:
         UserError: a run's ``noise.parquet`` is missing or damaged.
     """
-    record = collect.records(params.trained(study), "noise")
+    record = collect.records(grid.trained, "noise")
     data = collect.spread(_of_seeds(record), _COLUMNS, by=_ROW).drop(columns="top1_trials_sd")
     data = data.rename(columns={"top1_trials_mean": "top1_sd_of_trials"})
     converged = data["where"] == "none"
@@ -50,18 +46,17 @@ def write_noise(params: Params, study: str, directory: Path) -> None:
             "paper, ImageNet top-1 %": "–",
         }
     )
-    spec = params.studies[study]
     caption = (
-        f"Study {study}: finished models with noise on their codes, evaluated on the {spec.data.evaluate} images of "
-        f"{spec.data.name}. Where: none, the model as it converged; boundary, on the weights within the range of a "
+        f"Study {grid.study}: finished models with noise on their codes, evaluated on the {grid.data.evaluate} images "
+        f"of {grid.data.name}. Where: none, the model as it converged; boundary, on the weights within the range of a "
         "rounding threshold, in code steps; random, on as many weights of the same matrices anywhere. Each of them "
         "keeps its code or gets a neighbouring one, with probability 1/2 each. Injected: the share of the low-bit "
-        f"weights that these are. ± is the standard deviation over {collect.seeds(params, study)} of the means over "
+        f"weights that these are. ± is the standard deviation over {grid.seeds_in_words} of the means over "
         "trials; sd of trials, the deviation within a seed, mean over seeds. Training cross-entropy: on a fixed set of "
         "training images. Better trials: the share of those in which it is below that of the converged model, so that "
         f"a better model was near. {NOISE}"
     )
-    write_table(directory / "tables", "noise", data, shown, list(data["runs"]), caption)
+    write_table(grid.directory / "tables", "noise", data, shown, list(data["runs"]), caption)
 
 
 def _of_seeds(record: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
+from ofq.config.resolve import resolve
 from ofq.report import collect
 from ofq.runs.paths import Run
 
@@ -25,7 +26,7 @@ def nested(main: pd.DataFrame) -> dict[str, Any]:
     return content
 
 
-def over_training(params: Params, study: str, record: pd.DataFrame) -> pd.DataFrame:
+def over_training(grid: Grid, record: pd.DataFrame) -> pd.DataFrame:
     """Share of oscillating weights in percent at each recorded step, mean and deviation over seeds.
 
     The steps of an annealed run count on from those of its parent.
@@ -35,11 +36,11 @@ def over_training(params: Params, study: str, record: pd.DataFrame) -> pd.DataFr
     """
     shares = collect.group_means(record, [*collect.KEYS, "run", "step"], ["share"])
     data = collect.spread(shares, ["share"], by=[*collect.KEYS, "step"])
-    seed = params.studies[study].seeds[0]
+    seed = grid.seeds[0]
     before = {}
     for model, bits, name in data[collect.KEYS].drop_duplicates().itertuples(index=False):
-        parent = params.variant(name).parent
-        steps = params.resolve(Run(study, model, bits, parent, seed)).train.steps if parent else 0
+        parent = grid.params.variant(name).parent
+        steps = resolve(grid.params, Run(grid.study, model, bits, parent, seed)).train.steps if parent else 0
         before[model, bits, name] = steps
     offsets = [before[key] for key in data[collect.KEYS].itertuples(index=False, name=None)]
     return data.assign(step=data["step"] + offsets)

@@ -1,12 +1,11 @@
 """What the probes of trained runs saw: the table ``coupling`` and the figure ``boundary``."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
 from ofq.report import collect
 from ofq.report.claims.quantities import lift
 from ofq.report.panels import legend, panels
@@ -19,22 +18,20 @@ _HALF_A_STEP = 0.5  # the largest distance to a threshold, in code steps
 _ROWS = {"turns": "steps with a turn\nof the gradient, %", "reversals": "reversals\na step"}
 
 
-def write_probes(params: Params, study: str, directory: Path) -> None:
+def write_probes(grid: Grid) -> None:
     """Write ``tables/coupling.*`` and ``figures/boundary.*``.
 
     Args:
-        params: narrowed to the grid.
-        study: name.
-        directory: of the report.
+        grid: whose report is written.
 
     Raises:
         UserError: a run's ``probe.json`` is missing or damaged.
     """
-    write_coupling(params, study, directory)
-    write_boundary(params, study, directory)
+    write_coupling(grid)
+    write_boundary(grid)
 
 
-def write_coupling(params: Params, study: str, directory: Path) -> None:
+def write_coupling(grid: Grid) -> None:
     """Write ``tables/coupling.*`` from the probes of the runs that are no annealing: one row a variant.
 
         lift = sum of mean_t(q_t*k_t) over the heads / sum of mean(q)*mean(k) over the heads
@@ -42,7 +39,7 @@ def write_coupling(params: Params, study: str, directory: Path) -> None:
     with q_t and k_t the reversals of a head's query and key codes at step t. ``lift_other`` has the mean of the other
     heads' k_t in the place of k_t.
     """
-    probes = collect.probes(params.trained(study))
+    probes = collect.probes(grid.trained)
     frame = pd.DataFrame([_of_run(run, probe) for run, probe in probes])
     data = collect.spread(frame, _COUPLING, by=[*collect.KEYS, "codes"])
     shown = pd.DataFrame(
@@ -59,8 +56,8 @@ def write_coupling(params: Params, study: str, directory: Path) -> None:
         }
     )
     caption = (
-        f"Study {study}: query and key codes over a window of training after the end of the run; mean ± standard "
-        f"deviation over {collect.seeds(params, study)}. Reversals: of the codes of one head, a step, mean over heads. "
+        f"Study {grid.study}: query and key codes over a window of training after the end of the run; mean ± standard "
+        f"deviation over {grid.seeds_in_words}. Reversals: of the codes of one head, a step, mean over heads. "
         "Lift: how often a head's query and key reversals fall into the same step, over what chance gives if neither "
         "knows of the other: the mean product of the two counts over the product of their means, summed over heads. "
         "1 is no coupling. Other heads are the control: a head's query with the keys of all other heads, which share "
@@ -69,7 +66,7 @@ def write_coupling(params: Params, study: str, directory: Path) -> None:
         "where query and key are not quantized by themselves (query-key reparameterization): those that StatsQ would "
         "give their latent weights."
     )
-    write_table(directory / "tables", "coupling", data, shown, list(data["runs"]), caption)
+    write_table(grid.directory / "tables", "coupling", data, shown, list(data["runs"]), caption)
 
 
 def _of_run(run: Run, probe: dict[str, Any]) -> dict[str, Any]:
@@ -83,18 +80,17 @@ def _of_run(run: Run, probe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_boundary(params: Params, study: str, directory: Path) -> None:
+def write_boundary(grid: Grid) -> None:
     """Draw ``figures/boundary.*`` from the probes of the runs that are no annealing, a column of panels a bit width."""
-    spec = params.studies[study]
-    looks = look(list(params.variants))
-    runs = params.trained(study)
+    looks = look(list(grid.params.variants))
+    runs = grid.trained
     probes = collect.probes(runs)
     data = collect.spread(by_distance(probes), list(_ROWS), by=[*collect.KEYS, "distance"])
     band = float(probes[0][1]["band"]["range"])
-    grid = [(model, quantity) for model in spec.models for quantity in _ROWS]
-    figure, axes = panels(len(spec.bits), len(grid), height=2.4)
-    for row, (model, quantity) in zip(axes, grid, strict=True):
-        for ax, bits in zip(row, spec.bits, strict=True):
+    rows = [(model, quantity) for model in grid.models for quantity in _ROWS]
+    figure, axes = panels(len(grid.bits), len(rows), height=2.4)
+    for row, (model, quantity) in zip(axes, rows, strict=True):
+        for ax, bits in zip(row, grid.bits, strict=True):
             for name in dict.fromkeys(run.variant for run in runs):
                 part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
                 mean, sd = part[f"{quantity}_mean"], part[f"{quantity}_sd"].fillna(0)
@@ -111,13 +107,13 @@ def write_boundary(params: Params, study: str, directory: Path) -> None:
     for ax in axes[-1]:
         ax.set_xlabel("distance to the nearest\nthreshold, code steps")
     figure.suptitle(
-        f"{study}: a window of training after the end of the run, mean ± sd over {collect.seeds(params, study)}\n"
+        f"{grid.study}: a window of training after the end of the run, mean ± sd over {grid.seeds_in_words}\n"
         "annealing trains the weights within BR code steps of a threshold\n"
         "the last bin holds the clamped weights too, whose gradient is zero in LSQ",
         fontsize=10,
     )
     legend(figure, axes)
-    save(figure, directory / "figures", "boundary", map(str, runs))
+    save(figure, grid.directory / "figures", "boundary", map(str, runs))
 
 
 def by_distance(probes: list[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:

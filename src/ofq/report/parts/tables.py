@@ -1,11 +1,10 @@
 """The tables of a study: main result, its agreement with the record, component ablation, oscillation by layer group."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from ofq.config.params import Params
+from ofq.config.grid import Grid
 from ofq.report import collect, published
 from ofq.report.parts.agreement import write_agreement
 from ofq.report.parts.plots_data import nested
@@ -17,26 +16,24 @@ BASELINE = "lsq"
 METRICS = ["top1", "osc_share", "reversals"]
 
 
-def write_tables(params: Params, study: str, directory: Path) -> None:
+def write_tables(grid: Grid) -> None:
     """Write ``main``, ``agreement``, ``ablation`` and ``oscillation`` as CSV, Markdown, LaTeX and HTML.
 
     Args:
-        params: narrowed to the grid.
-        study: name.
-        directory: of the report.
+        grid: whose report is written.
 
     Raises:
         UserError: a run is missing.
     """
-    runs = collect.student_runs(params, study)
+    runs = grid.students
     frame = collect.metrics(runs)
-    _write_main(params, study, directory, frame)
-    _write_ablation(params, study, directory, frame)
-    _write_oscillation(params, study, directory, collect.records(runs, "oscillation"))
+    _write_main(grid, frame)
+    _write_ablation(grid, frame)
+    _write_oscillation(grid, collect.records(runs, "oscillation"))
 
 
-def _write_main(params: Params, study: str, directory: Path, frame: pd.DataFrame) -> None:
-    paper_models = {name: params.models[name].paper_model for name in params.studies[study].models}
+def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
+    paper_models = {name: grid.params.models[name].paper_model for name in grid.models}
     data = collect.spread(frame, METRICS)
     paper = [
         published.top1(paper_models[model], bits, variant)
@@ -59,27 +56,27 @@ def _write_main(params: Params, study: str, directory: Path, frame: pd.DataFrame
         }
     )
     caption = (
-        f"Study {study}: mean ± standard deviation over {collect.seeds(params, study)}, {_evaluated(params, study)}. "
-        f"Full-precision teachers: {_teacher_accuracy(params, study)} top-1. "
+        f"Study {grid.study}: mean ± standard deviation over {grid.seeds_in_words}, {_evaluated(grid)}. "
+        f"Full-precision teachers: {_teacher_accuracy(grid)} top-1. "
         "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. "
         "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
         f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {source}."
     )
-    write_table(directory / "tables", "main", data, shown, list(data["runs"]), caption)
-    write_json(directory / "tables" / "main.json", nested(data))
-    write_agreement(directory, data)
+    write_table(grid.directory / "tables", "main", data, shown, list(data["runs"]), caption)
+    write_json(grid.directory / "tables" / "main.json", nested(data))
+    write_agreement(grid, data)
 
 
-def _write_ablation(params: Params, study: str, directory: Path, frame: pd.DataFrame) -> None:
+def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
     baseline = frame[frame["variant"] == BASELINE].set_index(["model", "bits", "seed"])["top1"]
     index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
     paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
     data = collect.spread(paired, ["top1", "gain", "loss"])
     paper = [
-        published.gain(params.models[model].paper_model, bits, variant)
+        published.gain(grid.params.models[model].paper_model, bits, variant)
         for model, bits, variant in data[collect.KEYS].itertuples(index=False)
     ]
-    switches = [_switches(params, name) for name in data["variant"]]
+    switches = [_switches(grid, name) for name in data["variant"]]
     for i, switch in enumerate(("StatsQ", "QKR", "CGA")):
         data.insert(3 + i, switch.lower(), [flags[i] for flags in switches])
     data = data.assign(**_columns("paper_gain", paper))
@@ -97,15 +94,15 @@ def _write_ablation(params: Params, study: str, directory: Path, frame: pd.DataF
         }
     )
     source = f" The paper's are ImageNet results at another scale: {published.GAINS_SOURCE}." if any(paper) else ""
-    remedies = f" {published.REMEDIES}" if _has_remedies(params, study) else ""
+    remedies = f" {published.REMEDIES}" if _has_remedies(grid) else ""
     caption = (
-        f"Study {study}: what each component adds; mean ± standard deviation over {collect.seeds(params, study)}, "
-        f"{_evaluated(params, study)}. Differences to {BASELINE} are paired by seed.{source}{remedies}"
+        f"Study {grid.study}: what each component adds; mean ± standard deviation over {grid.seeds_in_words}, "
+        f"{_evaluated(grid)}. Differences to {BASELINE} are paired by seed.{source}{remedies}"
     )
-    write_table(directory / "tables", "ablation", data, shown, list(data["runs"]), caption)
+    write_table(grid.directory / "tables", "ablation", data, shown, list(data["runs"]), caption)
 
 
-def _write_oscillation(params: Params, study: str, directory: Path, record: pd.DataFrame) -> None:
+def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     columns = ["share", "share_high", "reversals"]
     last = record[record["step"] == record.groupby("run")["step"].transform("max")]
     by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
@@ -124,11 +121,11 @@ def _write_oscillation(params: Params, study: str, directory: Path, record: pd.D
     shown = shown[[group for group in groups if group in shown.columns]].reset_index()
     runs = list(data.drop_duplicates(collect.KEYS)["runs"])  # in the order of the rows
     caption = (
-        f"Study {study}: percent of weights with reversal frequency > 0.005 at the end, by layer group; "
-        f"mean ± standard deviation over {collect.seeds(params, study)}. "
+        f"Study {grid.study}: percent of weights with reversal frequency > 0.005 at the end, by layer group; "
+        f"mean ± standard deviation over {grid.seeds_in_words}. "
         "qk is the product of the query and key weights, which takes their place under QKR."
     )
-    write_table(directory / "tables", "oscillation", data, shown, runs, caption)
+    write_table(grid.directory / "tables", "oscillation", data, shown, runs, caption)
 
 
 def _columns(name: str, paper: Sequence[Published | None]) -> dict[str, list[float | str | None]]:
@@ -143,24 +140,23 @@ def _published(paper: Sequence[Published | None]) -> list[str]:
     return ["–" if each is None else each.shown for each in paper]
 
 
-def _has_remedies(params: Params, study: str) -> bool:
-    remedies = [params.variant(name).remedy for name in params.studies[study].variants]
+def _has_remedies(grid: Grid) -> bool:
+    remedies = [grid.params.variant(name).remedy for name in grid.variants]
     return any(remedy is not None and remedy.name in ("dampening", "freezing") for remedy in remedies)
 
 
-def _switches(params: Params, name: str) -> tuple[bool, bool, bool]:
-    variant = params.variant(name)
-    source = params.variant(variant.parent) if variant.parent else variant
+def _switches(grid: Grid, name: str) -> tuple[bool, bool, bool]:
+    variant, source = grid.params.variant(name), grid.params.source(name)
     return source.weight == "statsq", source.qkr, variant.cga is not None
 
 
-def _evaluated(params: Params, study: str) -> str:
-    data = params.studies[study].data
+def _evaluated(grid: Grid) -> str:
+    data = grid.data
     return f"on the {data.evaluate} images of {data.name}; the model after the last step is evaluated"
 
 
-def _teacher_accuracy(params: Params, study: str) -> str:
-    data = collect.spread(collect.teachers(params, study), ["top1"], by=["model"])
+def _teacher_accuracy(grid: Grid) -> str:
+    data = collect.spread(collect.metrics(grid.teachers), ["top1"], by=["model"])
     return ", ".join(
         f"{model} {number(mean, sd)} %"
         for model, mean, sd in data[["model", "top1_mean", "top1_sd"]].itertuples(index=False)

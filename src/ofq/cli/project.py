@@ -1,0 +1,221 @@
+"""Commands for the data, the project and what it has made. Each imports what it needs when it is called."""
+
+from pathlib import Path
+
+from ofq.cli.command import STUDY, Commands
+from ofq.errors import UserError
+
+COMMANDS = Commands()
+
+
+@COMMANDS(
+    ("study", {"metavar": "STUDY", "nargs": "?", "help": "with --verify left out: all studies that have data"}),
+    ("--verify", {"action": "store_true", "help": "read prepared files and their sources again, write nothing"}),
+)
+def data(study: str | None, verify: bool) -> None:
+    """Prepare a study's images, or verify what is prepared.
+
+    Reads the study's data set (studies.STUDY.data in params.yaml) and writes train.safetensors, eval.safetensors and
+    manifest.json (sha256, counts by class, pixel statistics, sources) into results/STUDY/data. Later steps check the
+    files against the manifest.
+
+    --verify reads the prepared files again, and their sources where they are on this machine; it prints a line for each
+    good file and for each problem, and ends with exit code 2 where there is one. Without STUDY: all studies that have
+    data.
+
+    examples: python -m ofq data digits
+              python -m ofq data --verify
+    """
+    from ofq.workflow.targets import load_project
+
+    if verify:
+        from ofq.data.verify import verify as verify_data
+
+        verify_data(load_project(), study)
+        return
+    if study is None:
+        raise UserError("which study? name one, as in: python -m ofq data digits; or verify all with: data --verify")
+    settings = load_project().study_named(study)
+    from ofq.data.prepare import prepare
+
+    prepare(study, settings.data)
+
+
+@COMMANDS()
+def toy() -> None:
+    """Simulate weights that are pulled towards targets through a quantizer, and write their way.
+
+    A row of eight weights with a fixed, a learned and a statistical step of the quantizer; each weight's way goes into
+    results/toy/trace.csv. It needs no data and no run.
+
+    example: python -m ofq toy
+    """
+    from ofq.measure.toy import write_trace
+
+    write_trace()
+
+
+@COMMANDS()
+def toy_figure() -> None:
+    """Draw how latent weight and step move in the toy.
+
+    Reads results/toy/trace.csv and draws results/toy/toy.png and toy.svg: latent weight and step of the quantizer,
+    against each other and over time.
+
+    example: python -m ofq toy-figure
+    """
+    from ofq.report.parts.toy import write_toy
+
+    write_toy()
+
+
+@COMMANDS(
+    ("file", {"metavar": "FILE", "help": "a CSV or figure of results/STUDY/report, or of results/reference"}),
+    ("bits", {"metavar": "BITS", "nargs": "?", "help": "such as w2a2; left out: every bit width"}),
+    ("variant", {"metavar": "VARIANT", "nargs": "?", "help": "such as statsq; left out: every variant"}),
+)
+def why(file: str, bits: str | None, variant: str | None) -> None:
+    """Say which runs, settings and versions a cell of a table, or a figure, comes from.
+
+    FILE is a table (CSV) or figure (PNG, SVG) of a report. Prints the chosen rows and, for each run behind them, its
+    seed, settings, digests of code and inputs, versions, and its id in the MLflow store.
+
+    examples: python -m ofq why results/digits/report/tables/main.csv w2a2 statsq
+              python -m ofq why results/digits/report/figures/accuracy.png
+    """
+    from ofq.report.why import explain
+
+    print(explain(Path(file), bits, variant))
+
+
+@COMMANDS(
+    ("study", {"metavar": "STUDY", "nargs": "?", "help": "all studies that have runs where it is left out"}),
+    ("--follow", {"action": "store_true", "help": "go on until interrupted, while runs are in training"}),
+    (
+        "--keep-going",
+        {"action": "store_true", "help": "end well where the store cannot be written, with a warning"},
+    ),
+)
+def track(study: str | None, follow: bool, keep_going: bool) -> None:
+    """Mirror the event logs of one study, or of all, into the MLflow store.
+
+    Reads events.jsonl of runs, finished or in training, and mirrors them into the MLflow store of the project: one
+    experiment for each study, one run for each run, tables and figures beside them. What stands there unchanged is
+    passed over; a run that was repeated replaces its earlier self. The store can be deleted: this brings everything
+    back.
+
+    examples: python -m ofq track
+              python -m ofq track digits --follow
+    """
+    from ofq.tracking import mirror
+    from ofq.workflow.targets import load_project
+
+    if study is not None:
+        load_project().study_named(study)
+    if follow:
+        mirror.follow(study)
+    else:
+        mirror.track(study, keep_going=keep_going)
+
+
+@COMMANDS(STUDY)
+def cost(study: str) -> None:
+    """Print what each step of a study cost.
+
+    Prints Markdown tables from run.json of the finished runs of a study and its groups: runs, CPU-seconds and peak
+    memory of each step; runs and CPU-seconds of each grid.
+
+    example: python -m ofq cost digits
+    """
+    from ofq.workflow.cost import table
+    from ofq.workflow.targets import load_project
+
+    print(table(load_project(), study))
+
+
+@COMMANDS(STUDY)
+def reference(study: str) -> None:
+    """Copy a study's report to results/reference, with versions and machine.
+
+    Takes a finished study whose runs were all made by the same code and versions; replaces results/reference/STUDY, the
+    record that is committed. No other step writes there.
+
+    example: python -m ofq reference digits
+    """
+    from ofq.workflow.reference import record
+    from ofq.workflow.targets import load_project
+
+    record(load_project(), study)
+
+
+@COMMANDS(
+    ("--markdown", {"action": "store_true", "help": "print docs/params.md instead"}),
+    ("--report", {"action": "store_true", "help": "print docs/report.md instead, the parts of a report"}),
+)
+def schema(markdown: bool, report: bool) -> None:
+    """Print the JSON schema of params.yaml, or a page that is written from the code.
+
+    The JSON schema is what editors check params.yaml with; --markdown prints the page docs/params.md. Both are written
+    from the types in src/ofq/config. --report prints docs/report.md from src/ofq/report/artefacts.py. A test holds that
+    they are up to date.
+
+    examples: python -m ofq schema > params.schema.json
+              python -m ofq schema --markdown > docs/params.md
+              python -m ofq schema --report > docs/report.md
+    """
+    from ofq.config.params import json_schema
+    from ofq.config.params_page import markdown as params_page
+    from ofq.report.artefacts import page
+
+    print(params_page() if markdown else page() if report else json_schema(), end="")
+
+
+@COMMANDS(("--yes", {"action": "store_true", "help": "do not ask, and remove runs/ too"}))
+def clean(yes: bool) -> None:
+    """Remove results, logs and caches, after asking.
+
+    Lists what would go, with sizes, and asks. Goes: results of every study, logs, what Snakemake remembers, caches of
+    the tools. Stays: results/reference, runs (states from which interrupted runs resume), the environment, the MLflow
+    store, DVC's cache, and everything else.
+
+    With --yes it does not ask, and removes runs too. It refuses while snakemake works here.
+
+    examples: python -m ofq clean
+              make clean YES=1
+    """
+    from ofq.workflow.clean import clean as clean_project
+
+    clean_project(yes=yes)
+
+
+@COMMANDS()
+def stages() -> None:
+    """Print dvc.yaml for the study that params.yaml names.
+
+    Prints dvc.yaml: four stages (data, teacher, runs, report) that ask Snakemake, with the folders of the study that
+    `study:` in params.yaml names. Write it anew after that name, or the study's models or bits, have changed.
+
+    example: python -m ofq stages > dvc.yaml
+    """
+    from ofq.workflow.dvc_file import stages as dvc_stages
+    from ofq.workflow.targets import load_project
+
+    print(dvc_stages(load_project()), end="")
+
+
+@COMMANDS(("socket", {"metavar": "SOCKET", "help": "address to listen on"}))
+def warm(socket: str) -> None:
+    """Serve training jobs from one warm process (the Snakefile starts it).
+
+    There is no need to call it. Jobs find it through the variable OFQ_WARM_SOCKET, and run in a process of their own
+    where it does not answer.
+
+    example: python -m ofq warm /tmp/ofq.socket
+    """
+    from ofq.cli.run import run
+    from ofq.workflow.warm import serve
+
+    try:
+        serve(socket, run)
+    except OSError as error:
+        raise UserError(f"cannot listen on {socket}: {error.strerror or error}; name a new file") from None

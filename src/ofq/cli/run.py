@@ -1,0 +1,81 @@
+"""Find a command and run it in this process, and end with the right exit code.
+
+A module of commands is imported only when those before it do not have the command: a job that is handed to the warm
+process (:mod:`ofq.workflow.warm`) must start in an instant.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from importlib import import_module
+from typing import Any
+
+from ofq.cli.command import PROGRAM, Command
+from ofq.environment import configure_logging
+from ofq.errors import Stopped, UserError, refused, unknown
+
+INTERRUPTED = 128  # plus the signal's number, as shells count
+# How torch says it; what Python and numpy raise is a MemoryError.
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+_MODULES = ("ofq.cli.training", "ofq.cli.project", "ofq.cli.reporting")
+_MOVED = {"drill": "the drill is a tool of the project; run it with: python -m tools.drill"}
+
+
+def commands() -> dict[str, Command]:
+    """Every command by its name."""
+    return {name: command for module in _MODULES for name, command in import_module(module).COMMANDS.items()}
+
+
+def find(name: str) -> Command:
+    """The command of that name.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    for module in _MODULES:
+        if name in (found := import_module(module).COMMANDS):
+            command: Command = found[name]
+            return command
+    if name in _MOVED:
+        raise UserError(_MOVED[name])
+    raise UserError(f"{unknown('command', name, commands())}; see: {PROGRAM} --help")
+
+
+def run(name: str, arguments: dict[str, Any]) -> int:
+    """Run a command with parsed arguments in this process, and return the exit code."""
+    try:
+        configure_logging()
+        find(name).function(**arguments)
+    except UserError as error:
+        return fail(str(error))
+    except Stopped as error:
+        print(f"ofq: {error}", file=sys.stderr)
+        return INTERRUPTED + error.signum
+    except BrokenPipeError:  # the reader of our output went away
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if problem := refused(error):
+            return fail(str(problem))
+        raise
+    except MemoryError:
+        return fail(_too_little_memory())
+    except KeyboardInterrupt:
+        return INTERRUPTED + 2
+    except RuntimeError as error:
+        if _NO_MEMORY.search(str(error)):
+            return fail(_too_little_memory())
+        raise
+    return 0
+
+
+def fail(message: str) -> int:
+    """Say what is wrong, in one line, and return the exit code of a user's mistake."""
+    print(f"ofq: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _too_little_memory() -> str:
+    return "out of memory; run fewer jobs at once (snakemake --cores 1), or lower batch_size in params.yaml"

@@ -1,0 +1,123 @@
+"""Commands that train a run or measure a finished one. Each imports what it needs when it is called."""
+
+import os
+
+from ofq.cli.command import RUN, Argument, Commands
+from ofq.environment import RESUME_ACROSS_CODE
+from ofq.errors import UserError
+
+COMMANDS = Commands()
+
+_ACROSS: Argument = (
+    "--resume-across-code",
+    {"action": "store_true", "help": "go on from a state that other code saved; run.json will say so"},
+)
+
+
+@COMMANDS(RUN, _ACROSS, warm=True)
+def teacher(run: str, resume_across_code: bool) -> None:
+    """Train a full-precision teacher.
+
+    Needs the study's data. Trains with recipes.*.teacher and writes the run's files into results/RUN. The coordinates
+    of a teacher are study/model/fp/teacher/seedN.
+
+    Ctrl-C saves the state under runs/RUN; the same command goes on from there.
+
+    example: python -m ofq teacher digits/vit_micro/fp/teacher/seed0
+    """
+    _train("teacher", run, resume_across_code)
+
+
+@COMMANDS(RUN, _ACROSS, warm=True)
+def qat(run: str, resume_across_code: bool) -> None:
+    """Train a quantized student with its teacher's guidance, and measure it.
+
+    Needs the study's data and the teacher of the same model and seed. Starts from the teacher's weights, sets the
+    learned steps, trains with recipes.*.qat while the integer codes of every weight are followed, and writes the run's
+    files into results/RUN.
+
+    Ctrl-C saves the state under runs/RUN; the same command goes on from there.
+
+    example: python -m ofq qat digits/vit_micro/w2a2/statsq-qkr/seed0
+    """
+    _train("qat", run, resume_across_code)
+
+
+@COMMANDS(RUN, _ACROSS, warm=True)
+def cga(run: str, resume_across_code: bool) -> None:
+    """Anneal the finished run of a variant's parent, and measure it.
+
+    Needs what qat needs and the finished run of the variant's parent. Continues it with recipes.*.cga: in each step
+    only weights near a rounding threshold train. The parent's files are left as they are.
+
+    Ctrl-C saves the state under runs/RUN; the same command goes on from there.
+
+    example: python -m ofq cga digits/vit_micro/w2a2/statsq-qkr-cga/seed0
+    """
+    _train("cga", run, resume_across_code)
+
+
+@COMMANDS(RUN, ("--steps", {"type": int, "help": "length of the window (default: 300)"}), warm=True)
+def probe(run: str, steps: int | None) -> None:
+    """Measure a finished run's oscillation again, over further steps of a copy.
+
+    Takes a finished student's model and the state of its optimizer and trains a copy for a further window at the run's
+    last learning rate, annealing nothing; writes probe.json and probe.parquet beside the run's files, which stay as
+    they are: shares of oscillating weights and reversals by layer group, how often gradients and codes turn round by
+    the distance to the nearest rounding threshold, and whether query and key codes turn round together.
+
+    example: python -m ofq probe digits/vit_micro/w2a2/statsq/seed0
+    """
+    from ofq.config.handover import job_settings
+    from ofq.runs.paths import Run
+
+    named = Run.named(run)
+    config = job_settings(named).config
+    from ofq.measure.probe import WINDOW, run_probe
+
+    run_probe(named, config, steps=WINDOW if steps is None else steps)
+
+
+@COMMANDS(RUN, warm=True)
+def noise(run: str) -> None:
+    """Evaluate a finished run with noise on its codes, near rounding thresholds and anywhere.
+
+    Takes a finished student and evaluates it with noise on its codes: weights near a rounding threshold get one of the
+    two codes next to it at random, or as many weights anywhere get a neighbouring code; ten trials each, and without
+    noise. Writes noise.parquet beside the run's files, which stay as they are. Nothing is trained.
+
+    example: python -m ofq noise digits/vit_micro/w2a2/statsq/seed0
+    """
+    from ofq.config.handover import job_settings
+    from ofq.runs.paths import Run
+
+    named = Run.named(run)
+    config = job_settings(named).config
+    from ofq.measure.noise import run_noise
+
+    run_noise(named, config)
+
+
+def _train(phase: str, name: str, resume_across_code: bool) -> None:
+    from dataclasses import replace
+
+    from ofq.config.handover import job_settings
+    from ofq.runs.paths import Run
+
+    run = Run.named(name)
+    job = job_settings(run)
+    if job.config.phase != phase:
+        raise UserError(f"{run} is a {job.config.phase} run; use: python -m ofq {job.config.phase} {run}")
+    across = resume_across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
+    keeping = replace(job.keeping, resume_across_code=across)
+    if phase == "teacher":
+        from ofq.training.preflight import check_study
+        from ofq.training.teacher import run_teacher as train
+
+        # What its students would fail of should be known before it has been trained for days.
+        check_study(run.study, [job.config, *job.students])
+    elif phase == "qat":
+        from ofq.training.qat import run_qat as train
+    else:
+        from ofq.training.anneal import run_cga as train
+    train(run, job.config, keeping)

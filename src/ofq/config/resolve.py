@@ -1,0 +1,154 @@
+"""What ``params.yaml`` comes to for one run."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ofq.config.grid import check_run
+from ofq.config.params import Params
+from ofq.config.settings import Cga, Data, Model, Phase, Remedy, Strict
+from ofq.runs.paths import TEACHER, Run
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How the resumable state of a run is kept and taken up. It changes no number, so it is no part of the run.
+
+    Attributes:
+        checkpoint_seconds: from one checkpoint to the next, at least.
+        rerun_on_code: the study's setting: whether other code runs everything again.
+        resume_across_code: the caller's choice to go on from a state that other code saved.
+    """
+
+    checkpoint_seconds: float = 30.0
+    rerun_on_code: bool = True
+    resume_across_code: bool = False
+
+    @property
+    def across_code(self) -> bool:
+        """Whether a state that other code saved is taken up."""
+        return self.resume_across_code or not self.rerun_on_code
+
+
+KEEPING = Keeping()
+
+
+class Quantization(Strict):
+    """The switches of :class:`ofq.quant.QuantConfig` that a run uses."""
+
+    weight: Literal["lsq", "lsq-midrise", "statsq"]
+    weight_bits: int
+    input_bits: int
+    qkr: bool
+    dead_biases: bool
+    learn_step: bool | None = None
+    clipped_gradient: Literal["zero", "identity"] | None = None
+
+
+class RunConfig(Strict):
+    """Everything that one run depends on, and nothing else."""
+
+    phase: Literal["teacher", "qat", "cga"]
+    data: Data
+    model: Model
+    seed: int
+    train: Phase
+    calibration_batches: int | None = None
+    teacher_once: bool | None = None
+    teacher_mode: Literal["train"] | None = None
+    attention_init: Literal["random"] | None = None
+    quantization: Quantization | None = None
+    cga: Cga | None = None
+    remedy: Remedy | None = None
+    parent: str | None = None
+    threads: int
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that this run executes beside those of its step: part of the digest of its code."""
+        return () if self.remedy is None else (self.remedy.place[0],)
+
+    def canonical(self) -> str:
+        """Stable JSON, what Snakemake compares to decide whether settings changed."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
+
+    def key(self, code: str) -> str:
+        """Name of the resumable state: configuration and code digest in 12 hexadecimal digits."""
+        return hashlib.sha256(f"{self.canonical()}\n{code}".encode()).hexdigest()[:12]
+
+
+def keeping(params: Params, study: str, *, resume_across_code: bool = False) -> Keeping:
+    """How a study's runs keep their state."""
+    spec = params.study_named(study)
+    return Keeping(spec.checkpoint_seconds, spec.rerun_on_code, resume_across_code)
+
+
+def resolve(params: Params, run: Run) -> RunConfig:
+    """Everything that the run depends on.
+
+    Raises:
+        UserError: a coordinate of the run does not exist; names the nearest one.
+    """
+    check_run(params, run)
+    study = params.studies[run.study]
+    recipe = params.recipes[study.recipe]
+    # Where the files lie and what the tables show beside a model change no number: they are no part of a run.
+    common: dict[str, Any] = {
+        "data": study.data.model_copy(update={"root": None}),
+        "model": params.models[run.model].model_copy(update={"paper_model": None}),
+        "seed": run.seed,
+        "threads": study.threads,
+    }
+    if run.full_precision:
+        rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None
+        return RunConfig(phase="teacher", train=_with_lr(recipe.teacher, rate), **common)
+    variant, source = params.variant(run.variant), params.source(run.variant)
+    quantization = Quantization(
+        weight=source.weight or "statsq",
+        weight_bits=int(run.bits[1]),
+        input_bits=int(run.bits[3]),
+        qkr=source.qkr,
+        dead_biases=source.fidelity.dead_biases,
+        learn_step=source.learn_step,
+        clipped_gradient=source.clipped_gradient,
+    )
+    qat = _with_lr(recipe.qat, source.lr)
+    taught: dict[str, Any] = {
+        # What is stored is the output in evaluation mode.
+        "teacher_once": recipe.teacher_once and source.fidelity.teacher_mode == "eval",
+        "teacher_mode": "train" if source.fidelity.teacher_mode == "train" else None,
+    }
+    if variant.parent is None:
+        return RunConfig(
+            phase="qat",
+            train=qat,
+            calibration_batches=recipe.calibration_batches,
+            attention_init="random" if source.fidelity.attention_init == "random" else None,
+            quantization=quantization,
+            remedy=variant.remedy,
+            **taught,
+            **common,
+        )
+    rate = variant.lr or recipe.cga.lr or qat.min_lr
+    train = qat.model_copy(
+        update={"lr": rate, "min_lr": rate, "steps": recipe.cga.steps, "warmup": 0.0, "constant_steps": 0}
+    )
+    assert variant.cga is not None
+    cga = variant.cga
+    if cga.frozen == "confident" and cga.freeze_qk is None:
+        cga = cga.model_copy(update={"freeze_qk": source.fidelity.cga_qk == "still"})
+    return RunConfig(
+        phase="cga",
+        train=train,
+        quantization=quantization,
+        cga=cga,
+        parent=variant.parent,
+        **taught,
+        **common,
+    )
+
+
+def _with_lr(phase: Phase, lr: float | None) -> Phase:
+    """The phase at another peak rate; the lowest rate keeps its ratio to it."""
+    return phase if lr is None else phase.model_copy(update={"lr": lr, "min_lr": phase.min_lr * lr / phase.lr})

@@ -1,0 +1,109 @@
+"""The few places in which this project reaches into Snakemake; written for Snakemake 9.27, and tried with each new one.
+
+Everything else uses what Snakemake documents.
+"""
+
+import contextlib
+import io
+import logging
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from snakemake.cli import parse_args
+from snakemake.io import report
+from snakemake.logging import logger
+from snakemake.persistence import NO_PARAMS_CHANGE, PersistenceBase
+
+from ofq.report.artefacts import Artefact
+
+_FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
+
+
+def is_main(workflow: Any) -> bool:
+    """Whether this process is the Snakemake that somebody started, not one that it starts for a job."""
+    return bool(workflow.exec_mode == workflow.exec_mode.DEFAULT)
+
+
+def arguments(workflow: Any) -> Namespace | None:
+    """The arguments of the snakemake that a person started; None in the processes that it starts itself."""
+    if Path(sys.argv[0]).name != "snakemake" or not is_main(workflow):
+        return None
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        parsed: Namespace = parse_args(sys.argv[1:])[1]
+    return parsed
+
+
+def jobs_to_run(workflow: Any) -> Iterable[Any]:
+    """The jobs that will run, once the graph is there."""
+    jobs: Iterable[Any] = workflow.dag.needrun_jobs()
+    return jobs
+
+
+def logs_of_failed_jobs(workflow: Any) -> list[str]:
+    """Where failed jobs printed to."""
+    return sorted({path for job in workflow.scheduler.failed for path in job.log})
+
+
+def shorten_reasons() -> None:
+    """Let the reason of a job name three files and count the others; a study's target has a thousand."""
+    logger.addFilter(_shorten_reason)
+
+
+def _shorten_reason(record: logging.LogRecord) -> bool:
+    if reason := getattr(record, "reason", None):
+        record.reason = _FILES.sub(lambda match: _first_three(match[0].split(", ")), reason)
+    return True
+
+
+def _first_three(names: list[str]) -> str:
+    return f"{', '.join(sorted(names)[:3])} and {len(names) - 3} more"
+
+
+def keep_finished(keeps: Callable[[str, str], bool]) -> None:
+    """Let neither another shell text of a rule nor another digest of its code rerun what some studies have finished.
+
+    Args:
+        keeps: from the names of a rule and a study to whether its finished outputs stay.
+    """
+    code_changed, params_changed = PersistenceBase._code_changed, PersistenceBase.params_changed
+
+    def kept(job: Any) -> bool:
+        return keeps(job.rule.name, getattr(job.wildcards, "study", ""))
+
+    def code_changed_and_counts(self: Any, job: Any, file: Any = None) -> bool:
+        return not kept(job) and bool(code_changed(self, job, file=file))
+
+    def params_changed_and_count(self: Any, job: Any, file: Any = None) -> Any:
+        change = params_changed(self, job, file=file)
+        digests = re.compile(r"'[0-9a-f]{16}'")
+        others = [value for value in (*change.only_old, *change.only_new) if not digests.fullmatch(value)]
+        return NO_PARAMS_CHANGE if kept(job) and not others else change
+
+    PersistenceBase._code_changed = code_changed_and_counts
+    PersistenceBase.params_changed = params_changed_and_count
+
+
+def outputs(artefact: Artefact, subcategory: Callable[[Any], str], root: Path) -> list[Any]:
+    """The outputs of a part of the report, as rules name them; tables and figures are flagged for Snakemake's report.
+
+    Args:
+        artefact: the part.
+        subcategory: under which the report lists it, from a job's wildcards.
+        root: of the project, whose folder ``report`` may have a caption for each table and figure.
+    """
+    shown = {f"tables/{name}.html": ("Tables", "table", title) for name, title in artefact.tables.items()}
+    shown |= {f"figures/{name}.png": ("Figures", "figure", title) for name, title in artefact.figures.items()}
+    files: list[Any] = []
+    for name in artefact.makes:
+        path = f"results/{{study}}/{{report}}/{name}"
+        if name in shown:
+            category, kind, title = shown[name]
+            caption = Path("report") / Path(name).with_suffix(".rst")
+            described = {"caption": f"../{caption}"} if (root / caption).exists() else {}
+            path = report(path, category=category, subcategory=subcategory, labels={kind: title}, **described)
+        files.append(path)
+    return files

@@ -1,0 +1,182 @@
+"""What each rule of the Snakefile reads and depends on, from its wildcards."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from ofq.config.grid import Coordinates, Grid, all_runs
+from ofq.config.params import Params
+from ofq.config.resolve import resolve
+from ofq.report.artefacts import Artefact
+from ofq.runs.code import code_digest
+from ofq.runs.paths import EVERYTHING, FULL_PRECISION, Run, data_dir
+from ofq.workflow.targets import named, report_files, targets_of
+
+# Entry modules of the steps, whose code is part of what their outputs depend on.
+ENTRIES = {
+    "data": "ofq.data.prepare",
+    "teacher": "ofq.training.teacher",
+    "qat": "ofq.training.qat",
+    "cga": "ofq.training.anneal",
+    "probe": "ofq.measure.probe",
+    "noise": "ofq.measure.noise",
+    "toy": "ofq.measure.toy",
+    "toy_figure": "ofq.report.parts.toy",
+    "track": "ofq.tracking.mirror",
+}
+_LARGE = {".safetensors", ".pt", ".parquet"}
+
+Wildcards = Any  # Snakemake's: an attribute for each wildcard of the rule
+
+
+class Plan:
+    """Answers what rules ask, from the validated ``params.yaml``.
+
+    Every method that takes wildcards serves as an input function or a parameter of a rule.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self._code = cache(code_digest)
+        self._grid = cache(partial(Grid, params=params))
+
+    @property
+    def constraints(self) -> dict[str, str]:
+        """A regular expression for each wildcard: the names that ``params.yaml`` has."""
+        known = [Coordinates.of(self.params, study) for study in self.params.studies]
+        groups = {group for study in self.params.studies.values() for group in study.groups}
+        return {
+            "study": _one_of(self.params.studies),
+            "model": _one_of(self.params.models),
+            "bits": _one_of({bits for each in known for bits in each.bits} - {FULL_PRECISION}),
+            "teacher": _one_of({name for each in known for name in each.teachers}),
+            "variant": _one_of(self._variants),
+            "seed": r"0|[1-9][0-9]*",
+            "report": _one_of({"report", *(f"report/{group}" for group in groups | {EVERYTHING})}),
+        }
+
+    @property
+    def trained_variants(self) -> str:
+        """Constraint: variants that are no annealing."""
+        return _one_of(name for name in self._variants if self.params.variant(name).parent is None)
+
+    @property
+    def annealed_variants(self) -> str:
+        """Constraint: variants that anneal another one's finished run."""
+        return _one_of(name for name in self._variants if self.params.variant(name).parent is not None)
+
+    @property
+    def names(self) -> dict[str, Callable[[Wildcards], list[Path | str]]]:
+        """What can be asked for by name, each with an input function for all that it makes."""
+
+        def asks_for(study: str, group: str | None) -> Callable[[Wildcards], list[Path | str]]:
+            return lambda wildcards: targets_of(self.params, study, group)
+
+        return {name: asks_for(*place) for name, place in named(self.params).items()}
+
+    def all(self, wildcards: Wildcards) -> list[Path | str]:
+        """What a bare ``snakemake`` makes."""
+        return targets_of(self.params, self.params.study)
+
+    def run(self, wildcards: Wildcards) -> Run:
+        """The run that a training job's wildcards name."""
+        bits, name = (
+            (FULL_PRECISION, wildcards.teacher)
+            if hasattr(wildcards, "teacher")
+            else (wildcards.bits, wildcards.variant)
+        )
+        return Run(wildcards.study, wildcards.model, bits, name, int(wildcards.seed))
+
+    def settings(self, wildcards: Wildcards) -> str:
+        """The settings that a run uses and no others: a change of them, and of nothing else, reruns it."""
+        return resolve(self.params, self.run(wildcards)).canonical()
+
+    def data_settings(self, wildcards: Wildcards) -> str:
+        """The settings of a study's data."""
+        return json.dumps(self.params.studies[wildcards.study].data.model_dump(mode="json"), sort_keys=True)
+
+    def code(self, step: str) -> str:
+        """The digest of a step's code, where it is the same for all of its jobs."""
+        return self._code(ENTRIES[step])
+
+    def code_of(self, step: str) -> Callable[[Wildcards], str]:
+        """The digest of a training step's code, the module of the run's remedy included."""
+        return lambda wildcards: self._code(ENTRIES[step], *resolve(self.params, self.run(wildcards)).modules)
+
+    def report_code(self, artefact: Artefact) -> str:
+        """The digest of the code that writes a part of the report."""
+        return self._code(artefact.module)
+
+    def threads(self, wildcards: Wildcards) -> int:
+        """Threads of a study's jobs."""
+        return self.params.studies[wildcards.study].threads
+
+    def manifest(self, wildcards: Wildcards) -> Path:
+        """The manifest of a study's data."""
+        return data_dir(wildcards.study) / "manifest.json"
+
+    def teacher(self, wildcards: Wildcards) -> list[Path]:
+        """What a student reads of its teacher."""
+        return self.run(wildcards).teacher.files.taught
+
+    def parent(self, wildcards: Wildcards) -> dict[str, Path]:
+        """What an annealing reads of the run that it continues."""
+        parent = self.params.variant(wildcards.variant).parent
+        assert parent is not None
+        files = self.run(wildcards).sibling(parent).files
+        return {"parent_model": files.model, "parent_trainer": files.trainer}
+
+    def grid(self, wildcards: Wildcards) -> Grid:
+        """The grid whose report the wildcards name."""
+        return self._grid(study=wildcards.study, group=self._group(wildcards))
+
+    def group(self, wildcards: Wildcards) -> str:
+        """Its group as an argument of the command line: nothing for the main grid."""
+        return self._group(wildcards) or ""
+
+    def grid_name(self, wildcards: Wildcards) -> str:
+        """As people read it."""
+        return " ".join(filter(None, (wildcards.study, self._group(wildcards))))
+
+    def needs(self, artefact: Artefact) -> Callable[[Wildcards], dict[str, list[Path]]]:
+        """What a part of the report is made from."""
+        return lambda wildcards: artefact.needs(self.grid(wildcards))
+
+    def report_settings(self, wildcards: Wildcards) -> str:
+        """What tables and figures use beside the runs themselves: their order, and published numbers to show."""
+        grid = self.grid(wildcards)
+        return json.dumps(
+            {
+                "runs": [str(run) for run in grid.runs],
+                "compare": grid.compare,
+                "paper_models": {model: self.params.models[model].paper_model for model in grid.models},
+                "data": grid.data.model_dump(mode="json", exclude={"root"}),
+            }
+        )
+
+    def claims_settings(self, wildcards: Wildcards) -> str:
+        """What a claim uses beside the runs: which they are, and on which data."""
+        runs = [str(run) for run in all_runs(self.params, wildcards.study)]
+        return json.dumps([runs, self.params.studies[wildcards.study].data.model_dump(mode="json", exclude={"root"})])
+
+    def mirrored(self, wildcards: Wildcards) -> list[Path]:
+        """What MLflow shows: results and event logs of the runs, tables and figures; not weights and records."""
+        files = report_files(self.params, wildcards.study, self._group(wildcards))
+        return [path for path in files if path.suffix not in _LARGE]
+
+    @property
+    def _variants(self) -> list[str]:
+        known = [Coordinates.of(self.params, study).variants for study in self.params.studies]
+        return list(dict.fromkeys(name for names in known for name in names))
+
+    def _group(self, wildcards: Wildcards) -> str | None:
+        report = getattr(wildcards, "report", "report")
+        return report.removeprefix("report").lstrip("/") or None
+
+
+def _one_of(names: Iterable[str]) -> str:
+    """Wildcard constraint: one of the given names."""
+    return "|".join(sorted(map(re.escape, set(names)), key=lambda name: (-len(name), name))) or "(?!)"

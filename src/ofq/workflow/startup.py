@@ -1,0 +1,165 @@
+"""What happens around a whole run of Snakemake: checks before it plans, the warm process, what is said at its end."""
+
+import atexit
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from ofq.config.handover import hand_over
+from ofq.config.params import Params
+from ofq.config.resolve import keeping, resolve
+from ofq.environment import RESUME_ACROSS_CODE, SETTINGS, UNDER_SNAKEMAKE, configure_logging
+from ofq.errors import UserError, refused
+from ofq.report.claims.terms import load as load_claims
+from ofq.runs import locks, states
+from ofq.runs.code import code_digest
+from ofq.runs.paths import PARAMS, Run
+from ofq.tracking.mirror import warnings
+from ofq.workflow import internals
+from ofq.workflow.cost import summary
+from ofq.workflow.dvc_file import unlisted
+from ofq.workflow.plan import ENTRIES, Plan
+from ofq.workflow.targets import check_project, check_target, load_project, needs_claims
+from ofq.workflow.warm import WarmProcess
+
+_log = logging.getLogger(__name__)
+
+_SNAKEMAKE = Path(".snakemake")
+# Of a study with `rerun_on_code: false`, what these rules have finished stays under other code.
+_KEPT = {"data", "teacher", "qat", "cga", "probe", "noise"}
+
+
+class Startup:
+    """One run of Snakemake, from reading the Snakefile to its end.
+
+    Making it checks the project and what was asked for; a mistake ends the process with one line and exit code 2.
+
+    Args:
+        workflow: Snakemake's, as the Snakefile knows it.
+        config: of ``--config``.
+
+    Attributes:
+        plan: what rules ask.
+    """
+
+    def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
+        # Jobs run `python` of this very environment, whether or not it was activated.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', os.defpath)}"
+        os.environ[UNDER_SNAKEMAKE] = "1"
+        internals.shorten_reasons()
+        self._workflow = workflow
+        self._warm = WarmProcess()
+        try:
+            configure_logging()
+            self.params = self._check()
+        except (UserError, OSError) as error:
+            problem = refused(error) if isinstance(error, OSError) else error
+            if problem is None:
+                raise
+            print(f"ofq: error: {problem}", file=sys.stderr)
+            sys.exit(2)
+        internals.keep_finished(self._keeps)
+        if str(config.get("resume_across_code", "")).lower() == "true":
+            os.environ[RESUME_ACROSS_CODE] = "1"
+        self.plan = Plan(self.params)
+        if internals.is_main(workflow) and (folders := unlisted(self.params, Path(workflow.basedir) / "dvc.yaml")):
+            _log.warning(
+                f"dvc.yaml does not list {', '.join(folders)}; write it anew: python -m ofq stages > dvc.yaml",
+            )
+
+    def on_start(self) -> None:
+        """Before the first job: hand the jobs their settings, and start the warm process for local ones."""
+        if not internals.is_main(self._workflow) or self._workflow.touch:
+            return
+        if warning := self.left_behind():
+            _log.warning(warning)
+        jobs = [job for job in internals.jobs_to_run(self._workflow) if hasattr(job.wildcards, "seed")]
+        path = _SNAKEMAKE / f"ofq-settings-{os.getpid()}.json"
+        hand_over(path, self.params, dict.fromkeys(self.plan.run(job.wildcards) for job in jobs))
+        os.environ[SETTINGS] = str(path.resolve())
+        atexit.register(path.unlink, missing_ok=True)
+        if self._workflow.local_exec:
+            self._warm.start()
+
+    def on_success(self) -> None:
+        """After the last job: drop the states of finished runs, and say what they cost."""
+        self._warm.stop()
+        states.drop_finished()
+        if self._warm.started:
+            print(summary(since=self._warm.started))
+        for warning in warnings(self.params.studies):
+            _log.warning(warning)
+
+    def on_error(self) -> None:
+        """After a failure: say last of all where to read what went wrong.
+
+        States stay, also those of runs that ended well: Snakemake may have stopped before it took note of that, and
+        runs them again.
+        """
+        self._warm.stop()
+        atexit.register(self._name_logs_of_failed_jobs)  # Snakemake itself prints some lines after this
+
+    def left_behind(self) -> str | None:
+        """A warning about unfinished runs that start from the first step because other code made them, or None."""
+        changed = []
+        for run, state in states.unfinished().items():
+            if self._starts_anew(run, state):
+                changed.append(f"{run} (step {state.step})")
+        if not changed:
+            return None
+        return (
+            f"the code changed since {', '.join(changed)} stopped: a run starts from its first step, what was saved"
+            " stays in runs/; to go on from there: snakemake --config resume_across_code=true"
+        )
+
+    def _check(self) -> Params:
+        """Everything that can be known to be wrong before a job is planned."""
+        params = load_project(Path(self._workflow.basedir) / PARAMS)
+        arguments = internals.arguments(self._workflow)
+        working = arguments is not None and not arguments.dryrun
+        check_project(writing=working)
+        for target in sorted(arguments.targets if arguments else []):
+            check_target(params, target)
+            if needs_claims(target):
+                load_claims(params)
+        if working:
+            self._lock = hold_project()
+        return params
+
+    def _keeps(self, rule: str, study: str) -> bool:
+        return rule in _KEPT and study in self.params.studies and not self.params.studies[study].rerun_on_code
+
+    def _starts_anew(self, run: Run, state: states.State) -> bool:
+        try:
+            config = resolve(self.params, run)
+        except UserError:  # no longer in params.yaml
+            return False
+        across = keeping(self.params, run.study).across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
+        code = code_digest(ENTRIES[config.phase], *config.modules)
+        return config.canonical() == state.origin.settings and not across and code != state.origin.code
+
+    def _name_logs_of_failed_jobs(self) -> None:
+        if failed := internals.logs_of_failed_jobs(self._workflow):
+            print(f"ofq: a job failed; what it printed stands in {', '.join(failed)}", file=sys.stderr)
+
+
+def hold_project() -> IO[str]:
+    """Show for as long as this process lives that a snakemake works here, and clear up after one that was killed.
+
+    Snakemake's own locks are files that stay when it is killed, and would ask for `snakemake --unlock`.
+
+    Returns:
+        The file that holds the lock.
+    """
+    lock, alone = locks.shared(_SNAKEMAKE / "ofq.lock")
+    stale = list((_SNAKEMAKE / "locks").glob("*.lock")) if alone else []
+    for path in stale:
+        path.unlink()
+    if alone:
+        for path in _SNAKEMAKE.glob("ofq-settings-*.json"):
+            path.unlink(missing_ok=True)
+    if stale:
+        _log.warning("an earlier snakemake did not end by itself; its locks are removed")
+    return lock
