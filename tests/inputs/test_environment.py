@@ -200,7 +200,7 @@ def test_a_data_folder_of_a_home_that_nobody_has_is_one_line(copy: Path, refusal
     [
         ("python -m ofq tables digitz", None, "unknown study 'digitz'; did you mean 'digits'?"),
         ("python -m ofq qat digits/vit_micro/w2a2/statsq/seed007", None, "names no run"),
-        ("python -m ofq qats", None, "invalid choice: 'qats'"),
+        ("python -m ofq qats", None, "unknown command 'qats'; did you mean 'qat'?"),
         ("python -m ofq data digits", ("params.yaml", "studies: [\n"), "params.yaml: cannot be read: "),
         ("snakemake -n", ("params.yaml", "studies: [\n"), "params.yaml: cannot be read: "),
         ("snakemake -n", ("params.yaml", ""), "params.yaml: Input should be a mapping, not null"),

@@ -23,7 +23,7 @@ from ofq.cli.run import commands as all_commands
 from ofq.config import params
 from ofq.config.grid import Grid, all_runs
 from ofq.config.resolve import resolve
-from ofq.config.settings import Model
+from ofq.config.settings import ModelSettings
 from ofq.models.backbone import build
 from ofq.quant import QuantConfig, quantize_model
 from ofq.report.artefacts import files_of
@@ -69,7 +69,7 @@ def canonical() -> dict[str, Any]:
     return {"in_full": {name: texts[name] for name in IN_FULL}, "digests": digests}
 
 
-def state(model: Model, quantized: dict[str, Any]) -> dict[str, Any]:
+def state(model: ModelSettings, quantized: dict[str, Any]) -> dict[str, Any]:
     """Names of a quantized model's entries in order, and of the optimizer's parameters, which it keeps by number."""
     settings = params.load(ROOT / "params.yaml")
     network = build(model, image_size=(8, 8), channels=1, classes=10, seed=0)

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
-from small import KINDS, name_of, small_model
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, calibrate, quantize_model
+from tests.quant.small import KINDS, name_of, small_model
 
 torch.set_num_threads(1)  # the matrices are tiny: a second thread only waits
 settings.register_profile("quick", max_examples=20, deadline=None)

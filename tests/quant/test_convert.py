@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from small import KINDS, name_of, small_model
 from timm.layers import Attention
 from timm.models import VisionTransformerDistilled
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from ofq.quant.modules.layers import QuantConv2d, QuantLinear
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.quant.weights import record_codes
+from tests.quant.small import KINDS, name_of, small_model
 
 
 def test_plain_conversion_keeps_the_parameters_and_their_names() -> None:
@@ -302,13 +302,13 @@ def test_block_weights_are_all_low_bit_weights_in_order(switches: dict[str, Any]
     model.train()(images)
     for weight in weights:
         assert weight.bits == 3
-        assert torch.equal(weight.recorded(), weight.codes())
+        assert torch.equal(weight.last_codes(), weight.codes())
         assert weight.latent().shape == weight.codes().shape == weight.position().shape
         assert not weight.latent().requires_grad
     assert weights[0].codes().shape == ((32, 16) if switches.get("qkr") else (16, 16))
     record_codes(model, on=False)
     with pytest.raises(RuntimeError, match="record_codes"):
-        weights[0].recorded()
+        weights[0].last_codes()
 
 
 def test_block_weights_of_a_float_model_is_an_error() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from small import KINDS, name_of, small_model
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, calibrate, quantize_model
 from ofq.quant.modules.layers import QuantLinear
 from ofq.quant.quantizers.lsq import LSQQuantizer, MovedLSQQuantizer
 from ofq.quant.quantizers.statsq import StatsQuantizer
+from tests.quant.small import KINDS, name_of, small_model
 
 Run = tuple[Tensor, dict[str, Tensor]]
 

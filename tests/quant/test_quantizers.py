@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import small_model
 from torch import Tensor, nn
 
 from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, calibrate, quantize_model
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import MovedLSQQuantizer
+from tests.quant.small import small_model
 
 KINDS = st.sampled_from(["statsq", "lsq", "lsq-midrise"])
 

@@ -1,7 +1,6 @@
 """The two roundings, against plain differentiable operations and at the exact places where they could go wrong."""
 
 import pytest
-import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from ofq.quant import StatsQuantizer
 from ofq.quant.rounding import round_learned, round_statistical
+from tests.quant import reference
 
 BITS = st.integers(2, 8)
 SEEDS = st.integers(0, 2**31)

@@ -33,8 +33,8 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def project(taught: Project) -> Iterator[Project]:
     """The same with nothing of the student."""
     yield taught
-    for folder in ("results", "runs"):
-        subprocess.run(["rm", "-rf", str(taught.root / folder / RUN)], check=True)
+    for path in (f"results/{RUN}", f"runs/{RUN}", LOG):
+        subprocess.run(["rm", "-rf", str(taught.root / path)], check=True)
 
 
 def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
@@ -113,9 +113,11 @@ def test_a_killed_job_keeps_its_state_although_its_outputs_are_deleted(project: 
     output, _ = snakemake.communicate(timeout=120)
     assert snakemake.returncode == 1 and f"a job failed; what it printed stands in {LOG}" in output
     assert checkpoints(project) and not (project.root / METRICS).exists()
+    first = log(project)
     done = project.run("snakemake", METRICS)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"resumed after step [1-9]", log(project))
+    assert log(project).startswith(first), "what the killed job printed is still there"
+    assert re.search(r"resumed after step [1-9]", log(project).removeprefix(first))
 
 
 def test_a_preempted_job_saves_ends_and_is_started_again(project: Project) -> None:
@@ -194,6 +196,9 @@ def test_a_long_study_may_keep_finished_runs_and_go_on_with_others_under_new_cod
         assert '"rerun_on_code": false' in (project.root / "results" / RUN / "run.json").read_text()
         edit_code(project)
         assert project.plan(METRICS) == {}
+        rules = project.root / "rules/train.smk"
+        rules.write_text(rules.read_text().replace(" >> {log} 2>&1", " 2>&1 >> {log}"))
+        assert project.plan(METRICS) == {}, "nor does another shell text count"
     finally:
         project.params["studies"]["digits"].pop("rerun_on_code")
         project.write_params()

@@ -119,7 +119,7 @@ def test_an_interrupted_probe_keeps_its_state_apart_and_goes_on(
     assert not list(state.glob("*/events.jsonl")), "where the log of the run itself would be looked for"
     monkeypatch.undo()
     assert probe(probed, RUN, "--steps", "12") == 0
-    assert "resumed after step 1" in capsys.readouterr().out
+    assert "resumed after step 1" in capsys.readouterr().err
     assert not list(state.glob("probe/*"))
     interrupted_once = (probed.root / FILES / "probe-12.json").read_text()
     assert probe(probed, RUN, "--steps", "12") == 0

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ofq.runs.paths import Run
@@ -92,7 +92,8 @@ class Course:
     def _start_once(self) -> tuple[int, int]:
         """Start Snakemake and kill until it ends; return its exit code and the number of kills."""
         self.starts += 1
-        earlier, started, epoch = len(self.strikes), time.monotonic(), time.time()
+        earlier, started = len(self.strikes), time.monotonic()
+        logged = {run: folder.log_size for run, folder in self._copy.folders.items()}
         snakemake = self._copy.start()
         living, scanned = self._processes.scan(), started
         while snakemake.poll() is None:
@@ -110,7 +111,7 @@ class Course:
             time.sleep(_POLL_SECONDS)
         self._processes.scan()  # what was started last belongs to this Snakemake, not to the next
         self._ends.append(time.monotonic())
-        self._note_what_came_after(snakemake.returncode, epoch)
+        self._note_what_came_after(snakemake.returncode, logged)
         return snakemake.returncode, len(self.strikes) - earlier
 
     def _is_due(self, kill: Kill, living: Sequence[Process], up: float) -> bool:
@@ -158,8 +159,13 @@ class Course:
         runs = [kill.target] if isinstance(kill.target, Run) else sorted(trained)
         return ", ".join(f"{run.label}: {self._copy.folders[run].doing()}" for run in runs) or "starting"
 
-    def _note_what_came_after(self, code: int, epoch: float) -> None:
-        """Note how the Snakemake begun at ``epoch`` ended for its own kills, and how runs hit earlier went on in it."""
+    def _note_what_came_after(self, code: int, logged: Mapping[Run, int]) -> None:
+        """Note how the latest Snakemake ended for its own kills, and how runs hit earlier went on in it.
+
+        Args:
+            code: its exit code.
+            logged: bytes in the log of each run when it was started.
+        """
         ended = f"ended with {code}" if code else "went on"
         if code < 0:
             ended = f"ended by {signal.Signals(-code).name}"
@@ -168,7 +174,7 @@ class Course:
             if not strike.ended:
                 strike.ended = ended
             elif isinstance(target, Run) and not strike.went_on:
-                strike.went_on = self._copy.folders[target].went_on(epoch)
+                strike.went_on = self._copy.folders[target].went_on(logged[target])
             if code == 0 and isinstance(target, Run) and not strike.went_on:
                 strike.went_on = "ended all the same"
 

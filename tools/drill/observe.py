@@ -37,16 +37,24 @@ class RunFolder:
             return f"writing state, {f'step {saved} saved' if saved else 'nothing saved yet'}"
         return "starting" if saved is None else f"training, step {saved} of {self.steps} saved"
 
-    def went_on(self, since: float) -> str:
-        """Say how a process that began after a moment, in seconds since the epoch, went on; nothing if none did."""
-        log = self.root / "logs" / f"{self.run}.log"
-        if not log.exists() or log.stat().st_mtime < since:
+    @property
+    def log_size(self) -> int:
+        """Bytes in the run's log, to which every process that trains it appends."""
+        return self._log.stat().st_size if self._log.exists() else 0
+
+    def went_on(self, start: int) -> str:
+        """Say how the process that wrote the log from a byte on went on; nothing if none did."""
+        if self.log_size <= start:
             return ""
-        text = log.read_text(errors="replace")
+        text = self._log.read_bytes()[start:].decode(errors="replace")
         if resumed := _RESUMED.search(text):
             return resumed[0]
         published = (self.root / self.run.files.metrics).exists()
         return "began at the start" if published or _PROGRESS.search(text) else ""
+
+    @property
+    def _log(self) -> Path:
+        return self.root / "logs" / f"{self.run}.log"
 
     @property
     def _is_saving(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ofq.config.checks import check_references
-from ofq.config.settings import Model, Name, Recipe, Strict, Variant
+from ofq.config.settings import ModelSettings, Name, Recipe, Strict, Variant
 from ofq.config.studies import Study
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
@@ -24,7 +24,7 @@ class Params(Strict):
     study: Name = Field(description="the study that a bare `snakemake` builds")
     studies: dict[Name, Study] = Field(description="grids of runs, each with tables and figures of its own")
     recipes: dict[Name, Recipe] = Field(description="sets of hyper-parameters")
-    models: dict[Name, Model] = Field(description="backbones")
+    models: dict[Name, ModelSettings] = Field(description="backbones")
     variants: dict[Name, Variant] = Field(description="what is compared: sets of switches")
 
     @model_validator(mode="after")

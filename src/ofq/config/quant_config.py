@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Bits = Annotated[int, Field(ge=2, le=8)]
+BitWidth = Annotated[int, Field(ge=2, le=8)]
 
 
 class QuantConfig(BaseModel):
@@ -22,8 +22,8 @@ class QuantConfig(BaseModel):
         description="weights of the blocks: StatsQ (step = a statistic of the row), LSQ (learned step, levels at whole "
         "steps), or LSQ on StatsQ's grid (levels at half steps)",
     )
-    weight_bits: Bits = Field(2, description="bits of the weights of the blocks")
-    input_bits: Bits = Field(2, description="bits of the activations of the blocks")
+    weight_bits: BitWidth = Field(2, description="bits of the weights of the blocks")
+    input_bits: BitWidth = Field(2, description="bits of the activations of the blocks")
     qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
     learn_step: bool = Field(
         True,
@@ -34,7 +34,7 @@ class QuantConfig(BaseModel):
         description="gradient of LSQ weights beyond the outermost levels: none, or as if they were not clipped, as "
         "StatsQ's always is",
     )
-    edge_bits: Bits = Field(8, description="bits of weights and inputs of the first and the last layer, always LSQ")
+    edge_bits: BitWidth = Field(8, description="bits of weights and inputs of the first and the last layer, always LSQ")
     dead_biases: bool = Field(
         False,
         description="add the biases behind the key quantizer and behind the query-key product's, which softmax "

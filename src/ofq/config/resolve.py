@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ofq.config.grid import check_run
 from ofq.config.params import Params
-from ofq.config.settings import Cga, Data, Model, Phase, Remedy, Strict
+from ofq.config.settings import Cga, Data, ModelSettings, RemedySettings, Strict, TrainingRecipe
 from ofq.runs.paths import TEACHER, Run
 
 
@@ -51,16 +51,16 @@ class RunConfig(Strict):
 
     phase: Literal["teacher", "qat", "cga"]
     data: Data
-    model: Model
+    model: ModelSettings
     seed: int
-    train: Phase
+    train: TrainingRecipe
     calibration_batches: int | None = None
     teacher_once: bool | None = None
     teacher_mode: Literal["train"] | None = None
     attention_init: Literal["random"] | None = None
     quantization: Quantization | None = None
     cga: Cga | None = None
-    remedy: Remedy | None = None
+    remedy: RemedySettings | None = None
     parent: str | None = None
     threads: int
 
@@ -149,6 +149,6 @@ def resolve(params: Params, run: Run) -> RunConfig:
     )
 
 
-def _with_lr(phase: Phase, lr: float | None) -> Phase:
+def _with_lr(phase: TrainingRecipe, lr: float | None) -> TrainingRecipe:
     """The phase at another peak rate; the lowest rate keeps its ratio to it."""
     return phase if lr is None else phase.model_copy(update={"lr": lr, "min_lr": phase.min_lr * lr / phase.lr})

@@ -68,7 +68,7 @@ class Data(Strict):
     )
 
 
-class Model(Strict):
+class ModelSettings(Strict):
     """A timm model: its registered name and what to override when it is built."""
 
     timm: Text = Field(description="name in timm's registry, such as deit_tiny_distilled_patch16_224")
@@ -88,7 +88,7 @@ class Model(Strict):
         return values
 
 
-class Phase(Strict):
+class TrainingRecipe(Strict):
     """How one phase (teacher or quantization-aware training) is trained."""
 
     lr: LearningRate = Field(description="peak learning rate of AdamW")
@@ -102,7 +102,7 @@ class Phase(Strict):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Phase":
+    def _consistent(self) -> "TrainingRecipe":
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
         if self.constant_steps + self.warmup * self.steps >= self.steps:
@@ -110,7 +110,7 @@ class Phase(Strict):
         return self
 
 
-class Annealing(Strict):
+class AnnealingRecipe(Strict):
     """How annealing continues a finished quantization-aware run: constant rate, optimizer state kept."""
 
     steps: PositiveInt = Field(description="further optimizer steps")
@@ -120,9 +120,9 @@ class Annealing(Strict):
 class Recipe(Strict):
     """Hyper-parameters of the three phases."""
 
-    teacher: Phase = Field(description="full-precision training")
-    qat: Phase = Field(description="quantization-aware training, taught by the teacher")
-    cga: Annealing = Field(description="annealing of a finished quantization-aware run")
+    teacher: TrainingRecipe = Field(description="full-precision training")
+    qat: TrainingRecipe = Field(description="quantization-aware training, taught by the teacher")
+    cga: AnnealingRecipe = Field(description="annealing of a finished quantization-aware run")
     calibration_batches: Annotated[int, Field(gt=0, le=10_000)] = Field(
         1, description="training batches that set the learned steps"
     )
@@ -193,7 +193,7 @@ def _preset(value: Any) -> Any:
     return _PRESETS[value]
 
 
-class Remedy(Strict):
+class RemedySettings(Strict):
     """What calms oscillation during quantization-aware training."""
 
     name: Text = Field(
@@ -233,7 +233,7 @@ class Variant(Strict):
     qkr: bool = Field(False, description="query-key reparameterization")
     parent: Name | None = Field(None, description="variant whose finished run this one anneals")
     cga: Cga | None = Field(None, description="confidence-guided annealing, for a variant with a parent")
-    remedy: Remedy | None = Field(
+    remedy: RemedySettings | None = Field(
         None, description="what acts during quantization-aware training, for a variant without a parent"
     )
     fidelity: Annotated[

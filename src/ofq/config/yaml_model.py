@@ -10,12 +10,12 @@ from pydantic_core import ErrorDetails
 
 from ofq.errors import UserError, shortened, unknown
 
-Model = TypeVar("Model", bound=BaseModel)
+Section = TypeVar("Section", bound=BaseModel)
 
 _LONGEST = 256 * 1024  # bytes; PyYAML takes seconds for more
 
 
-def read_model(path: Path, model: type[Model]) -> Model:
+def read_model(path: Path, model: type[Section]) -> Section:
     """Read and validate a YAML file.
 
     Raises:

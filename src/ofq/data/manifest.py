@@ -43,7 +43,7 @@ class Stored(_Record):
     images_by_class: list[NonNegativeInt]
 
 
-class Origin(_Record):
+class SourceFile(_Record):
     """What the images were read from: sha256 and size of a source file, or of a library's arrays.
 
     ``as_published`` says whether an archive is, byte for byte, the one that the authors publish; None where contents
@@ -74,7 +74,7 @@ class Manifest(_Record):
     mean: list[FiniteFloat]
     std: list[Annotated[FiniteFloat, Field(gt=0)]]
     files: Files
-    source: dict[SourceName, Origin]
+    source: dict[SourceName, SourceFile]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":

@@ -12,20 +12,20 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from ofq.data.manifest import Origin
+from ofq.data.manifest import SourceFile
 from ofq.errors import UserError
 
 MOST_MEMBERS = 100  # of an archive; the published ones have fewer than ten
 _REST = 2**20  # bytes that an archive may hold beside the members that are read: names of classes, a page of text
 
 
-def origin(path: Path, *, md5: str | None = None) -> Origin:
+def origin(path: Path, *, md5: str | None = None) -> SourceFile:
     """sha256 and size of a source file; with ``md5``, whether it is the archive that its authors publish."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         same = None if md5 is None else hashlib.file_digest(file, "md5").hexdigest() == md5
-    return Origin(sha256=digest, bytes=path.stat().st_size, as_published=same)
+    return SourceFile(sha256=digest, bytes=path.stat().st_size, as_published=same)
 
 
 def unpacked(path: Path, most: int, where_from: str) -> bytes:

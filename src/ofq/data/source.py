@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ofq.config.settings import Data
 from ofq.data.cifar import LAYOUTS, read_cifar
 from ofq.data.idx import FASHION_MNIST, read_idx
-from ofq.data.manifest import Origin
+from ofq.data.manifest import SourceFile
 from ofq.data.packed import origin
 from ofq.errors import UserError
 
@@ -29,7 +29,7 @@ class Source:
     test: tuple[Images, Labels]
     classes: int
     terms: str
-    origin: dict[str, Origin]  # the files that were read, by their names in the data set's folder
+    origin: dict[str, SourceFile]  # the files that were read, by their names in the data set's folder
 
 
 def read(data: Data) -> Source:
@@ -54,7 +54,7 @@ def place(data: Data, name: str) -> str:
     return name if name == DIGITS else str(folder(data) / name)
 
 
-def origin_here(data: Data, name: str) -> Origin | None:
+def origin_here(data: Data, name: str) -> SourceFile | None:
     """What a source is on this machine now, or None where it is not there."""
     if name == DIGITS:
         return _digits_origin(*_digits_arrays())
@@ -103,12 +103,12 @@ def _digits_arrays() -> tuple[NDArray[np.float64], Labels]:
     return bunch.images, bunch.target.astype(np.int64)
 
 
-def _digits_origin(levels: NDArray[np.float64], labels: Labels) -> Origin:
+def _digits_origin(levels: NDArray[np.float64], labels: Labels) -> SourceFile:
     """Digest of the arrays' shapes and values, in types that do not depend on the machine."""
     content = (
         f"{levels.shape} {labels.shape}".encode() + levels.astype("<f8").tobytes() + labels.astype("<i8").tobytes()
     )
-    return Origin(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    return SourceFile(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
 
 
 def _fashion(data: Data) -> Source:

@@ -13,7 +13,7 @@ from safetensors.numpy import load
 
 from ofq.config.params import Params
 from ofq.config.settings import Data
-from ofq.data.manifest import Manifest, Origin, Stored, again, manifest_path, read_manifest, statistics
+from ofq.data.manifest import Manifest, SourceFile, Stored, again, manifest_path, read_manifest, statistics
 from ofq.data.source import Images, Labels, examine, folder, origin_here, place
 from ofq.errors import UserError
 from ofq.runs.paths import data_dir
@@ -132,7 +132,7 @@ def _content_problems(images: Images, labels: Labels, split: str, stored: Stored
             yield f"has pixels of mean {mean} and deviation {std}, {manifest.mean} and {manifest.std} in the manifest"
 
 
-def _source(data: Data, name: str, said: Origin) -> Finding:
+def _source(data: Data, name: str, said: SourceFile) -> Finding:
     where = place(data, name)
     try:
         found = origin_here(data, name)

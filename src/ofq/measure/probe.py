@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ofq.config.resolve import KEEPING, RunConfig
-from ofq.config.settings import Phase
+from ofq.config.settings import TrainingRecipe
 from ofq.errors import UserError
 from ofq.oscillation.boundary import BoundaryObserver
 from ofq.oscillation.coupling import CouplingObserver, lifts
@@ -104,7 +104,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
     print(f"written to {summary}")
 
 
-def _constant(phase: Phase, steps: int, lr: float | None = None) -> Phase:
+def _constant(phase: TrainingRecipe, steps: int, lr: float | None = None) -> TrainingRecipe:
     """The phase over the given number of steps at one rate; by default the lowest of its schedule."""
     rate = phase.min_lr if lr is None else lr
     return phase.model_copy(update={"lr": rate, "min_lr": rate, "steps": steps, "warmup": 0.0, "constant_steps": 0})

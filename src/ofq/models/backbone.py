@@ -6,11 +6,11 @@ import timm
 import torch
 from torch import nn
 
-from ofq.config.settings import Model
+from ofq.config.settings import ModelSettings
 from ofq.errors import UserError, shortened, unknown
 
 
-def build(model: Model, *, image_size: tuple[int, int], channels: int, classes: int, seed: int) -> nn.Module:
+def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, classes: int, seed: int) -> nn.Module:
     """A full-precision timm model, randomly initialised from the seed.
 
     Args:

@@ -32,7 +32,7 @@ class OscillationRecorder:
 
     def before_update(self) -> None:
         """Count the codes with which this step's loss was computed."""
-        self.meter.update({weight.name: weight.recorded() for weight in self.weights})
+        self.meter.update({weight.name: weight.last_codes() for weight in self.weights})
         self.steps += 1
 
     def after_update(self) -> None:

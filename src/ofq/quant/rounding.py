@@ -17,7 +17,7 @@ STEP_FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantGrid:
     """How the levels, steps and move biases of an LSQ quantizer stand beside a tensor.
 
     Attributes:
@@ -193,11 +193,11 @@ def round_learned(
 
     Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
     """
-    return round_on(Grid(low, high, step_shape, offset, move_shape), x, scale, before, after)
+    return round_on(QuantGrid(low, high, step_shape, offset, move_shape), x, scale, before, after)
 
 
 def round_on(
-    grid: Grid, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None
+    grid: QuantGrid, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """:func:`round_learned` on a grid."""
     out, codes = _RoundLearned.apply(x, scale, before, after, grid)
@@ -259,7 +259,7 @@ class _RoundStatistical(torch.autograd.Function):
 class _RoundLearned(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None, grid: Grid
+        ctx: Any, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None, grid: QuantGrid
     ) -> tuple[Tensor, Tensor]:
         step = grid.step(scale)
         _, codes = grid.place_and_codes(x, step, before)
@@ -282,7 +282,7 @@ class _RoundLearned(torch.autograd.Function):
             return (None,) * 5
         needs_x, _, _, needs_after = ctx.needs_input_grad[:4]
         x, step, before = ctx.saved_tensors
-        grid: Grid = ctx.grid
+        grid: QuantGrid = ctx.grid
         u = grid.place(x, step, before)
         grad_after = grid.move_gradient(g)[: ctx.after_size] if needs_after else None
         grad_x = g.clone(memory_format=torch.contiguous_format)

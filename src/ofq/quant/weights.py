@@ -45,7 +45,7 @@ class BlockWeight:
         """Integer codes of the weight as it is now."""
         return self.quantizer.codes(self._whole())[self.rows]
 
-    def recorded(self) -> Tensor:
+    def last_codes(self) -> Tensor:
         """Integer codes that the last forward pass used, at no further cost.
 
         Raises:

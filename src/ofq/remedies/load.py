@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from ofq.config.settings import Remedy
+from ofq.config.settings import RemedySettings
 from ofq.errors import UserError
 from ofq.quant.hook import Hook
 from ofq.runs.code import module_file
 
 
-def make_remedy(remedy: Remedy, student: nn.Module, steps: int) -> Hook:
+def make_remedy(remedy: RemedySettings, student: nn.Module, steps: int) -> Hook:
     """The remedy for a quantized and calibrated student: ``Class(student, steps, **arguments)``.
 
     Raises:
@@ -28,7 +28,7 @@ def make_remedy(remedy: Remedy, student: nn.Module, steps: int) -> Hook:
     return hook
 
 
-def remedy_class(remedy: Remedy) -> type[Any]:
+def remedy_class(remedy: RemedySettings) -> type[Any]:
     """The class that the settings name.
 
     It is imported by its name here and nowhere else, so that the code of a run (``RunConfig.modules``) has that of its
@@ -61,5 +61,5 @@ def remedy_class(remedy: Remedy) -> type[Any]:
     return made
 
 
-def _refused(remedy: Remedy, error: Exception) -> UserError:
+def _refused(remedy: RemedySettings, error: Exception) -> UserError:
     return UserError(f"remedy {remedy.name}: {error}; mend its arguments in params.yaml")

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ofq.config.grid import Grid, all_runs, grids, published
-from ofq.runs.paths import Run, recorded
+from ofq.runs.paths import Run, record_dir
 
 TABLE = ("csv", "runs.json", "md", "tex", "html")
 FIGURE = ("png", "svg")
@@ -101,7 +101,7 @@ def _common(grid: Grid) -> Needs:
 
 
 def _tables(grid: Grid) -> Needs:
-    record = recorded(grid.directory) / "tables" / "main.csv"  # with which the main table is compared
+    record = record_dir(grid.directory) / "tables" / "main.csv"  # with which the main table is compared
     return _common(grid) | {"record": [record] if record.exists() else []}
 
 

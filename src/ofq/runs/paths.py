@@ -188,7 +188,7 @@ def report_dir(study: str, group: str | None = None) -> Path:
     return RESULTS / study / "report" / (group or "")
 
 
-def recorded(report: Path) -> Path:
+def record_dir(report: Path) -> Path:
     """Where the committed record of a report stands: results/digits/report/controls -> reference/digits/controls."""
     study, _, *group = report.relative_to(RESULTS).parts
     return REFERENCE.joinpath(study, *group)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ofq.config.settings import Phase
+from ofq.config.settings import TrainingRecipe
 from ofq.data.batches import Batch, StudyData
 from ofq.errors import Stopped, UserError
 from ofq.quant.hook import Hook
@@ -31,7 +31,7 @@ def train(
     loss_of: Callable[[Batch], Tensor],
     optimizer: AdamW,
     data: StudyData,
-    phase: Phase,
+    phase: TrainingRecipe,
     *,
     seed: int,
     label: str,

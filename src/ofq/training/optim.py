@@ -5,12 +5,12 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import AdamW
 
-from ofq.config.settings import Phase
+from ofq.config.settings import TrainingRecipe
 
 _WARMUP_LR = 1e-6
 
 
-def make_optimizer(model: nn.Module, phase: Phase) -> AdamW:
+def make_optimizer(model: nn.Module, phase: TrainingRecipe) -> AdamW:
     """AdamW; weight decay only on parameters of at least two dimensions that the model does not exempt.
 
     Tokens, position embedding, biases, quantizer steps and move biases are not decayed (released recipe,
@@ -22,7 +22,7 @@ def make_optimizer(model: nn.Module, phase: Phase) -> AdamW:
     return AdamW(groups, lr=phase.lr, fused=True)
 
 
-def make_schedule(optimizer: AdamW, phase: Phase) -> CosineLRScheduler:
+def make_schedule(optimizer: AdamW, phase: TrainingRecipe) -> CosineLRScheduler:
     """Linear warm-up, cosine from ``lr`` to ``min_lr``, then ``constant_steps`` at ``min_lr``.
 
     Call ``step_update(step)`` before each optimizer step; the rate is a function of the step alone.

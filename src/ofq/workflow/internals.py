@@ -15,6 +15,7 @@ from typing import Any
 
 from snakemake.cli import parse_args
 from snakemake.io import report
+from snakemake.jobs import Job
 from snakemake.logging import logger
 from snakemake.persistence import NO_PARAMS_CHANGE, PersistenceBase
 
@@ -85,6 +86,20 @@ def keep_finished(keeps: Callable[[str, str], bool]) -> None:
 
     PersistenceBase._code_changed = code_changed_and_counts
     PersistenceBase.params_changed = params_changed_and_count
+
+
+def append_to_logs() -> None:
+    """Let a job that runs again append to its log, which Snakemake would remove with the job's old outputs."""
+    remove = Job.remove_existing_output
+
+    async def remove_all_but_logs(self: Any) -> None:
+        logs, self._log = self.log, []
+        try:
+            await remove(self)
+        finally:
+            self._log = logs
+
+    Job.remove_existing_output = remove_all_but_logs
 
 
 def outputs(artefact: Artefact, subcategory: Callable[[Any], str], root: Path) -> list[Any]:

@@ -49,6 +49,7 @@ class Startup:
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', os.defpath)}"
         os.environ[UNDER_SNAKEMAKE] = "1"
         internals.shorten_reasons()
+        internals.append_to_logs()
         self._workflow = workflow
         self._warm = WarmProcess()
         try:

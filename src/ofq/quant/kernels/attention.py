@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ofq.quant.quantizers.lsq import LSQQuantizer
-from ofq.quant.rounding import Grid
+from ofq.quant.rounding import QuantGrid
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Context:
     """Softmax, quantized probabilities and quantized values, forward and backward."""
 
     heads: int
-    v: Grid
-    p: Grid
+    v: QuantGrid
+    p: QuantGrid
     dropout: float
 
     @classmethod
@@ -139,7 +139,7 @@ class _PlainAttention(torch.autograd.Function):
         v_before: Tensor | None,
         v_after: Tensor | None,
         p_scale: Tensor,
-        grid: Grid,
+        grid: QuantGrid,
         context: Context,
         factor: float,
     ) -> Tensor:
@@ -160,7 +160,7 @@ class _PlainAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         u, step, after, *saved = ctx.saved_tensors
-        grid: Grid = ctx.grid
+        grid: QuantGrid = ctx.grid
         context: Context = ctx.context
         grad_qkv = g.new_empty(*g.shape[:2], ctx.width)
         parts = grad_qkv.unflatten(-1, (3, -1))

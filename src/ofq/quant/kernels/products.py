@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
-from ofq.quant.rounding import Grid
+from ofq.quant.rounding import QuantGrid
 
 INTEGER_BITS = 6
 """Wider factors are not multiplied as integers: an unsigned code, or twice a signed one plus one, fits into eight."""
@@ -122,7 +122,7 @@ class _QuantizedLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         factors: tuple[Tensor | None, Tensor | None],
-        grid: Grid,
+        grid: QuantGrid,
     ) -> Tensor:
         step = grid.step(scale)
         u, codes = grid.place_and_codes(x, step, before, integers=factors[0] is not None)
@@ -134,7 +134,7 @@ class _QuantizedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         u, step, weight, after = ctx.saved_tensors
-        grid: Grid = ctx.grid
+        grid: QuantGrid = ctx.grid
         needs_x, _, needs_before, needs_after, needs_weight, needs_bias = ctx.needs_input_grad[:6]
         rows = g.flatten(0, -2)
         grad_weight = grad_after = None

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from ofq.quant.kernels.attention import Context, Heads
 from ofq.quant.kernels.products import INTEGER_BITS, Weight, rounded_product
 from ofq.quant.quantizers.lsq import LSQQuantizer
-from ofq.quant.rounding import Grid
+from ofq.quant.rounding import QuantGrid
 
 
 def qkr_attention(
@@ -68,7 +68,7 @@ class _QKRAttention(torch.autograd.Function):
         v_before: Tensor | None,
         v_after: Tensor | None,
         p_scale: Tensor,
-        grids: tuple[Grid, Grid],
+        grids: tuple[QuantGrid, QuantGrid],
         factors: tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]],
         context: Context,
         factor: float,

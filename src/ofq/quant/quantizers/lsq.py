@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from ofq.quant.quantizers.base import Quantizer
-from ofq.quant.rounding import STEP_FLOOR, Grid, Rounded, round_on
+from ofq.quant.rounding import STEP_FLOOR, QuantGrid, Rounded, round_on
 
 _Unset: Any = UninitializedParameter  # its stub does not say that it is a Parameter
 
@@ -98,7 +98,7 @@ class LSQQuantizer(Quantizer):
         """Whether another function may do the rounding, on the grid of :meth:`grid_for`."""
         return self.signed != "detect" and self._means is None and not self.record
 
-    def grid_for(self, shape: torch.Size) -> Grid:
+    def grid_for(self, shape: torch.Size) -> QuantGrid:
         """How the levels and steps stand beside a tensor of the given shape.
 
         Raises:
@@ -108,7 +108,7 @@ class LSQQuantizer(Quantizer):
         self._require_scale()
         low, high = self.levels()
         passes = self.clipped_gradient == "identity"
-        return Grid(low, high, self._step_shape(shape), self._offset, self.shape, passes_clipped=passes)
+        return QuantGrid(low, high, self._step_shape(shape), self._offset, self.shape, passes_clipped=passes)
 
     def step(self, w: Tensor) -> Tensor:
         """max(scale, 1e-5), the same for every ``w``."""

@@ -8,7 +8,7 @@ import pandas as pd
 from ofq.config.grid import Grid
 from ofq.report import collect
 from ofq.report.render import write_table
-from ofq.runs.paths import recorded
+from ofq.runs.paths import record_dir
 
 QUANTITIES = {"top1": "top-1 %", "osc_share": "oscillating %", "reversals": "reversals a weight"}
 FACTOR = 2.0  # standard errors of a difference that count as chance
@@ -25,7 +25,7 @@ def write_agreement(grid: Grid, main: pd.DataFrame) -> None:
         grid: whose report is written.
         main: as in ``main.csv``, one row a model, bit width and variant.
     """
-    path = recorded(grid.directory) / "tables" / "main.csv"
+    path = record_dir(grid.directory) / "tables" / "main.csv"
     cells = compare(main, collect.read_table(path) if path.exists() else main.iloc[:0])
     shown = main[collect.KEYS].copy()
     for name, title in QUANTITIES.items():

@@ -5,8 +5,8 @@ import pandas as pd
 from ofq.config.grid import Grid
 from ofq.report import collect
 from ofq.report.panels import wrapped
+from ofq.report.paper import BOUNDARY_RANGE
 from ofq.report.parts.annealing import bands, left_in_band
-from ofq.report.published import BOUNDARY_RANGE
 from ofq.report.render import cells, write_table
 from ofq.report.style import look, save
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report import collect
-from ofq.report.published import NOISE
+from ofq.report.paper import NOISE
 from ofq.report.render import cells, write_table
 
 _PLACES = ["none", "random", "boundary"]

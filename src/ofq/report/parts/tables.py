@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ofq.config.grid import Grid
-from ofq.report import collect, published
+from ofq.report import collect, paper
+from ofq.report.paper import PaperNumber
 from ofq.report.parts.agreement import write_agreement
 from ofq.report.parts.plots_data import nested
-from ofq.report.published import Published
 from ofq.report.render import cells, number, signed, write_table
 from ofq.runs.files import write_json
 
@@ -35,14 +35,14 @@ def write_tables(grid: Grid) -> None:
 def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
     paper_models = {name: grid.params.models[name].paper_model for name in grid.models}
     data = collect.spread(frame, METRICS)
-    paper = [
-        published.top1(paper_models[model], bits, variant)
+    numbers = [
+        paper.top1(paper_models[model], bits, variant)
         for model, bits, variant in data[collect.KEYS].itertuples(index=False)
     ]
-    data = data.assign(**_columns("paper_top1", paper))
+    data = data.assign(**_columns("paper_top1", numbers))
     beside = ", ".join(f"{name} beside {model}" for model, name in paper_models.items() if name) or "none"
-    marked = any(each is not None and each.mark for each in paper)
-    source = f"{published.SOURCE}; {published.IMPLIED_SOURCE}" if marked else published.SOURCE
+    marked = any(each is not None and each.mark for each in numbers)
+    source = f"{paper.SOURCE}; {paper.IMPLIED_SOURCE}" if marked else paper.SOURCE
     shown = pd.DataFrame(
         {
             "model": data["model"],
@@ -52,7 +52,7 @@ def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
             "top-1 %": cells(data, "top1"),
             "oscillating %": cells(data, "osc_share"),
             "reversals a weight": cells(data, "reversals"),
-            "paper, ImageNet top-1 %": _published(paper),
+            "paper, ImageNet top-1 %": _as_printed(numbers),
         }
     )
     caption = (
@@ -72,14 +72,14 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
     index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
     paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
     data = collect.spread(paired, ["top1", "gain", "loss"])
-    paper = [
-        published.gain(grid.params.models[model].paper_model, bits, variant)
+    numbers = [
+        paper.gain(grid.params.models[model].paper_model, bits, variant)
         for model, bits, variant in data[collect.KEYS].itertuples(index=False)
     ]
     switches = [_switches(grid, name) for name in data["variant"]]
     for i, switch in enumerate(("StatsQ", "QKR", "CGA")):
         data.insert(3 + i, switch.lower(), [flags[i] for flags in switches])
-    data = data.assign(**_columns("paper_gain", paper))
+    data = data.assign(**_columns("paper_gain", numbers))
     shown = pd.DataFrame(
         {
             "model": data["model"],
@@ -90,11 +90,11 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
             "top-1 %": cells(data, "top1"),
             f"Δ to {BASELINE}": cells(data, "gain", form=signed),
             "cross-entropy": cells(data, "loss", digits=3),
-            f"paper, Δ to {BASELINE}": _published(paper),
+            f"paper, Δ to {BASELINE}": _as_printed(numbers),
         }
     )
-    source = f" The paper's are ImageNet results at another scale: {published.GAINS_SOURCE}." if any(paper) else ""
-    remedies = f" {published.REMEDIES}" if _has_remedies(grid) else ""
+    source = f" The paper's are ImageNet results at another scale: {paper.GAINS_SOURCE}." if any(numbers) else ""
+    remedies = f" {paper.REMEDIES}" if _has_remedies(grid) else ""
     caption = (
         f"Study {grid.study}: what each component adds; mean ± standard deviation over {grid.seeds_in_words}, "
         f"{_evaluated(grid)}. Differences to {BASELINE} are paired by seed.{source}{remedies}"
@@ -128,16 +128,16 @@ def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     write_table(grid.directory / "tables", "oscillation", data, shown, runs, caption)
 
 
-def _columns(name: str, paper: Sequence[Published | None]) -> dict[str, list[float | str | None]]:
+def _columns(name: str, numbers: Sequence[PaperNumber | None]) -> dict[str, list[float | str | None]]:
     """The published numbers as a column of their own, and what must be said with them as another."""
     return {
-        name: [None if each is None else each.value for each in paper],
-        "paper_mark": [None if each is None else each.mark or None for each in paper],
+        name: [None if each is None else each.value for each in numbers],
+        "paper_mark": [None if each is None else each.mark or None for each in numbers],
     }
 
 
-def _published(paper: Sequence[Published | None]) -> list[str]:
-    return ["–" if each is None else each.shown for each in paper]
+def _as_printed(numbers: Sequence[PaperNumber | None]) -> list[str]:
+    return ["–" if each is None else each.shown for each in numbers]
 
 
 def _has_remedies(grid: Grid) -> bool:

@@ -5,16 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import train_step
 from torch import Tensor, nn
 
 from ofq.oscillation import OscillationMeter
 from ofq.quant import block_weights
 from ofq.quant.weights import record_codes
+from tests.quant import reference
+from tests.quant.small import train_step
 
 WALKS = st.lists(st.lists(st.sampled_from([-128, -2, -1, 0, 1, 127]), min_size=3, max_size=3), min_size=1, max_size=12)
 
@@ -143,7 +143,7 @@ def test_the_meter_changes_nothing(
         for _ in range(4):
             train_step(model, optimizer, images, labels)
             if metered:
-                meter.update({weight.name: weight.recorded() for weight in weights})
+                meter.update({weight.name: weight.last_codes() for weight in weights})
         states.append(model.state_dict())
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

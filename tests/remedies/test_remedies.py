@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import small_model
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, calibrate, quantize_model
@@ -16,6 +15,7 @@ from ofq.remedies import Dampening, IterativeFreezing, Remedy, governed_layers
 from ofq.remedies.base import annealed, offset, weight_quantizer
 from ofq.remedies.freezing import FrozenCodes
 from tests.docs.test_guides import blocks
+from tests.quant.small import small_model
 
 STEPS = 40
 EAGER = {"threshold": 0.01, "first_threshold": 0.01, "start": 0.1, "momentum": 0.2}  # freezes within a few steps

@@ -43,7 +43,7 @@ IMPLIED_SOURCE = (
 
 
 @dataclass(frozen=True)
-class Published:
+class PaperNumber:
     """A number as it was printed, and the mark that must stand beside it.
 
     Attributes:
@@ -66,11 +66,11 @@ class Published:
 
 
 # model: {bits: {variant: gain over LSQ in percentage points}}
-_GAINS: dict[str, dict[str, dict[str, Published]]] = {
+_GAINS: dict[str, dict[str, dict[str, PaperNumber]]] = {
     "deit_small": {
-        "w2a2": {"statsq": Published("+6.3", SECOND_HAND), "statsq-qkr-cga": Published("+7.72", SECOND_HAND)},
-        "w3a3": {"statsq": Published("+0.8", SECOND_HAND)},
-        "w4a4": {"statsq": Published("+1.0", SECOND_HAND)},
+        "w2a2": {"statsq": PaperNumber("+6.3", SECOND_HAND), "statsq-qkr-cga": PaperNumber("+7.72", SECOND_HAND)},
+        "w3a3": {"statsq": PaperNumber("+0.8", SECOND_HAND)},
+        "w4a4": {"statsq": PaperNumber("+1.0", SECOND_HAND)},
     },
 }
 GAINS_SOURCE = "OFQ, Table 3, from a reading note of the paper (second-hand)"
@@ -89,15 +89,15 @@ REMEDIES = (
 )
 
 
-def top1(paper_model: str | None, bits: str, variant: str) -> Published | None:
+def top1(paper_model: str | None, bits: str, variant: str) -> PaperNumber | None:
     """Published or implied top-1 in percent with its mark, or None where there is none."""
     for numbers, mark in ((TOP1, ""), (_IMPLIED_TOP1, IMPLIED)):
         value = numbers.get(paper_model or "", {}).get(bits, {}).get(variant)
         if value is not None:
-            return Published(f"{value:.2f}", mark)
+            return PaperNumber(f"{value:.2f}", mark)
     return None
 
 
-def gain(paper_model: str | None, bits: str, variant: str) -> Published | None:
+def gain(paper_model: str | None, bits: str, variant: str) -> PaperNumber | None:
     """Published gain of top-1 over LSQ in percentage points, or None where none is published."""
     return _GAINS.get(paper_model or "", {}).get(bits, {}).get(variant)

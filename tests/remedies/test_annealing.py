@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import small_model
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, StatsQuantizer, block_weights, calibrate, quantize_model
 from ofq.remedies import Annealing, ConfidenceGuidedAnnealing, FrozenWeights, Remedy, confidence_mask
+from tests.quant.small import small_model
 
 
 @given(st.integers(2, 4), st.integers(0, 2**31), st.floats(0, 0.49))

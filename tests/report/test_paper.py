@@ -7,8 +7,8 @@ import pytest
 from pandas.api.types import is_numeric_dtype
 
 from ofq.config.grid import Grid
+from ofq.report.paper import gain, top1
 from ofq.report.parts.tables import write_tables
-from ofq.report.published import gain, top1
 from tests.report.conftest import Made
 
 TABLES = Path("results/digits/report/tables")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import small_model, train_step
 from torch import Tensor, nn
 
 from ofq.oscillation import OscillationMeter
@@ -16,6 +15,7 @@ from ofq.oscillation.coupling import CouplingObserver, lifts
 from ofq.oscillation.observer import Observer, threshold_distance
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant import QuantConfig, StatsQuantizer, calibrate, quantize_model
+from tests.quant.small import small_model, train_step
 
 STEPS = 12
 

@@ -10,7 +10,7 @@ import yaml
 
 from ofq.config import params
 from ofq.config.resolve import resolve
-from ofq.config.settings import Phase
+from ofq.config.settings import TrainingRecipe
 from ofq.data import batches
 from ofq.data.prepare import prepare
 from ofq.errors import UserError
@@ -116,7 +116,7 @@ def test_a_truncated_model_is_named(here: params.Params, tmp_path: Path) -> None
 
 
 def test_the_schedule_warms_up_falls_and_stays() -> None:
-    phase = Phase(lr=1.0, min_lr=0.1, batch_size=1, steps=100, warmup=0.1, constant_steps=20)
+    phase = TrainingRecipe(lr=1.0, min_lr=0.1, batch_size=1, steps=100, warmup=0.1, constant_steps=20)
     optimizer = make_optimizer(torch.nn.Linear(2, 2), phase)
     schedule = make_schedule(optimizer, phase)
     rates = []

@@ -428,12 +428,13 @@ def test_what_a_run_is_doing_is_read_from_its_files(tmp_path: Path) -> None:
     log = tmp_path / "logs" / f"{STATSQ}.log"
     log.parent.mkdir(parents=True)
     log.write_text("")
-    assert folder.went_on(0.0) == ""
+    assert folder.went_on(0) == ""
     log.write_text("w2a2 statsq s0  resumed after step 131\n")
-    assert folder.went_on(0.0) == "resumed after step 131"
-    log.write_text("w2a2 statsq s0   step  10/400  loss  1.0\n")
-    assert folder.went_on(0.0) == "began at the start"
-    assert folder.went_on(time.time() + 60) == "", "the log is of an earlier process"
+    assert folder.went_on(0) == "resumed after step 131"
+    earlier = folder.log_size
+    assert folder.went_on(earlier) == "", "the log is of an earlier process"
+    log.write_text(f"{log.read_text()}w2a2 statsq s0   step  10/400  loss  1.0\n")
+    assert folder.went_on(earlier) == "began at the start"
 
 
 def test_the_moments_of_a_run_are_read_from_its_files(tmp_path: Path) -> None:
