@@ -1,14 +1,17 @@
-"""The claims of a study as a Markdown page."""
+"""Write the claims of a study as a Markdown page."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report.claims.pairs import Pairs
 from ofq.report.claims.quantities import Options
 from ofq.report.claims.statistics import LEVEL, Estimate, Outcome, estimate
 from ofq.report.claims.terms import Claim, ClaimsFile, Side
+from ofq.report.render import markdown
 from ofq.runs.paths import TEACHER
 
 _EXPLAINED = """\
@@ -31,7 +34,7 @@ _WHERE = {"boundary": "near thresholds", "random": "anywhere"}
 
 
 class Row(NamedTuple):
-    """A claim with what came out."""
+    """Hold a claim with what came out."""
 
     name: str
     claim: Claim
@@ -40,18 +43,24 @@ class Row(NamedTuple):
 
     @property
     def parts(self) -> dict[tuple[str, str], Estimate]:
-        """The effect at each model and bit width, not corrected; its p is of no use."""
+        """Estimate the effect at each model and bit width, not corrected; its p is of no use."""
         return {place: estimate(values) for place, values in self.pairs.parts.items()}
 
     @property
     def disagree(self) -> bool:
-        """Whether the intervals of two widths lie on opposite sides of 0: their mean says little then."""
+        """Tell whether the intervals of two widths lie on opposite sides of 0; their mean says little then."""
         known = [part.interval for part in self.parts.values() if part.interval]
         return any(low > 0 for low, _ in known) and any(high < 0 for _, high in known)
 
 
 def page(grid: Grid, file: ClaimsFile, rows: Sequence[Row]) -> str:
-    """Heading, what was tested and corrected for, and a table for each topic."""
+    """Write a heading, what was tested and corrected for, and a table for each topic.
+
+    Args:
+        grid: the study's main grid.
+        file: names the topics.
+        rows: the claims in the order of the file.
+    """
     models = list(dict.fromkeys(run.model for row in rows for run in row.pairs.runs)) or grid.models
     seeds = sorted({run.seed for row in rows for run in row.pairs.runs}) or grid.seeds
     counts = Counter(row.outcome.verdict for row in rows)
@@ -66,16 +75,18 @@ def page(grid: Grid, file: ClaimsFile, rows: Sequence[Row]) -> str:
     for topic, title in file.topics.items():
         chosen = [row for row in rows if row.claim.topic == topic]
         if chosen:
-            lines = [
-                "| verdict | statement | effect, 95 % interval | n | p, corrected |",
-                "| --- | --- | --- | --- | --- |",
-            ]
-            parts += [f"## {title}", "\n".join([*lines, *(_line(row, grid) for row in chosen)])]
+            table = pd.DataFrame([_cells(row, grid) for row in chosen])
+            parts += [f"## {title}", markdown(table, padded=False)]
     return "\n\n".join(parts) + "\n"
 
 
 def comparison(claim: Claim, bits: Sequence[str] = ()) -> str:
-    """What is compared, in words: ``osc_share of lsq (q, k) less that of lsq (v)``."""
+    """Say in words what is compared, such as ``osc_share of lsq (q, k) less that of lsq (v)``.
+
+    Args:
+        claim: whose quantities are compared.
+        bits: the widths that had runs; those that the claim names where there are none.
+    """
     left, right = claim.left, claim.right
     if not isinstance(right, Side):
         against = f"{right:g}"
@@ -92,7 +103,7 @@ def comparison(claim: Claim, bits: Sequence[str] = ()) -> str:
 
 
 def _models(row: Row, grid: Grid) -> str:
-    """The models, where they are not those of the study's main grid."""
+    """Name the models where they are not those of the study's main grid."""
     models = dict.fromkeys(model for model, _ in row.pairs.parts)
     return "" if set(models) <= set(grid.models) else f"; on {', '.join(models)}"
 
@@ -110,7 +121,7 @@ def _narrowed(options: Options) -> list[str]:
     return [*parts, *([f"noise {_WHERE[options.where]}, all ranges"] if options.where else [])]
 
 
-def _line(row: Row, grid: Grid) -> str:
+def _cells(row: Row, grid: Grid) -> dict[str, str]:
     found = row.outcome
     verdict = f"**{found.verdict}** on {grid.study}"
     if row.disagree:
@@ -118,14 +129,13 @@ def _line(row: Row, grid: Grid) -> str:
     elif found.seeds is not None:
         verdict += f"<br><sub>{found.seeds} seeds would decide</sub>"
     about = f"{row.claim.source.rstrip('.')}.<br>Tested: {comparison(row.claim, row.pairs.bits)}{_models(row, grid)}"
-    cells = [
-        verdict,
-        f"{row.claim.statement}<br><sub>{about}</sub>",
-        _effect(row),
-        str(found.estimate.n),
-        _p(found.p_adjusted),
-    ]
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return {
+        "verdict": verdict,
+        "statement": f"{row.claim.statement}<br><sub>{about}</sub>",
+        "effect, 95 % interval": _effect(row),
+        "n": str(found.estimate.n),
+        "p, corrected": _p(found.p_adjusted),
+    }
 
 
 def _effect(row: Row) -> str:
