@@ -1,12 +1,17 @@
 """The command line: help worth reading, one line for what the machine refuses."""
 
 import errno
+import logging
 import os
+import subprocess
+import sys
 
 import pytest
 
 from ofq.cli import main as cli
 from ofq.cli.run import commands
+from ofq.environment import configure_logging
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("step", list(commands()))
@@ -44,3 +49,76 @@ def test_any_other_fault_of_the_machine_is_not_hidden(monkeypatch: pytest.Monkey
     monkeypatch.setattr("ofq.workflow.targets.load", fail)
     with pytest.raises(OSError, match="broken disk"):
         cli.main(["data", "digits"])
+
+
+@pytest.mark.parametrize("level", ["loud", "", "infos"])
+def test_a_level_that_does_not_exist_is_one_line(
+    level: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OFQ_LOG_LEVEL", level)
+    assert cli.main(["schema"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith("ofq: error: unknown level in OFQ_LOG_LEVEL: ")
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("level", "lines"),
+    [
+        ("debug", ["fine", "progress", "ofq: warning: beware"]),
+        ("INFO", ["progress", "ofq: warning: beware"]),
+        ("warning", ["ofq: warning: beware"]),
+        ("error", []),
+    ],
+)
+def test_the_level_says_how_much_is_told_and_results_stay_apart(
+    level: str, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OFQ_LOG_LEVEL", level)
+    configure_logging()
+    log = logging.getLogger("ofq.training.loop")
+    log.debug("fine")
+    log.info("progress")
+    log.warning("be%s", "ware")
+    print("a result")
+    shown = capsys.readouterr()
+    assert (shown.err.splitlines(), shown.out) == (lines, "a result\n")
+
+
+@pytest.mark.parametrize(("name", "near"), [("qats", "qat"), ("tabels", "tables"), ("boundry-range", "boundary-range")])
+def test_an_unknown_command_names_the_nearest(name: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "digits"]) == 2
+    assert f"unknown command '{name}'; did you mean '{near}'?" in capsys.readouterr().err
+
+
+def test_a_part_of_the_report_has_its_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["report", "tabels", "digits"]) == 2
+    assert "unknown part of the report: 'tabels'; did you mean 'tables'?" in capsys.readouterr().err
+
+
+def test_the_list_of_commands_has_each_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name, command in commands().items():
+        assert f"\n  {name} " in shown and command.summary.endswith(".") and command.summary in shown
+
+
+def test_a_command_that_moved_says_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["drill", "--kills", "20"]) == 2
+    shown = capsys.readouterr().err
+    assert "python -m tools.drill" in shown and shown.count("\n") == 1
+
+
+def test_a_job_for_the_warm_process_starts_without_reading_settings() -> None:
+    script = (
+        "import sys\n"
+        "from ofq.cli.run import find\n"
+        "find('qat').parse(['digits/vit_micro/w2a2/statsq/seed0'])\n"
+        "heavy = {'torch', 'timm', 'pydantic', 'yaml', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
