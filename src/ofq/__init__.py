@@ -5,13 +5,13 @@ from importlib import import_module
 
 
 def lazy_names(modules: Mapping[str, str]) -> Callable[[str], object]:
-    """A package's ``__getattr__`` that imports a public name from its module when it is first asked for.
+    """Return a package's ``__getattr__`` that imports a public name from its module on first use.
 
     Args:
         modules: full name of the module that defines each public name.
 
     Raises:
-        AttributeError: from the function that is returned, for any other name.
+        AttributeError: raised by the returned function for any other name.
     """
 
     def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""The environment variables of this project, and what they set up at once: how much is told while it works."""
+"""The environment variables of this project, and the logging that one of them sets."""
 
 import logging
 import os
@@ -9,25 +9,25 @@ from ofq.errors import unknown
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 UNDER_SNAKEMAKE = "OFQ_UNDER_SNAKEMAKE"
-"""Set for jobs of Snakemake, which deletes what a job wrote if the job is killed before it is known to have ended well:
-their states stay until Snakemake is done."""
+"""Set for jobs of Snakemake, whose states stay until Snakemake is done: it deletes what a job wrote if the job is
+killed before it is known to have succeeded."""
 
 RESUME_ACROSS_CODE = "OFQ_RESUME_ACROSS_CODE"
-""""1" is --resume-across-code for every job of a study."""
+""""1" means --resume-across-code for every job of a study."""
 
 WARM_SOCKET = "OFQ_WARM_SOCKET"
-"""Leads a job to the warm process."""
+"""Address at which a job reaches the warm process."""
 
 SETTINGS = "OFQ_SETTINGS"
-"""Names the file in which Snakemake's jobs find their settings; without it they read ``params.yaml``."""
+"""File with the settings of Snakemake's jobs; without it they read ``params.yaml``."""
 
 LOG_LEVEL = "OFQ_LOG_LEVEL"
-"""How much of the progress is told: ``debug``, ``info`` (default), ``warning`` or ``error``."""
+"""How much of the progress is logged: ``debug``, ``info`` (default), ``warning`` or ``error``."""
 
 
 class _StandardError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        """Write progress as it is, and warnings with the project's name, as errors have it."""
+        """Print progress as it is, and warnings with the project's name in front, like errors."""
         name = "" if record.levelno < logging.WARNING else f"ofq: {record.levelname.lower()}: "
         print(f"{name}{self.format(record)}", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake ends in: a single line and exit code 2."""
+"""The exception for a user's mistake, which ends in a single line and exit code 2."""
 
 import difflib
 import errno
@@ -9,19 +9,19 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """What is wrong, where, and how to mend it, in one line.
+    """A mistake of the user: what is wrong, where, and how to mend it, in one line.
 
     ``python -m ofq`` and the Snakefile print it without a traceback and end with exit code 2.
     """
 
     def __str__(self) -> str:
-        # What people wrote and what libraries say may hold line breaks, and worse for a terminal.
+        # A user's text or a library's may hold line breaks and characters that disturb a terminal.
         text = " ".join(super().__str__().split())
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Stopped(Exception):
-    """The run was told to stop; its state is saved and the same command goes on with it."""
+    """The run was told to stop; its state is saved and the same command continues from it."""
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(
@@ -31,29 +31,29 @@ class Stopped(Exception):
 
 
 def missing(path: Path) -> UserError:
-    """The error for a file of the pipeline that is not there yet."""
+    """Return the error for a file of the pipeline that does not exist yet."""
     return UserError(f"{path} does not exist; make it with: snakemake {path}")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: names the nearest right one, or all of them."""
+    """Return the error for a name that does not exist, with the nearest right one or all of them."""
     names = sorted(known)
     name = shortened(name)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names) or 'none'}"
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{matches[0]}'?" if matches else f"known: {', '.join(names) or 'none'}"
     return UserError(f"unknown {kind} '{name}'; {hint}")
 
 
 def shortened(text: str, length: int = 80) -> str:
-    """The text, or its beginning where it is longer than a message should be."""
+    """Return the text, or its beginning if it is longer than a message should be."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def refused(error: OSError, path: Path | str | None = None, *, action: str = "read or write") -> UserError | None:
-    """The error for what the machine refuses: space, permission, or what stands in the way; None for other faults.
+    """Return the error for missing space or permission, or something in the way; None for other faults.
 
     Args:
-        error: as the operating system gave it.
+        error: the operating system's error.
         path: what was to be read or written; None for the file that the error names.
         action: what could not be done to it.
     """

@@ -1,1 +1,1 @@
-"""What ``params.yaml`` may say, and what it comes to for one run."""
+"""What ``params.yaml`` may hold, and the settings that it gives one run."""

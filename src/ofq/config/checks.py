@@ -1,4 +1,4 @@
-"""What sections of ``params.yaml`` say of one another: every name exists, and none is taken."""
+"""Checks across the sections of ``params.yaml``: every name that is used exists, and none is already taken."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -10,18 +10,18 @@ from ofq.runs.paths import EVERYTHING, TEACHER
 if TYPE_CHECKING:
     from ofq.config.params import Params
 
-# Below a study's results stand its models, beside these.
+# Entries of a study's results folder besides its models.
 _BESIDE_MODELS = {"data", "report", "mlflow.json"}
-# Below its report stand its groups, beside these.
+# Entries of its report folder besides its groups.
 _BESIDE_GROUPS = {EVERYTHING, "tables", "figures", "claims.md", "claims.json"}
 _NO_STUDIES = {"reference", EVERYTHING}
 
 
 def check_references(params: "Params") -> None:
-    """Check that every name of one section that another section uses exists, and that no name is reserved.
+    """Check that every name that one section takes from another exists, and that no name is reserved.
 
     Raises:
-        ValueError: the first that is wrong, with its place and the nearest right name.
+        ValueError: a name is wrong; gives the first, with its place and the nearest right name.
     """
     _exists("study", "study", [params.study], params.studies)
     for section, names, reserved in (

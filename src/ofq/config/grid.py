@@ -1,4 +1,4 @@
-"""The runs of a study: its main grid, its groups, and the coordinates that a run of it may have."""
+"""The runs of a study: its main grid, its groups, and the coordinates that its runs may have."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Grid:
             raise unknown(f"group of study '{self.study}':", self.group, groups)
 
     def __str__(self) -> str:
-        """As people read it: ``digits controls``."""
+        """Return the grid's name for people: ``digits controls``."""
         return f"{self.study} {self.group}" if self.group else self.study
 
     @property
@@ -59,7 +59,7 @@ class Grid:
 
     @property
     def variants(self) -> list[str]:
-        """Names of its variants as they are listed, ``teacher`` of a learning-rate sweep included."""
+        """Names of its variants as listed, including ``teacher`` of a learning-rate sweep."""
         return list(self._own.variants)
 
     @property
@@ -79,7 +79,7 @@ class Grid:
 
     @property
     def directory(self) -> Path:
-        """Where its report lies."""
+        """The directory of its report."""
         return report_dir(self.study, self.group)
 
     @property
@@ -89,12 +89,12 @@ class Grid:
 
     @property
     def places(self) -> list[tuple[str, str]]:
-        """Its models and bit widths in order: a panel or a block of rows each."""
+        """Its pairs of model and bit width in order: each is a panel or a block of rows."""
         return [(model, bits) for model in self.models for bits in self.bits]
 
     @cached_property
     def runs(self) -> list[Run]:
-        """Its runs in order: model, bits, variant, seed. Of a learning-rate sweep those of full precision are first."""
+        """Its runs by model, bits, variant, seed; in a learning-rate sweep a model's full-precision runs come first."""
         spec = self.settings
         teachers = [name for name in teacher_names(spec) if name != TEACHER]
         listed = swept_names(spec) if spec.sweep_lr else [name for name in self.variants if name != TEACHER]
@@ -118,52 +118,52 @@ class Grid:
 
     @property
     def trained(self) -> list[Run]:
-        """Its students that are no annealing: those that are measured further."""
+        """Its students that are not annealed; only these are measured further."""
         return [run for run in self.students if self.params.variant(run.variant).parent is None]
 
     @property
     def bands(self) -> dict[str, float]:
-        """Boundary range in code steps of each of its variants that anneals with one."""
+        """Boundary range in code steps of each of its variants that is annealed with one."""
         annealed = {name: self.params.variant(name).cga for name in self.variants if name != TEACHER}
         return {name: cga.boundary_range for name, cga in annealed.items() if cga and cga.boundary_range is not None}
 
     @property
     def published(self) -> list[Path]:
-        """Every file of every run of it, and of their teachers."""
+        """Every file of its runs and of their teachers."""
         runs = {*self.runs, *(run.teacher for run in self.runs)}
         return [path for run in sorted(runs) for path in published(self.params, run)]
 
     @property
     def measured(self) -> list[Path]:
-        """The files of what is measured on its trained runs."""
+        """The files of the measurements on its trained runs."""
         return [getattr(run.files, kind) for run in self.trained for kind in self.measure]
 
 
 def grids(params: Params, study: str) -> list[Grid]:
-    """The main grid of a study and those of its groups."""
+    """Return the main grid of a study and the grids of its groups."""
     return [Grid(params, study), *(Grid(params, study, group) for group in params.study_named(study).groups)]
 
 
 def all_runs(params: Params, study: str) -> list[Run]:
-    """The runs of a study's main grid and of all its groups, each once."""
+    """Return the runs of a study's main grid and of all its groups, each once."""
     return list(dict.fromkeys(run for grid in grids(params, study) for run in grid.runs))
 
 
 def published(params: Params, run: Run) -> list[Path]:
-    """Every file that a run publishes."""
+    """Return every file that a run publishes."""
     annealed = not run.full_precision and params.variant(run.variant).parent is not None
     return [*run.files.published, *([run.files.annealing] if annealed else [])]
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Names that may stand in a run of a study or one of its groups, in the order of ``params.yaml``.
+    """The names that a run of a study or of its groups may have, in the order of ``params.yaml``.
 
     Attributes:
-        models: of its grids.
-        bits: of its grids, and that of full precision.
-        teachers: the full-precision runs: ``teacher``, and those of a learning-rate sweep.
-        variants: of its grids, and the parents of those that are annealed.
+        models: models of its grids.
+        bits: bit widths of its grids, and that of full precision.
+        teachers: full-precision runs: ``teacher``, and those of a learning-rate sweep.
+        variants: variants of its grids, and the parents of annealed ones.
     """
 
     models: list[str]
@@ -173,7 +173,7 @@ class Coordinates:
 
     @classmethod
     def of(cls, params: Params, study: str) -> "Coordinates":
-        """Those of a study.
+        """Return the coordinates of a study.
 
         Raises:
             UserError: no such study.
@@ -193,7 +193,7 @@ class Coordinates:
 
 
 def check_run(params: Params, run: Run) -> None:
-    """Raise :class:`UserError` with the nearest right name where a coordinate of the run does not exist."""
+    """Raise :class:`UserError` with the nearest right name if a coordinate of the run does not exist."""
     known = Coordinates.of(params, run.study)
     if run.seed >= SEEDS:
         raise UserError(f"seed {run.seed} of {run} is too large; it should be less than {SEEDS}")
@@ -212,7 +212,7 @@ def check_run(params: Params, run: Run) -> None:
 
 
 def teacher_names(study: Study) -> list[str]:
-    """Names of a study's full-precision runs: the teacher, and those of a learning-rate sweep."""
+    """Return the names of a study's full-precision runs: the teacher, and those of a learning-rate sweep."""
     rates = study.sweep_lr.teacher if study.sweep_lr and TEACHER in study.variants else []
     return [TEACHER, *(f"{TEACHER}-lr{rate:g}" for rate in rates)]
 

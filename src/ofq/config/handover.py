@@ -1,7 +1,7 @@
-"""Hand the settings of jobs from who planned them to the jobs, so that both use the same ones.
+"""Hand settings from the planner of jobs to the jobs, so that both use the same ones.
 
-Snakemake resolves ``params.yaml`` once and writes what it comes to for each job that will run into one file. A job that
-somebody starts by hand resolves ``params.yaml`` itself.
+Snakemake resolves ``params.yaml`` once and writes the settings of each job that will run into one file. A job that is
+started by hand resolves ``params.yaml`` itself.
 """
 
 import json
@@ -20,12 +20,12 @@ from ofq.runs.paths import Run
 
 
 class JobSettings(BaseModel):
-    """What a job needs to know of ``params.yaml``.
+    """The settings that a job needs from ``params.yaml``.
 
     Attributes:
         config: everything that its run depends on.
         keeping: how the run keeps its state.
-        students: of a teacher: settings of the runs that it will teach.
+        students: for a teacher, settings of the runs that it will teach.
     """
 
     config: RunConfig
@@ -48,15 +48,15 @@ def resolve_job(params: Params, run: Run) -> JobSettings:
 
 
 def hand_over(path: Path, params: Params, runs: Iterable[Run]) -> None:
-    """Write the settings of the jobs of some runs into a file, for jobs that find its name in ``OFQ_SETTINGS``."""
+    """Write the settings of some runs' jobs into a file; the jobs find its name in ``OFQ_SETTINGS``."""
     jobs = {str(run): resolve_job(params, run).model_dump(mode="json", exclude_none=True) for run in runs}
     write_text(path, json.dumps(jobs))
 
 
 def job_settings(run: Run) -> JobSettings:
-    """The settings of a run's job: those that were handed over, or else what ``params.yaml`` says now.
+    """Return the settings of a run's job: those handed over, or else what ``params.yaml`` says now.
 
-    A job on a machine that does not see the file reads ``params.yaml``, which Snakemake has brought there.
+    A job on a machine that cannot see the file reads ``params.yaml``, which Snakemake has copied there.
 
     Raises:
         UserError: ``params.yaml`` is wrong, or a coordinate of the run does not exist.

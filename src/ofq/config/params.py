@@ -1,6 +1,6 @@
-"""The whole of ``params.yaml`` as a type, and reading it.
+"""The type of the whole ``params.yaml``, and the function that reads it.
 
-Whatever reads the file comes through :func:`load`, so a mistake in it is one line with the nearest right name.
+Everything that reads the file calls :func:`load`, so a mistake in it gives one line with the nearest right name.
 ``params.schema.json``, which editors use, is generated from these types (``python -m ofq schema``).
 """
 
@@ -33,20 +33,20 @@ class Params(Strict):
         return self
 
     def study_named(self, name: str) -> Study:
-        """The study of that name, or :class:`UserError` with the nearest one."""
+        """Return the study of that name, or raise :class:`UserError` with the nearest one."""
         if name not in self.studies:
             raise unknown("study", name, self.studies)
         return self.studies[name]
 
     def variant(self, name: str) -> Variant:
-        """The variant of that name, one made by a learning-rate sweep included."""
+        """Return the variant of that name, which a learning-rate sweep may have made."""
         if name in self.variants:
             return self.variants[name]
         base, rate = name.rsplit("-lr", 1)
         return self.variants[base].model_copy(update={"lr": float(rate)})
 
     def source(self, name: str) -> Variant:
-        """The variant whose switches a variant has: its parent where it is annealed, else itself."""
+        """Return the variant whose switches a variant has: its parent if it is annealed, else itself."""
         variant = self.variant(name)
         return self.variants[variant.parent] if variant.parent else variant
 
@@ -55,8 +55,8 @@ def load(path: Path = PARAMS) -> Params:
     """Read and validate ``params.yaml``.
 
     Raises:
-        UserError: the file is missing, is no YAML, or holds an unknown key or a bad value, or a remedy's class is not
-            there; names the place.
+        UserError: the file is missing, is not YAML, or holds an unknown key, a bad value or a remedy whose class is
+            missing; names the place.
     """
     params = read_model(path, Params)
     for name, variant in params.variants.items():
@@ -67,5 +67,5 @@ def load(path: Path = PARAMS) -> Params:
 
 
 def json_schema() -> str:
-    """JSON schema of ``params.yaml`` for editors, generated from the types above."""
+    """Return the JSON schema of ``params.yaml`` for editors, generated from the types above."""
     return json.dumps(Params.model_json_schema(), indent=2) + "\n"

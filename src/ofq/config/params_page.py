@@ -1,4 +1,4 @@
-"""The page docs/params.md: one row for each key of ``params.yaml``, written from the typed schema."""
+"""The page docs/params.md: one row for each key of ``params.yaml``, generated from the typed schema."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,21 +19,21 @@ _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusi
 
 
 def markdown() -> str:
-    """The whole page, sections in the order of ``params.yaml``."""
+    """Return the whole page, sections in the order of ``params.yaml``."""
     schema = Params.model_json_schema()
-    places: dict[str, list[str]] = {}  # sections by type: where a type stands in two places, they share one
+    places: dict[str, list[str]] = {}  # places by type: a type used in two places gets one section
     for place, kind in _places(schema, schema, ""):
         places.setdefault(kind, []).append(place)
     parts = [_HEAD, "## Top level\n", _table(schema, schema)]
-    for kind, found in places.items():
+    for kind, used_at in places.items():
         section = schema["$defs"][kind]
-        parts += [f"## {', '.join(f'`{place}`' for place in found)}\n", f"{_tidy(section['description'])}\n"]
+        parts += [f"## {', '.join(f'`{place}`' for place in used_at)}\n", f"{_tidy(section['description'])}\n"]
         parts.append(_table(schema, section))
     return "\n".join(parts)
 
 
 def _places(schema: dict[str, Any], section: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
-    """Place and type of every mapping in the file, parents before children."""
+    """Yield place and type of every mapping in the file, parents before children."""
     for key, value in section["properties"].items():
         for option in _options(value):
             named: dict[str, Any] = next(iter(option.get("patternProperties", {}).values()), {})
@@ -54,7 +54,7 @@ def _table(schema: dict[str, Any], section: dict[str, Any]) -> str:
 
 
 def _default(value: dict[str, Any]) -> str:
-    default = value.get("default", {})  # of a mapping that starts empty the schema says nothing
+    default = value.get("default", {})  # the schema gives none for a mapping that starts empty
     return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
@@ -68,7 +68,7 @@ def _reference(value: dict[str, Any]) -> str:
 
 
 def _kind(value: dict[str, Any]) -> str:
-    """What may stand there, in words."""
+    """Describe in words what values a key may have."""
     if "enum" in value:
         return ", ".join(f"`{choice}`" for choice in value["enum"])
     if _reference(value) or value.get("patternProperties"):
@@ -86,5 +86,5 @@ def _kind(value: dict[str, Any]) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Markdown in one line: docstrings mark code with two backticks."""
+    """Return the text as one line of Markdown: docstrings mark code with two backticks."""
     return " ".join(text.split()).replace("``", "`").replace("|", "\\|")

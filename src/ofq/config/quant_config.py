@@ -9,7 +9,7 @@ BitWidth = Annotated[int, Field(ge=2, le=8)]
 
 
 class QuantConfig(BaseModel):
-    """How :func:`ofq.quant.quantize_model` quantizes a vision transformer.
+    """The settings by which :func:`ofq.quant.quantize_model` quantizes a vision transformer.
 
     Raises:
         pydantic.ValidationError: a field is unknown or its value is not allowed; names the field.

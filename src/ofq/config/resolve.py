@@ -1,4 +1,4 @@
-"""What ``params.yaml`` comes to for one run."""
+"""The settings of one run, resolved from ``params.yaml``."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from ofq.runs.paths import TEACHER, Run
 
 @dataclass(frozen=True)
 class Keeping:
-    """How the resumable state of a run is kept and taken up. It changes no number, so it is no part of the run.
+    """How the resumable state of a run is kept and resumed. It changes no number, so it is not part of the run.
 
     Attributes:
-        checkpoint_seconds: from one checkpoint to the next, at least.
+        checkpoint_seconds: least time from one checkpoint to the next.
         rerun_on_code: the study's setting: whether other code runs everything again.
-        resume_across_code: the caller's choice to go on from a state that other code saved.
+        resume_across_code: the caller's choice to resume from a state that other code saved.
     """
 
     checkpoint_seconds: float = 30.0
@@ -27,7 +27,7 @@ class Keeping:
 
     @property
     def across_code(self) -> bool:
-        """Whether a state that other code saved is taken up."""
+        """Whether a run resumes from a state that other code saved."""
         return self.resume_across_code or not self.rerun_on_code
 
 
@@ -66,26 +66,26 @@ class RunConfig(Strict):
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Modules that this run executes beside those of its step: part of the digest of its code."""
+        """Modules that this run executes besides those of its step; part of the digest of its code."""
         return () if self.remedy is None else (self.remedy.place[0],)
 
     def canonical(self) -> str:
-        """Stable JSON, what Snakemake compares to decide whether settings changed."""
+        """Return stable JSON, which Snakemake compares to decide whether settings changed."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
 
     def key(self, code: str) -> str:
-        """Name of the resumable state: configuration and code digest in 12 hexadecimal digits."""
+        """Return the name of the resumable state: configuration and code digest in 12 hexadecimal digits."""
         return hashlib.sha256(f"{self.canonical()}\n{code}".encode()).hexdigest()[:12]
 
 
 def keeping(params: Params, study: str, *, resume_across_code: bool = False) -> Keeping:
-    """How a study's runs keep their state."""
+    """Return how a study's runs keep their state."""
     spec = params.study_named(study)
     return Keeping(spec.checkpoint_seconds, spec.rerun_on_code, resume_across_code)
 
 
 def resolve(params: Params, run: Run) -> RunConfig:
-    """Everything that the run depends on.
+    """Return everything that a run depends on.
 
     Raises:
         UserError: a coordinate of the run does not exist; names the nearest one.
@@ -93,7 +93,7 @@ def resolve(params: Params, run: Run) -> RunConfig:
     check_run(params, run)
     study = params.studies[run.study]
     recipe = params.recipes[study.recipe]
-    # Where the files lie and what the tables show beside a model change no number: they are no part of a run.
+    # The files' folder and the published numbers shown beside a model change no number: they are not part of a run.
     common: dict[str, Any] = {
         "data": study.data.model_copy(update={"root": None}),
         "model": params.models[run.model].model_copy(update={"paper_model": None}),
@@ -115,7 +115,7 @@ def resolve(params: Params, run: Run) -> RunConfig:
     )
     qat = _with_lr(recipe.qat, source.lr)
     taught: dict[str, Any] = {
-        # What is stored is the output in evaluation mode.
+        # The stored output is that of evaluation mode.
         "teacher_once": recipe.teacher_once and source.fidelity.teacher_mode == "eval",
         "teacher_mode": "train" if source.fidelity.teacher_mode == "train" else None,
     }
@@ -150,5 +150,5 @@ def resolve(params: Params, run: Run) -> RunConfig:
 
 
 def _with_lr(phase: TrainingRecipe, lr: float | None) -> TrainingRecipe:
-    """The phase at another peak rate; the lowest rate keeps its ratio to it."""
+    """Return the phase at another peak rate; the lowest rate keeps its ratio to the peak."""
     return phase if lr is None else phase.model_copy(update={"lr": lr, "min_lr": phase.min_lr * lr / phase.lr})

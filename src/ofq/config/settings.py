@@ -1,7 +1,7 @@
-"""The sections of ``params.yaml`` that a run is made of: what each may hold, and what contradicts itself.
+"""The sections of ``params.yaml`` that make up a run: what each may hold, and what contradicts itself.
 
-Studies, grids of runs, are :mod:`ofq.config.studies`; how sections refer to one another, and what they resolve to for
-one run, is :mod:`ofq.config.params`.
+Studies, which are grids of runs, are in :mod:`ofq.config.studies`; references between sections are checked in
+:mod:`ofq.config.checks`; the settings of one run are resolved in :mod:`ofq.config.resolve`.
 """
 
 from typing import Annotated, Any, Literal
@@ -43,14 +43,14 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-# Keyword arguments of somebody's constructor.
+# Keyword arguments of a constructor: a timm model's or a remedy's.
 Arguments = dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]]
 
 
 class Strict(BaseModel):
     """A section of ``params.yaml``: no unknown key, no value of another type, nothing that is not finite."""
 
-    # true is no 1, "3" no 3, and 3.0 no whole number.
+    # true is not 1, "3" is not 3, and 3.0 is not a whole number.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -215,7 +215,7 @@ class RemedySettings(Strict):
 
     @property
     def place(self) -> tuple[str, str]:
-        """Module and class."""
+        """The module and the class of the remedy."""
         module, _, attribute = _REMEDIES.get(self.name, self.name).partition(":")
         return module, attribute
 

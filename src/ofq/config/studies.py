@@ -1,6 +1,6 @@
 """The studies of ``params.yaml``: grids of runs, and what is reported of them.
 
-What a single run is made of is :mod:`ofq.config.settings`; which runs there are, :mod:`ofq.config.grid`.
+The settings of a single run are in :mod:`ofq.config.settings`, the runs of a study in :mod:`ofq.config.grid`.
 """
 
 from typing import Annotated, Any, Literal
@@ -47,7 +47,7 @@ class Reported(Strict):
         return None if values is None else _no_repeats(values)
 
     def check_pairs(self, variants: list[str]) -> None:
-        """Raise ValueError where a pair names a variant that the grid does not have, or is of one with itself."""
+        """Raise ValueError if a pair names a variant that the grid does not have, or the same variant twice."""
         for pair in self.compare:
             if pair[0] == pair[1]:
                 raise ValueError(f"compare: '{pair[0]}' with itself is no comparison")
@@ -128,7 +128,7 @@ class Study(Reported):
 
 
 def swept_names(study: Study) -> list[str]:
-    """Names of the quantized variants of a learning-rate sweep: each listed one at each rate; none without a sweep."""
+    """Return the names of a sweep's quantized variants: each listed one at each learning rate; none without a sweep."""
     rates = study.sweep_lr.qat if study.sweep_lr else []
     return [f"{name}-lr{rate:g}" for name in study.variants if name != TEACHER for rate in rates]
 

@@ -1,4 +1,4 @@
-"""Read a YAML file into a pydantic type; whatever is wrong with it is one line that names the place."""
+"""Read a YAML file into a pydantic type; a mistake in it gives one line that names the place."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def read_model(path: Path, model: type[Section]) -> Section:
     """Read and validate a YAML file.
 
     Raises:
-        UserError: the file is missing, is no YAML, or holds an unknown key or a bad value; names the place.
+        UserError: the file is missing, is not YAML, or holds an unknown key or a bad value; names the place.
     """
     try:
         text = path.read_bytes()
@@ -33,7 +33,7 @@ def read_model(path: Path, model: type[Section]) -> Section:
         content = yaml.load(text, Loader=_Loader)
     except RecursionError:
         raise UserError(f"{path}: cannot be read: nested too deeply") from None
-    # Beside its own errors, PyYAML lets those of Python's conversions through: `!!bool maybe` is a KeyError.
+    # Besides its own errors, PyYAML lets those of Python's conversions through: `!!bool maybe` is a KeyError.
     except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
     """Plain values as in YAML 1.2, which DVC and editors read, and a key given twice is an error.
 
     PyYAML follows YAML 1.1: ``010`` is 8, ``1_000`` is 1000, ``12:30`` is 750, ``no`` is false, ``2026-01-01`` is a
-    date, and ``5e-4`` is text. Here the last is a number and the others are text, which a number's type refuses.
+    date, and ``5e-4`` is text. Here the last is a number. The others are text, which fields of other types refuse.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -74,7 +74,7 @@ for _tag, _pattern, _first in (
 
 
 def _first_line(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first validation error as ``place: what is wrong``, with the nearest key for an unknown one."""
+    """Return the first validation error as ``place: what is wrong``, with the nearest key for an unknown one."""
     # A mistyped key also leaves a required one missing: the typo is the better message.
     first = min(error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "invalid_key"))
     place = [shortened(str(part)) for part in first["loc"] if part != "[key]"]
@@ -89,7 +89,7 @@ def _first_line(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _given(error: ErrorDetails) -> str:
-    """What stands in the file in place of what should; nothing where the message has it already."""
+    """Return what the file holds in place of the right value; nothing if the message says it already."""
     match error["input"]:
         case str() | int() | float() as value if error["type"] != "value_error":
             return f", not {shortened(repr(value))}"
@@ -103,7 +103,7 @@ def _given(error: ErrorDetails) -> str:
 
 
 def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
-    """Field names of the type that stands at a place of the file."""
+    """Return the field names of the type at a place of the file."""
     current: Any = model
     for part in place:
         if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
@@ -115,4 +115,4 @@ def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
 def _types_in(annotation: Any) -> list[type]:
     if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
         return [annotation]
-    return [found for part in getattr(annotation, "__args__", ()) for found in _types_in(part)]
+    return [kind for part in getattr(annotation, "__args__", ()) for kind in _types_in(part)]

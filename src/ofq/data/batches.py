@@ -36,7 +36,7 @@ class StudyData:
     eval_images: Tensor
     eval_labels: Tensor
     classes: int
-    teacher_logits: Tensor | None = None  # (n, classes) float32: of a teacher, for every training image
+    teacher_logits: Tensor | None = None  # (n, classes) float32: a teacher's, for every training image
 
     @property
     def channels(self) -> int:
@@ -49,9 +49,9 @@ class StudyData:
         return self.train_images.shape[2], self.train_images.shape[3]
 
     def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        """The batch of an optimizer step: a slice of the epoch's permutation, the remainder of an epoch dropped.
+        """Return the batch of an optimizer step: a slice of the epoch's permutation, the epoch's remainder dropped.
 
-        It is a function of its arguments alone, so resuming at any step continues the same sequence.
+        It depends on its arguments alone, so resuming at any step continues the same sequence.
         """
         count = len(self.train_labels)
         if batch_size > count:
@@ -64,7 +64,7 @@ class StudyData:
         return Batch(self.train_images[chosen], self.train_labels[chosen], logits)
 
     def eval_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All evaluation images in order, in batches of a fixed size."""
+        """Return all evaluation images and labels in order, in batches of a fixed size."""
         return zip(self.eval_images.split(EVAL_BATCH), self.eval_labels.split(EVAL_BATCH), strict=True)
 
 
@@ -72,7 +72,7 @@ def load(study: str) -> StudyData:
     """Load the prepared data of a study and check it against its manifest.
 
     Raises:
-        UserError: missing or changed files; names them and how to make them again.
+        UserError: a file is missing or changed; names it and how to make it again.
     """
     manifest = read_manifest(study)
     mean, std = (torch.tensor(value, dtype=torch.float32).view(1, -1, 1, 1) for value in (manifest.mean, manifest.std))
@@ -103,7 +103,7 @@ def _split(study: str, manifest: Manifest, stored: Stored) -> tuple[Tensor, Tens
 
 @lru_cache(maxsize=1)
 def _permutation(count: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch; the latest one is kept, as a step needs only a slice of it."""
+    """Return the order of an epoch; the latest one is cached, because a step needs only a slice of it."""
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
     return torch.randperm(count, generator=generator)

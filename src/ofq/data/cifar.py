@@ -15,12 +15,12 @@ PIXELS = 3 * SIDE * SIDE
 
 @dataclass(frozen=True)
 class Layout:
-    """What the archive of a data set holds; the last label byte of a record is the label that is used."""
+    """The contents of a data set's archive; the last label byte of a record is the label that is used."""
 
     archive: str
     pickled: str  # the archive of the same images as Python pickles
     md5: str  # of the binary archive, as its authors state it
-    train: dict[str, int]  # member: records
+    train: dict[str, int]  # member: number of records
     test: dict[str, int]
     label_bytes: int  # 1, or 2: coarse and fine
     classes: int
@@ -51,11 +51,11 @@ Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def read_cifar(folder: Path, layout: Layout) -> tuple[Split, Split]:
-    """Training and test images, uint8 (n, 3, 32, 32), with their labels, int64 (n,).
+    """Read training and test images, uint8 (n, 3, 32, 32), with their labels, int64 (n,).
 
     Raises:
-        UserError: the archive is missing or damaged (:func:`ofq.data.packed.members`), there is only the one of Python
-            pickles, or labels are out of range or not as many for each class: CIFAR has equally many of all.
+        UserError: the archive is missing or damaged (:func:`ofq.data.packed.members`), only the archive of
+            Python pickles is there, labels are out of range, or classes differ in size, which CIFAR's do not.
     """
     path = folder / layout.archive
     if not path.exists() and (pickled := folder / layout.pickled).exists():

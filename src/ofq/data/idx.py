@@ -14,7 +14,7 @@ from ofq.errors import UserError
 
 @dataclass(frozen=True)
 class Published:
-    """Shape of a file's values, and sha256 of its unpacked content: gzip may wrap the same bytes differently."""
+    """Shape of a file's values, and sha256 of its unpacked content: gzip may pack the same bytes differently."""
 
     shape: tuple[int, ...]
     sha256: str
@@ -42,7 +42,7 @@ def read_idx(path: Path, published: Published) -> NDArray[np.uint8]:
     No more is unpacked than the published file holds.
 
     Raises:
-        UserError: missing, cut short, damaged, of other sizes, or of other content than the published file.
+        UserError: the file is missing, cut short, damaged, or differs in sizes or content from the published one.
     """
     shape = published.shape
     start = 4 + 4 * len(shape)
@@ -52,10 +52,10 @@ def read_idx(path: Path, published: Published) -> NDArray[np.uint8]:
     )
     if len(content) < start or content[:4] != bytes((0, 0, 8, len(shape))):
         raise UserError(f"{path} is no idx file of {len(shape)}-dimensional unsigned bytes; download it again")
-    said = struct.unpack(f">{len(shape)}I", content[4:start])
-    if said != shape:
+    dims = struct.unpack(f">{len(shape)}I", content[4:start])
+    if dims != shape:
         what = "labels" if len(shape) == 1 else "images"
-        raise UserError(f"{path} says that it holds {_words(said)} {what}, {_words(shape)} expected; download it again")
+        raise UserError(f"{path} says that it holds {_words(dims)} {what}, {_words(shape)} expected; download it again")
     if len(content) != total:
         raise UserError(f"{path} holds {len(content) - start} values, {total - start} expected; download it again")
     if (digest := hashlib.sha256(content).hexdigest()) != published.sha256:
@@ -67,5 +67,5 @@ def read_idx(path: Path, published: Published) -> NDArray[np.uint8]:
 
 
 def _words(shape: tuple[int, ...]) -> str:
-    """``60000`` for labels, ``60000x28x28`` for images."""
+    """Format a shape: ``60000`` for labels, ``60000x28x28`` for images."""
     return "x".join(map(str, shape))

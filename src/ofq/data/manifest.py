@@ -1,4 +1,4 @@
-"""The manifest that vouches for a study's prepared images: its types, how it is written, and read with suspicion."""
+"""The manifest of a study's prepared images: its types, writing it, and reading it with every check."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from ofq.runs.files import write_json
 from ofq.runs.paths import data_dir
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# Plain names only: a manifest from elsewhere must not lead out of its folder.
+# Plain names only: a manifest from elsewhere must not point outside its folder.
 StoredName = Annotated[str, Field(pattern=r"^[a-z]+\.safetensors$")]
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -46,8 +46,8 @@ class Stored(_Record):
 class SourceFile(_Record):
     """What the images were read from: sha256 and size of a source file, or of a library's arrays.
 
-    ``as_published`` says whether an archive is, byte for byte, the one that the authors publish; None where contents
-    are compared instead and any other content is refused.
+    ``as_published`` says whether an archive is, byte for byte, the one that the authors publish. It is None if contents
+    are compared instead, and any other content is refused.
     """
 
     sha256: Digest
@@ -63,7 +63,7 @@ class Files(_Record):
 
 
 class Manifest(_Record):
-    """What stands in ``manifest.json``; mean and deviation are of the training pixels in [0, 1], by channel."""
+    """The contents of ``manifest.json``; mean and deviation are of the training pixels in [0, 1], by channel."""
 
     data: str
     terms: str
@@ -84,9 +84,9 @@ class Manifest(_Record):
 
 
 def statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the pixels in [0, 1], by channel.
+    """Return mean and standard deviation of the pixels in [0, 1], by channel.
 
-    They come from sums of integers, which are exact: the same on every machine, and comparable to the last bit.
+    They come from exact sums of integers, so they are the same on every machine and comparable to the last bit.
 
     Args:
         images: uint8 (n, channels, height, width).
@@ -103,17 +103,17 @@ def statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
 
 
 def manifest_path(study: str) -> Path:
-    """Where the manifest of a study lies."""
+    """Return the path of a study's manifest."""
     return data_dir(study) / "manifest.json"
 
 
 def again(study: str) -> str:
-    """How to make a study's data anew, the end of an error message."""
+    """Return the end of an error message that says how to make a study's data again."""
     return f"delete {data_dir(study)} and make it again with: snakemake {manifest_path(study)}"
 
 
 def write_manifest(study: str, manifest: Manifest) -> None:
-    """Write the manifest, with a digest of what it says."""
+    """Write the manifest with a digest of its content."""
     content = manifest.model_dump(mode="json", exclude_none=True)
     write_json(manifest_path(study), content | {"sha256": _digest(content)})
 
@@ -122,7 +122,7 @@ def read_manifest(study: str) -> Manifest:
     """Read the manifest of a study.
 
     Raises:
-        UserError: it is missing, is no JSON, lacks a key, holds a value out of range, or was changed by a single byte
+        UserError: it is missing, is not JSON, lacks a key, holds a value out of range, or was changed by even one byte
             since it was written; in one line.
     """
     path = manifest_path(study)
@@ -133,15 +133,15 @@ def read_manifest(study: str) -> Manifest:
         raise missing(path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); {again(study)}") from None
-    said = content.pop("sha256", None) if isinstance(content, dict) else None
+    recorded = content.pop("sha256", None) if isinstance(content, dict) else None
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(f"{path} is damaged ({place + ': ' if place else ''}{first['msg']}); {again(study)}") from None
-    # The text is compared too: a changed digit that no float64 can hold would leave the content as it was.
-    if said != _digest(content) or text != json.dumps(content | {"sha256": said}, indent=2) + "\n":
+    # The text is compared too: a changed digit beyond the precision of float64 would not change the content.
+    if recorded != _digest(content) or text != json.dumps(content | {"sha256": recorded}, indent=2) + "\n":
         raise UserError(f"{path} was changed since it was written (sha256); {again(study)}")
     return manifest
 

@@ -1,7 +1,7 @@
-"""Read compressed files of others into memory, up to a size that is known beforehand.
+"""Read downloaded compressed files into memory, up to a size that is known beforehand.
 
-Nothing is unpacked to the disk, so no member of an archive can leave a folder, and what is read is bytes of a fixed
-layout: no file from elsewhere can run code.
+Nothing is unpacked to the disk, so no member of an archive can be written outside a folder. Only bytes of a fixed
+layout are read, so no downloaded file can run code.
 """
 
 import gzip
@@ -16,11 +16,11 @@ from ofq.data.manifest import SourceFile
 from ofq.errors import UserError
 
 MOST_MEMBERS = 100  # of an archive; the published ones have fewer than ten
-_REST = 2**20  # bytes that an archive may hold beside the members that are read: names of classes, a page of text
+_REST = 2**20  # bytes that an archive may hold besides the members that are read: names of classes, a page of text
 
 
 def origin(path: Path, *, md5: str | None = None) -> SourceFile:
-    """sha256 and size of a source file; with ``md5``, whether it is the archive that its authors publish."""
+    """Return sha256 and size of a source file and, with ``md5``, whether it is the archive that its authors publish."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
@@ -29,15 +29,15 @@ def origin(path: Path, *, md5: str | None = None) -> SourceFile:
 
 
 def unpacked(path: Path, most: int, where_from: str) -> bytes:
-    """The content of a gzip file.
+    """Return the content of a gzip file.
 
     Args:
         path: the file.
-        most: the largest size in bytes that the content may have; no more than one byte above it is unpacked.
-        where_from: what to do where the file is missing.
+        most: largest size in bytes that the content may have; at most one byte more is unpacked.
+        where_from: what to do if the file is missing.
 
     Raises:
-        UserError: missing, cut short, damaged, or larger than it may be.
+        UserError: missing, cut short, damaged, or larger than allowed.
     """
     try:
         with gzip.open(path) as file:
@@ -54,37 +54,37 @@ def unpacked(path: Path, most: int, where_from: str) -> bytes:
 
 
 def members(path: Path, sizes: Mapping[str, int], where_from: str) -> dict[str, bytes]:
-    """Members of a ``.tar.gz`` archive, looked up by their exact names and read in memory.
+    """Return members of a ``.tar.gz`` archive, looked up by their exact names and read in memory.
 
     Args:
         path: the archive.
         sizes: the names of the members and their exact sizes in bytes.
-        where_from: what to do where the archive is missing.
+        where_from: what to do if the archive is missing.
 
     Raises:
         UserError: the archive is missing, cut short or damaged, lacks a member, or has one of another size; or it holds
             what no data archive needs: links, devices, sparse files, names that lead out of its folder.
     """
     content = unpacked(path, sum(sizes.values()) + _REST, where_from)
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             for count, member in enumerate(iter(archive.next, None), start=1):
                 _check(path, member, count)
                 if member.name not in sizes:
                     continue
-                if member.name in found:
+                if member.name in contents:
                     raise UserError(f"{path} holds {member.name} twice; download it again")
-                found[member.name] = _content(path, archive, member, sizes[member.name])
+                contents[member.name] = _content(path, archive, member, sizes[member.name])
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); download it again") from None
-    if absent := [name for name in sizes if name not in found]:
+    if absent := [name for name in sizes if name not in contents]:
         raise UserError(f"{path} has no member {absent[0]}; download it again")
-    return found
+    return contents
 
 
 def _check(path: Path, member: tarfile.TarInfo, count: int) -> None:
-    """Refuse what no data archive needs, read or not: who finds it has another archive than the published one."""
+    """Refuse members that no data archive needs, even unread ones: such an archive is not the published one."""
     if count > MOST_MEMBERS:
         raise UserError(f"{path} has more than {MOST_MEMBERS} members; download it again")
     name = repr(member.name)

@@ -1,4 +1,4 @@
-"""Make the verified data of a study: training and evaluation images, and a manifest that vouches for them."""
+"""Make the verified data of a study: training and evaluation images, and their manifest."""
 
 import datetime
 
@@ -14,7 +14,7 @@ from ofq.runs.files import write_bytes, write_json
 from ofq.runs.paths import data_dir, data_info
 from ofq.runs.provenance import file_digest, machine, versions
 
-AFFINE_COPIES = 10  # of each training image of digits: with the 1,200 originals alone a teacher overfits
+AFFINE_COPIES = 10  # per training image of digits: with the 1,200 originals alone a teacher overfits
 _AFFINE_SEED = 0
 
 
@@ -22,13 +22,12 @@ def prepare(study: str, data: Data) -> None:
     """Write ``train.safetensors``, ``eval.safetensors`` and ``manifest.json`` into the study's data directory.
 
     Images are uint8 (n, channels, height, width), labels int64 (n,). The manifest holds sha256 and size of each
-    file and of what it was read from, counts by class, and mean and standard deviation of the training pixels in
-    [0, 1], by channel. ``prepared.json`` says what made them: versions, machine, digest of the code.
-    The evaluation images are the test images, or a held-out sixth of the training images
-    (``evaluate: validation``).
+    file and of its sources, counts by class, and mean and standard deviation of the training pixels in [0, 1], by
+    channel. ``prepared.json`` says what made them: versions, machine, digest of the code. The evaluation images are the
+    test images, or a held-out sixth of the training images (``evaluate: validation``).
 
     Raises:
-        UserError: the source is missing or damaged, its images and labels do not fit together, or it is blank.
+        UserError: the source is missing or damaged, its images and labels do not fit together, or its images are blank.
     """
     source = read(data)
     check(data.name, source)
@@ -68,7 +67,7 @@ def prepare(study: str, data: Data) -> None:
 
 
 def check(name: str, source: Source) -> None:
-    """Check that a reader gives what it promises.
+    """Check the images and labels that a reader returned.
 
     Raises:
         UserError: images are not uint8 of one size with 1 or 3 channels, there are not as many labels as images, or
@@ -94,7 +93,7 @@ def check(name: str, source: Source) -> None:
 
 
 def _with_channels(images: Images) -> Images:
-    """Images as (n, channels, height, width)."""
+    """Return the images as (n, channels, height, width)."""
     return np.ascontiguousarray(images if images.ndim == 4 else images[:, None])
 
 
@@ -122,7 +121,7 @@ def _hold_out(images: Images, labels: Labels) -> tuple[tuple[Images, Labels], tu
 def _with_affine_copies(images: Images, labels: Labels) -> tuple[Images, Labels]:
     """Append copies of each image, rotated by up to 0.2 rad, scaled by up to 12 %, shifted by up to 0.8 pixels.
 
-    They are made once, before training: a shift by one pixel, the usual augmentation, moves an 8x8 digit by an eighth.
+    They are made once, before training: the usual augmentation, a shift by one pixel, moves an 8x8 digit by an eighth.
     """
     from scipy.ndimage import affine_transform
 

@@ -1,4 +1,4 @@
-"""Read a data set from where it comes from: scikit-learn's package, or downloaded files."""
+"""Read a data set from its source: scikit-learn's package, or downloaded files."""
 
 import hashlib
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def read(data: Data) -> Source:
 
 
 def folder(data: Data) -> Path:
-    """Where the downloaded files of a data set lie."""
+    """Return the folder of a data set's downloaded files."""
     try:
         return Path(data.root or f"data/{data.name}").expanduser()
     except RuntimeError:
@@ -50,12 +50,12 @@ def folder(data: Data) -> Path:
 
 
 def place(data: Data, name: str) -> str:
-    """Where a source is to be found, for people: a path, or the name of a library's function."""
+    """Return where a source is, for people: a path, or the name of a library's function."""
     return name if name == DIGITS else str(folder(data) / name)
 
 
 def origin_here(data: Data, name: str) -> SourceFile | None:
-    """What a source is on this machine now, or None where it is not there."""
+    """Return what a source is on this machine now, or None if it is not there."""
     if name == DIGITS:
         return _digits_origin(*_digits_arrays())
     path = folder(data) / name
@@ -63,7 +63,7 @@ def origin_here(data: Data, name: str) -> SourceFile | None:
 
 
 def examine(data: Data, name: str) -> None:
-    """Read a source file alone where its data set allows it, else the whole data set.
+    """Read one source file if its data set allows that, else the whole data set.
 
     Raises:
         UserError: what is wrong with it.
@@ -75,24 +75,24 @@ def examine(data: Data, name: str) -> None:
 
 
 def _digits(data: Data) -> Source:
-    """UCI handwritten digits as in scikit-learn: 1,797 images of 8x8 pixels with 17 grey levels.
+    """Read the UCI handwritten digits as in scikit-learn: 1,797 images of 8x8 pixels with 17 grey levels.
 
     They come without a split; ours is 1,200 for training and 597 for testing, stratified by class.
     """
     from sklearn.model_selection import train_test_split
 
     levels, labels = _digits_arrays()
-    found = _digits_origin(levels, labels)
-    if found.sha256 != DIGITS_SHA256:
+    actual = _digits_origin(levels, labels)
+    if actual.sha256 != DIGITS_SHA256:
         raise UserError(
-            f"{DIGITS} gives other digits than those of this project (sha256 {found.sha256[:12]}..., "
+            f"{DIGITS} gives other digits than those of this project (sha256 {actual.sha256[:12]}..., "
             f"{DIGITS_SHA256[:12]}... expected); install the scikit-learn of envs/constraints.txt"
         )
     images = np.round(levels * (255 / 16)).astype(np.uint8)
     train, test = train_test_split(np.arange(len(labels)), test_size=597, stratify=labels, random_state=0)
     terms = "UCI Optical Recognition of Handwritten Digits, as packaged by scikit-learn (CC BY 4.0)"
     return Source(
-        (images[train], labels[train]), (images[test], labels[test]), classes=10, terms=terms, origin={DIGITS: found}
+        (images[train], labels[train]), (images[test], labels[test]), classes=10, terms=terms, origin={DIGITS: actual}
     )
 
 
@@ -104,7 +104,7 @@ def _digits_arrays() -> tuple[NDArray[np.float64], Labels]:
 
 
 def _digits_origin(levels: NDArray[np.float64], labels: Labels) -> SourceFile:
-    """Digest of the arrays' shapes and values, in types that do not depend on the machine."""
+    """Return a digest of the arrays' shapes and values, in types that do not depend on the machine."""
     content = (
         f"{levels.shape} {labels.shape}".encode() + levels.astype("<f8").tobytes() + labels.astype("<i8").tobytes()
     )
@@ -112,7 +112,7 @@ def _digits_origin(levels: NDArray[np.float64], labels: Labels) -> SourceFile:
 
 
 def _fashion(data: Data) -> Source:
-    """Fashion-MNIST in its original idx files: 60,000 and 10,000 images of 28x28 pixels."""
+    """Read Fashion-MNIST from its original idx files: 60,000 and 10,000 images of 28x28 pixels."""
     here = folder(data)
     content = {name: read_idx(here / name, published) for name, published in FASHION_MNIST.items()}
     train, test = (
@@ -124,15 +124,15 @@ def _fashion(data: Data) -> Source:
 
 
 def _cifar(data: Data) -> Source:
-    """CIFAR-10, or CIFAR-100 with its fine labels: 50,000 and 10,000 colour images of 32x32 pixels."""
+    """Read CIFAR-10, or CIFAR-100 with its fine labels: 50,000 and 10,000 colour images of 32x32 pixels."""
     here, layout = folder(data), LAYOUTS[data.name]
     train, test = read_cifar(here, layout)
-    found = origin(here / layout.archive, md5=layout.md5)
+    archive = origin(here / layout.archive, md5=layout.md5)
     name = f"CIFAR-{layout.classes}"
     terms = f"{name}, no formal licence; cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
-    if not found.as_published:
+    if not archive.as_published:
         terms += f"; read from a {layout.archive} that is not the published one, so perhaps other images"
-    return Source(train, test, classes=layout.classes, terms=terms, origin={layout.archive: found})
+    return Source(train, test, classes=layout.classes, terms=terms, origin={layout.archive: archive})
 
 
 _READERS = {"digits": _digits, "fashion-mnist": _fashion, "cifar10": _cifar, "cifar100": _cifar}

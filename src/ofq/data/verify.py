@@ -1,4 +1,4 @@
-"""Read everything again that a study's manifest vouches for, and name each thing that is not as it says."""
+"""Read everything again that a study's manifest records, and name each thing that differs."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -51,7 +51,7 @@ def verify(params: Params, study: str | None) -> None:
 
 
 def findings(study: str, data: Data) -> Iterator[Finding]:
-    """What is good and what is not about the data of a study: manifest, images and labels, sources, in this order."""
+    """Yield what is good and what is bad in a study's data: manifest, images and labels, sources, in this order."""
     path = manifest_path(study)
     files = {split: path.parent / f"{split}.safetensors" for split in ("train", "eval")}
     try:
@@ -67,13 +67,13 @@ def findings(study: str, data: Data) -> Iterator[Finding]:
     for split, stored in (("train", manifest.files.train), ("eval", manifest.files.eval)):
         good = f"{files[split]}  {stored.images} images, sha256 {stored.sha256[:12]}..."
         yield from _report(study, good, files[split], _stored_problems(files[split], split, stored, manifest))
-    for name, said in manifest.source.items():
-        yield _source(data, name, said)
+    for name, recorded in manifest.source.items():
+        yield _source(data, name, recorded)
 
 
 def _report(study: str, good: str, path: Path, problems: Iterable[str]) -> Iterator[Finding]:
-    found = [Finding("bad", f"{path} {problem}", again(study)) for problem in problems]
-    yield from found or [Finding("ok", good)]
+    bad = [Finding("bad", f"{path} {problem}", again(study)) for problem in problems]
+    yield from bad or [Finding("ok", good)]
 
 
 def _manifest_problems(manifest: Manifest, data: Data) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _content_problems(images: Images, labels: Labels, split: str, stored: Stored
         yield f"holds {outside.sum()} labels out of range: {labels[outside][0]}, 0 to {manifest.classes - 1} allowed"
     counts = np.bincount(labels[~outside], minlength=manifest.classes).tolist()
     pairs = enumerate(zip_longest(counts, stored.images_by_class))
-    if different := [f"{found} of class {label}, not {said}" for label, (found, said) in pairs if found != said]:
+    if different := [f"{n} of class {label}, not {expected}" for label, (n, expected) in pairs if n != expected]:
         yield f"holds other numbers of images by class than the manifest says: {'; '.join(different)}"
     if split == "train" and images.size and images.shape[1] == manifest.channels:
         mean, std = statistics(images)
@@ -135,18 +135,18 @@ def _content_problems(images: Images, labels: Labels, split: str, stored: Stored
 def _source(data: Data, name: str, said: SourceFile) -> Finding:
     where = place(data, name)
     try:
-        found = origin_here(data, name)
+        current = origin_here(data, name)
     except OSError as error:
         return Finding("bad", f"{where} cannot be read ({error.strerror})")
-    if found is None and folder(data).is_dir():
+    if current is None and folder(data).is_dir():
         return Finding("bad", f"{where} does not exist, and its folder does; download it again")
-    if found is None:
+    if current is None:
         return Finding("absent", f"{where}  source, not on this machine, so not read again")
-    if (found.sha256, found.bytes) == (said.sha256, said.bytes):
+    if (current.sha256, current.bytes) == (said.sha256, said.bytes):
         remark = ", not the archive as published" if said.as_published is False else ""
         return Finding("ok", f"{where}  source, {said.bytes} bytes, sha256 {said.sha256[:12]}...{remark}")
     changed = (
-        f"{where} is not the source that was prepared: {found.bytes} bytes, sha256 {found.sha256[:12]}...; "
+        f"{where} is not the source that was prepared: {current.bytes} bytes, sha256 {current.sha256[:12]}...; "
         f"{said.bytes} bytes, sha256 {said.sha256[:12]}... in the manifest"
     )
     try:

@@ -11,19 +11,19 @@ from ofq.errors import UserError, shortened, unknown
 
 
 def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, classes: int, seed: int) -> nn.Module:
-    """A full-precision timm model, randomly initialised from the seed.
+    """Build a full-precision timm model, randomly initialised from the seed.
 
     Args:
         model: timm's name and the constructor's arguments that differ from its defaults.
         image_size: height and width of the images in pixels.
         channels: colour channels of the images.
         classes: number of classes.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
 
     Raises:
         UserError: timm does not know the name, or the constructor refuses an argument.
     """
-    # An "hf-hub:" name would be fetched; what follows a dot chooses weights, and none are loaded.
+    # An "hf-hub:" name would be downloaded. A suffix after a dot chooses weights, and none are loaded.
     if not timm.is_model(model.timm):
         raise unknown("timm model", model.timm, timm.list_models())
     with torch.random.fork_rng(devices=[]):
@@ -31,7 +31,7 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
         try:
             arguments: dict[str, Any] = {"img_size": image_size, "in_chans": channels, "num_classes": classes}
             return timm.create_model(model.timm, **(arguments | model.arguments))
-        # The constructors check little: a wrong argument fails in them with whatever comes of it.
+        # The constructors check little: a wrong argument can raise any exception in them.
         except Exception as error:
             reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
             raise UserError(
@@ -41,21 +41,21 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
 
 
 def train_both_heads(model: nn.Module) -> None:
-    """Let a distilled model give the pair (class, distillation) of logits in training mode; others stay as they are.
+    """Make a distilled model return the logits (class, distillation) as a pair in training mode; leave others alone.
 
-    In evaluation mode it gives their mean.
+    In evaluation mode it returns their mean.
     """
     if callable(distilled := getattr(model, "set_distilled_training", None)):
         distilled(True)
 
 
 def draw_attention(model: nn.Module, seed: int, *, keep_qkv: bool) -> None:
-    """Draw the projections of every attention anew, as the released code does, from a linear layer's own distribution.
+    """Redraw the projections of every attention from a linear layer's own distribution, as the released code does.
 
     Args:
-        model: in full precision.
-        seed: of the numbers.
-        keep_qkv: leave the query, key and value projections and draw ``proj`` alone, as under QKR.
+        model: a full-precision model.
+        seed: seed of the random numbers.
+        keep_qkv: keep the query, key and value projections and redraw only ``proj``, as under QKR.
     """
     from timm.layers import Attention
 

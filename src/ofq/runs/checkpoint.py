@@ -1,4 +1,4 @@
-"""Checkpoints: each is whole or absent, the latest two are kept, a damaged one is passed over."""
+"""Checkpoints of a run: each is whole or absent, the latest two are kept, damaged ones are skipped."""
 
 import hashlib
 import io
@@ -18,12 +18,12 @@ from ofq.runs.provenance import file_digest
 _log = logging.getLogger(__name__)
 
 KEPT = 2
-_SHARE_OF_TIME = 0.02  # of saving, at most: a large model on a slow disk is saved more rarely
+_SHARE_OF_TIME = 0.02  # largest share spent on saving: a large model on a slow disk is saved less often
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What made a checkpoint: digest of the code, and versions of the libraries."""
+    """The code digest and the versions of the libraries that made a checkpoint."""
 
     code: str
     versions: dict[str, str]
@@ -33,13 +33,13 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        directory: where they lie.
-        maker: of those that are saved here.
-        seconds: from one to the next, at least.
-        earlier: another directory, whose newest checkpoint is taken up where there is none here.
+        directory: where they are stored.
+        maker: recorded in every checkpoint that is saved.
+        seconds: least time from one to the next.
+        earlier: another directory, whose newest checkpoint is used if this one has none.
 
     Attributes:
-        history: the makers before this one, oldest first, each with the step up to which it trained.
+        history: the earlier makers, oldest first, each with the step up to which it trained.
     """
 
     def __init__(self, directory: Path, maker: Maker, *, seconds: float, earlier: Path | None = None) -> None:
@@ -52,25 +52,25 @@ class Checkpoints:
         self._cost = 0.0
 
     def latest(self) -> dict[str, Any] | None:
-        """The state in the newest whole checkpoint, or None where there is none; damaged ones are reported."""
-        found = load_latest(self.directory)
-        if found is None and self._earlier is not None:
-            found = load_latest(self._earlier)
-        if found is None:
+        """Return the state in the newest whole checkpoint, or None if there is none; report damaged ones."""
+        state = load_latest(self.directory)
+        if state is None and self._earlier is not None:
+            state = load_latest(self._earlier)
+        if state is None:
             return None
-        self.history = list(found["history"])
-        if found["maker"] != self._maker:
-            self.history.append({**found["maker"], "until_step": found["step"]})
-            what = "versions of libraries" if found["maker"]["code"] == self._maker["code"] else "code"
-            _log.warning("going on under other %s than made the first %d steps", what, found["step"])
-        return found
+        self.history = list(state["history"])
+        if state["maker"] != self._maker:
+            self.history.append({**state["maker"], "until_step": state["step"]})
+            what = "versions of libraries" if state["maker"]["code"] == self._maker["code"] else "code"
+            _log.warning("going on under other %s than made the first %d steps", what, state["step"])
+        return state
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Return whether it is time for the next checkpoint."""
         return time.monotonic() - self._saved > max(self._seconds, self._cost / _SHARE_OF_TIME)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state reached after ``step`` steps, with its checksum; keep the latest two.
+        """Write the state after ``step`` steps with its checksum; keep the latest two checkpoints.
 
         Raises:
             UserError: no space or no permission; the earlier checkpoints are kept.
@@ -89,14 +89,14 @@ def save(directory: Path, step: int, state: dict[str, Any]) -> None:
     """
     path = directory / f"checkpoint-{step:09d}.pt"
     content = _serialise(state)
-    # The checksum is there first, so that a checkpoint is whole from the moment that it appears.
+    # The checksum is written first, so that a checkpoint is whole as soon as it appears.
     write_text(_checksum(path), hashlib.sha256(content).hexdigest())
     try:
         write_bytes(path, content)
     except BaseException:
         _checksum(path).unlink(missing_ok=True)
         raise
-    # Of later steps only damaged ones can be there, which were passed over.
+    # A checkpoint of a later step can only be a damaged one that was skipped.
     kept = sorted(other for other in directory.glob("checkpoint-*.pt") if other.name <= path.name)[-KEPT:]
     for other in directory.glob("checkpoint-*"):
         if other.with_suffix(".pt") not in kept:
@@ -104,12 +104,12 @@ def save(directory: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Write trainer state, whole or not at all; equal states make equal bytes."""
+    """Write trainer state, whole or not at all; equal states give equal bytes."""
     write_bytes(path, _serialise(state))
 
 
 def load_latest(directory: Path) -> dict[str, Any] | None:
-    """The newest undamaged checkpoint, or None where there is none; a damaged one is reported and passed over."""
+    """Return the newest undamaged checkpoint, or None if there is none; report and skip damaged ones."""
     damaged: list[Path] = []
     for path in sorted(directory.glob("checkpoint-*.pt"), reverse=True):
         try:
@@ -128,7 +128,7 @@ def load_latest(directory: Path) -> dict[str, Any] | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read trainer state; nothing but tensors and plain values is accepted, so a file cannot run code.
+    """Read trainer state; only tensors and plain values are accepted, so a file cannot run code.
 
     Raises:
         UserError: missing, damaged, or holding anything else.
@@ -137,7 +137,7 @@ def load(path: Path) -> dict[str, Any]:
         return dict(torch.load(path, weights_only=True, map_location="cpu"))
     except FileNotFoundError:
         raise missing(path) from None
-    except Exception as error:  # the reader stumbles over arbitrary bytes in arbitrary ways
+    except Exception as error:  # arbitrary bytes can make torch.load raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"{path} is damaged or no trainer state ({reason})") from None
 
@@ -147,17 +147,17 @@ def _checksum(path: Path) -> Path:
 
 
 def _serialise(state: dict[str, Any]) -> memoryview:
-    # In memory first: where the disk is full torch.save raises an error of its own that does not say so.
+    # In memory first: on a full disk torch.save raises an error of its own that does not say so.
     buffer = io.BytesIO()
     torch.save(_canonical(state), buffer)
     return buffer.getbuffer()
 
 
 def _canonical(value: Any) -> Any:
-    """The same value in objects of its own.
+    """Return an equal value in new containers, with equal strings as one object.
 
-    A pickle refers back to an object that it has met before, so that otherwise equal states, one of them read from a
-    file, would have other bytes.
+    A pickle refers back to an object that it has already written, so equal states that share objects differently, such
+    as one read from a file, would give different bytes.
     """
     if isinstance(value, str):
         return sys.intern(value)

@@ -1,4 +1,4 @@
-"""The digest of the code that a step executes: what makes a finished run one of other code."""
+"""The digest of the code that a step executes, which tells whether other code made a finished run."""
 
 import ast
 import hashlib
@@ -7,23 +7,23 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "ofq"
-# A run's share of these is its resolved settings, which Snakemake compares beside the code; the names of its files,
-# which are the rules' outputs; or the words of an error.
+# Left out of digests: a run takes from these only its resolved settings, which Snakemake compares separately; the names
+# of its files, which are the rules' outputs; or the text of an error.
 _APART = {f"ofq.config.{name}" for name in ("settings", "studies", "params", "checks", "grid", "resolve", "yaml_model")}
 _APART |= {"ofq.runs.paths", "ofq.errors"}
 _ROOT = Path(__file__).parents[1]
 
 
 def code_digest(*modules: str) -> str:
-    """Digest of the package's code that the named modules run, their imports followed.
+    """Return the digest of the package's code that the named modules run, including what they import.
 
-    It is taken from the syntax tree without docstrings, so that a comment, a docstring or formatting
-    changes nothing, and any other edit to a module in the closure of imports does. The types of the
-    parameters and the names of files are left out: what they come to for a run is compared by itself.
+    It is taken from the syntax tree without docstrings: a comment, a docstring or formatting does not change it; any
+    other edit to one of the modules or to what they import does. The types of the parameters and the names of files
+    are left out: the values that a run has of them are compared separately.
 
     Args:
-        modules: entry modules, such as ``"ofq.training.qat"``, or modules of the user's in the working directory,
-            whose imports are followed through the working directory too.
+        modules: entry modules, such as ``"ofq.training.qat"``, or the user's modules in the working directory, whose
+            imports are followed in the working directory too.
 
     Returns:
         16 hexadecimal digits.
@@ -35,7 +35,7 @@ def code_digest(*modules: str) -> str:
 
 
 def find_class(module: str, name: str) -> str | None:
-    """What is wrong if a module, of the package or in the working directory, does not define a class; else None."""
+    """Return what is wrong if a module of the package or the working directory defines no such class, else None."""
     path = module_file(module)
     if path is None:
         return f"no module '{module}' here; it should be the file {module.replace('.', '/')}.py beside params.yaml"
@@ -48,7 +48,7 @@ def find_class(module: str, name: str) -> str | None:
 
 
 def module_file(module: str) -> Path | None:
-    """File of a module of the package or in the working directory, or None where there is none."""
+    """Return the file of a module of the package or the working directory, or None if there is none."""
     parts = module.split(".")
     base = _ROOT.joinpath(*parts[1:]) if parts[0] == PACKAGE else Path(*parts)
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
@@ -86,28 +86,28 @@ def _fingerprint(module: str) -> str:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Modules that a module imports, anywhere in it, with the packages that contain them.
+    """Return the modules that a module imports, anywhere in it, and the packages that contain them.
 
-    A public name of a package is followed to the module that defines it. Of the package's modules only those of the
-    package are followed, so that no file in the working directory changes its digests.
+    A public name of a package is followed to the module that defines it. From a module of this package only modules of
+    this package are followed, so that no file in the working directory changes their digests.
     """
-    found = {module}
+    imported = {module}
     for node in _executed(_tree(module)):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (base := _base(module, node)):
-            found.add(base)
+            imported.add(base)
             for alias in node.names:
-                found.update((f"{base}.{alias.name}", *_defined_in(base, alias.name)))
-    parents = {".".join(name.split(".")[:n]) for name in found for n in range(1, name.count(".") + 1)}
-    followed = (found | parents) - {module}
+                imported.update((f"{base}.{alias.name}", *_defined_in(base, alias.name)))
+    parents = {".".join(name.split(".")[:n]) for name in imported for n in range(1, name.count(".") + 1)}
+    followed = (imported | parents) - {module}
     if _first(module) == PACKAGE:
         followed = {name for name in followed if _first(name) == PACKAGE}
     return tuple(sorted(name for name in followed if module_file(name)))
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those that only type checkers read."""
+    """Yield every node except those that only type checkers read."""
     for node in ast.iter_child_nodes(tree):
         if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
             yield node
@@ -115,7 +115,7 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _defined_in(package: str, name: str) -> list[str]:
-    """The module from which a package has a public name, which it may import only when it is asked for."""
+    """Return the module from which a package imports a public name, at once or only on first use."""
     path = module_file(package)
     if path is None or path.name != "__init__.py":
         return []
@@ -128,7 +128,7 @@ def _first(module: str) -> str:
 
 
 def _base(module: str, node: ast.ImportFrom) -> str:
-    """What a ``from`` statement imports from, relative ones resolved."""
+    """Return the module that a ``from`` statement imports from, relative ones resolved."""
     if node.level == 0:
         return node.module or ""
     path = module_file(module)

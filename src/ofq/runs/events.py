@@ -8,13 +8,13 @@ from ofq.runs.files import write_text
 
 
 class EventLog:
-    """JSON lines, one object a line, the first of them ``start``.
+    """The event log of one run: JSON lines, one object a line, the first of them ``start``.
 
-    Checkpoints hold the text of the log up to their step, and a run that resumes puts it back, so that no step stands
-    in it twice and none is missing, whatever was on the disk.
+    A checkpoint holds the text of the log up to its step. A run that resumes restores it, so that no step appears twice
+    and none is missing, whatever was on the disk.
 
     Args:
-        path: of the log; not touched before :meth:`restore`.
+        path: file of the log; not touched before :meth:`restore`.
         start: values of the first event.
     """
 
@@ -23,11 +23,11 @@ class EventLog:
         self.beginning = _line("start", **start)
 
     def text(self) -> str:
-        """All of the log."""
+        """Return the whole log."""
         return self.path.read_text()
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """The values of every event of one kind, in order."""
+        """Return the values of every event of one kind, in order."""
         events = map(json.loads, self.text().splitlines())
         return [event for event in events if event["event"] == kind]
 
@@ -37,7 +37,7 @@ class EventLog:
             file.write(_line(event, **values))
 
     def restore(self, text: str | None = None) -> None:
-        """Make the log what it was at a checkpoint, or its beginning alone."""
+        """Set the log to its text at a checkpoint, or to its first event alone."""
         text = self.beginning if text is None else text
         if not self.path.exists() or self.path.read_bytes() != text.encode():
             write_text(self.path, text)

@@ -16,11 +16,11 @@ _UNFINISHED = ".tmp-"
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same directory; what is written there becomes ``path`` at the end.
+    """Yield a temporary path in the same directory; what is written there becomes ``path`` at the end.
 
-    The file is flushed to the disk before it is renamed and the directory after, so that a crash leaves
-    the old file or the new one. Where the body fails, the temporary file is removed and the old one stays; what
-    a killed process left is found by :func:`remove_unfinished`.
+    The file is flushed to the disk before the rename and the directory after it, so that a crash leaves the old file or
+    the new one. If the body fails, the temporary file is removed and the old one stays; :func:`remove_unfinished`
+    removes what a killed process left.
 
     Raises:
         UserError: no space, no permission to write, or something else stands in the way.
@@ -95,15 +95,15 @@ def read_json(path: Path) -> Any:
 
 
 def _system_error(error: Exception) -> OSError:
-    """The operating system's error in what a library raised; safetensors, written in Rust, has it in the text."""
+    """Return the operating system's error behind a library's; safetensors, written in Rust, has it in the text."""
     if isinstance(error, OSError):
         return error
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(found[1]), "") if found else OSError()
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(match[1]), "") if match else OSError()
 
 
 def sync_directory(directory: Path) -> None:
-    """Flush a directory to the disk: renames and new files in it survive a power failure from here on."""
+    """Flush a directory to the disk, so that renames and new files in it survive a power failure."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

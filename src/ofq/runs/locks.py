@@ -1,4 +1,4 @@
-"""Locks on files that a process holds: they go with the process, however it ends, so that none is ever stale."""
+"""File locks that end with the process that holds them, however it ends, so that none is ever stale."""
 
 import contextlib
 import datetime
@@ -29,7 +29,7 @@ def exclusive(path: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Hold a lock for this process; the file names the holder and is removed at the end.
 
     Args:
-        path: of the lock's file.
+        path: file of the lock.
         patience: seconds to wait for a holder that may be about to end.
 
     Raises:
@@ -53,7 +53,7 @@ def exclusive(path: Path, *, patience: float = 0.0) -> Iterator[None]:
 
 
 def shared(path: Path) -> tuple[IO[str], bool]:
-    """Hold a lock beside others who do the same.
+    """Hold a lock that other processes may share.
 
     Returns:
         The file, which holds the lock until it is closed, and whether nobody else held it.
@@ -69,7 +69,7 @@ def shared(path: Path) -> tuple[IO[str], bool]:
 
 
 def _acquire(path: Path) -> IO[str] | None:
-    """The locked file, or None where another process holds it."""
+    """Return the locked file, or None if another process holds it."""
     make_directory(path.parent)
     while True:
         file = path.open("a+")

@@ -1,4 +1,4 @@
-"""Every file that the pipeline reads or writes, from a run's coordinates.
+"""The paths of all files that the pipeline reads or writes, from a run's coordinates.
 
 All paths are relative to the project's root, the directory that holds ``params.yaml``.
 ``results/`` holds finished artefacts, ``runs/`` the resumable state of training.
@@ -20,9 +20,9 @@ TOY = RESULTS / "toy"
 TEACHER = "teacher"
 FULL_PRECISION = "fp"
 EVERYTHING = "everything"
-"""Name of the target that makes a study with all of its groups and the claims, and of the report's folder for it."""
+"""Name of the target that makes a study with all its groups and the claims, and of its report folder."""
 SEEDS = 2**31
-"""Seeds are below it."""
+"""Upper bound of the seeds, itself excluded."""
 
 # One run has one path: no leading zeros in its seed, and no digits of other scripts.
 _RUN = re.compile(
@@ -46,7 +46,7 @@ class Run:
 
     @classmethod
     def parse(cls, text: str) -> "Run | None":
-        """The run that a path names (with or without ``results/`` and a file's name), or None."""
+        """Return the run that a path names (with or without ``results/`` and a file's name), or None."""
         match = _RUN.fullmatch(text)
         return (
             cls(match["study"], match["model"], match["bits"], match["variant"], int(match["seed"])) if match else None
@@ -54,7 +54,7 @@ class Run:
 
     @classmethod
     def named(cls, text: str) -> "Run":
-        """As :meth:`parse`, for what a person wrote.
+        """Return the run that a person's text names, as :meth:`parse` does.
 
         Raises:
             UserError: the text names no run.
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def full_precision(self) -> bool:
-        """Whether it is a teacher."""
+        """Whether the run is a full-precision teacher."""
         return self.bits == FULL_PRECISION
 
     @property
@@ -85,7 +85,7 @@ class Run:
         return Run(self.study, self.model, FULL_PRECISION, TEACHER, self.seed)
 
     def sibling(self, variant: str) -> "Run":
-        """The run of another variant at otherwise equal coordinates."""
+        """Return the run of another variant at otherwise equal coordinates."""
         return Run(self.study, self.model, self.bits, variant, self.seed)
 
     @property
@@ -94,7 +94,7 @@ class Run:
         return RunFiles(RESULTS / str(self), self.full_precision)
 
     def state(self, key: str) -> Path:
-        """Directory of the resumable state under the given configuration key."""
+        """Return the directory of the resumable state under a configuration key."""
         return STATE / str(self) / key
 
 
@@ -122,7 +122,7 @@ class RunFiles:
 
     @property
     def logits(self) -> Path:
-        """Of a teacher: its output on every training image, from which students learn."""
+        """A teacher's output on every training image, from which students learn."""
         return self.root / "logits.safetensors"
 
     @property
@@ -147,48 +147,48 @@ class RunFiles:
 
     @property
     def annealing(self) -> Path:
-        """Of an annealed run: weights left free and steps of the quantizers, step by step."""
+        """Weights left free and quantizer steps of an annealed run, step by step."""
         return self.root / "annealing.parquet"
 
     @property
     def probe(self) -> Path:
-        """Of a student, where it was asked for: what its codes do in a further window of training."""
+        """What a student's codes do in a further window of training; only if requested."""
         return self.root / "probe.json"
 
     @property
     def noise(self) -> Path:
-        """Of a student, where it was asked for: what noise on its codes does to it."""
+        """What noise on its codes does to a student; only if requested."""
         return self.root / "noise.parquet"
 
     @property
     def taught(self) -> list[Path]:
-        """Of a teacher: what its students read."""
+        """The files of a teacher that its students read."""
         return [self.model, self.logits]
 
     @property
     def published(self) -> list[Path]:
-        """All files of the run, those of a teacher or those of a student."""
+        """The files that every teacher, or every student, publishes."""
         common = [self.metrics, self.info, self.model, self.events]
         own = [self.logits] if self.full_precision else [self.trainer, self.oscillation, self.weights]
         return [*common, *own]
 
 
 def data_dir(study: str) -> Path:
-    """Verified data of a study, with its manifest."""
+    """Return the directory of a study's verified data and its manifest."""
     return RESULTS / study / "data"
 
 
 def data_info(study: str) -> Path:
-    """What made the data of a study: everything that is not deterministic, as ``run.json`` of a run."""
+    """Return the file that says what made a study's data: all that is not deterministic, like a run's ``run.json``."""
     return data_dir(study) / "prepared.json"
 
 
 def report_dir(study: str, group: str | None = None) -> Path:
-    """Tables and figures of a study's main grid, or of one of its groups."""
+    """Return the directory of the tables and figures of a study's main grid, or of one of its groups."""
     return RESULTS / study / "report" / (group or "")
 
 
 def record_dir(report: Path) -> Path:
-    """Where the committed record of a report stands: results/digits/report/controls -> reference/digits/controls."""
+    """Return the place of a report's committed record: results/digits/report/controls -> reference/digits/controls."""
     study, _, *group = report.relative_to(RESULTS).parts
     return REFERENCE.joinpath(study, *group)

@@ -1,4 +1,4 @@
-"""What a number came from: versions of the libraries, the machine, the commit."""
+"""Where a number came from: versions of the libraries, the machine, the commit."""
 
 import hashlib
 import importlib.metadata
@@ -12,13 +12,13 @@ from ofq.runs.code import PACKAGE
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file."""
+    """Return the sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_commit() -> str | None:
-    """The commit that is checked out in the project's root, or None outside a git checkout."""
+    """Return the commit checked out in the project's root, or None outside a git checkout."""
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     except OSError:  # no git
@@ -27,13 +27,13 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on."""
+    """Return the versions of Python and of the libraries that numbers depend on."""
     names = ["torch", "timm", "numpy", "scikit-learn", "snakemake", PACKAGE]
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
 def machine() -> dict[str, Any]:
-    """The processor that ran and how many of its cores this process may use."""
+    """Return the processor, how many of its cores this process may use, and the platform."""
     return {"cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0)), "platform": platform.platform()}
 
 

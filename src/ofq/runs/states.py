@@ -1,7 +1,7 @@
-"""The directories of resumable state under ``runs/``: what each was made from, which one a run takes up.
+"""The directories of resumable state under ``runs/``: what each was made from, and which one a run resumes.
 
-A run has one directory for each set of things that its numbers depend on (settings, inputs, code), so that nothing is
-ever continued under others by accident. It is kept until the run's results are complete.
+A run has one directory for each combination of what its numbers depend on (settings, inputs, code), so that no state is
+continued under another combination by accident. It is kept until the run's results are complete.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from ofq.runs.files import make_directory, read_json, write_json
 from ofq.runs.locks import Held, exclusive
 from ofq.runs.paths import STATE, Run
 
-_PATIENCE = 5.0  # seconds for a trainer that was told to end and is saving
+_PATIENCE = 5.0  # seconds to wait for a trainer that was told to stop and is saving
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
 
 
@@ -36,7 +36,7 @@ class Origin:
     code: str
 
     def differences(self, other: "Origin") -> list[str]:
-        """Which of the three differ: ``settings``, ``inputs``, ``code``."""
+        """Return which of ``settings``, ``inputs`` and ``code`` differ."""
         return [name for name, value in asdict(self).items() if value != asdict(other)[name]]
 
 
@@ -49,12 +49,12 @@ class State:
 
     @property
     def step(self) -> int:
-        """The step of the newest checkpoint, whole or not; 0 where there is none."""
-        found = (_CHECKPOINT.fullmatch(path.name) for path in self.directory.glob("checkpoint-*.pt"))
-        return max((int(match[1]) for match in found if match), default=0)
+        """The step of the newest checkpoint, whole or not; 0 if there is none."""
+        matches = (_CHECKPOINT.fullmatch(path.name) for path in self.directory.glob("checkpoint-*.pt"))
+        return max((int(match[1]) for match in matches if match), default=0)
 
     def begin(self) -> None:
-        """Make the directory and note what it is made from."""
+        """Make the directory and record what it is made from."""
         make_directory(self.directory)
         if not (self.directory / "state.json").exists():
             write_json(self.directory / "state.json", asdict(self.origin))
@@ -62,7 +62,7 @@ class State:
 
 @contextlib.contextmanager
 def only_trainer(directory: Path, *, patience: float = _PATIENCE) -> Iterator[None]:
-    """Hold a run's directory for this process, the only one that may train it.
+    """Hold a run's directory, so that only this process may train it.
 
     Raises:
         UserError: another trainer holds it; says which.
@@ -76,23 +76,23 @@ def only_trainer(directory: Path, *, patience: float = _PATIENCE) -> Iterator[No
 
 
 def of_run(directory: Path) -> list[State]:
-    """The states with a checkpoint in a run's directory, the newest last."""
-    found = [state for path in directory.glob("*/state.json") if (state := _read(path)) and state.step]
-    return sorted(found, key=lambda state: max(p.stat().st_mtime for p in state.directory.glob("checkpoint-*.pt")))
+    """Return the states with a checkpoint in a run's directory, the newest last."""
+    states = [state for path in directory.glob("*/state.json") if (state := _read(path)) and state.step]
+    return sorted(states, key=lambda state: max(p.stat().st_mtime for p in state.directory.glob("checkpoint-*.pt")))
 
 
 def unfinished() -> dict[Run, State]:
-    """The newest state of each run that has one and whose results it did not make."""
-    found = {}
+    """Return the newest state of each run that has one, unless the run's results were made from it."""
+    newest = {}
     for run in _runs():
         states = of_run(run.state(""))
         if states and not _made(run, states[-1]):
-            found[run] = states[-1]
-    return found
+            newest[run] = states[-1]
+    return newest
 
 
 def drop_finished() -> None:
-    """Remove the states of runs whose results are complete; those that are being trained are left alone."""
+    """Remove the states of runs whose results are complete, except of runs that are being trained."""
     for run in _runs():
         for state in of_run(run.state("")):
             if _made(run, state):
@@ -102,7 +102,7 @@ def drop_finished() -> None:
 
 def drop(directory: Path) -> None:
     """Remove one state."""
-    # The note goes first: without it what is left of a half-removed state is nobody's.
+    # state.json goes first: without it nothing resumes from what is left of a half-removed state.
     (directory / "state.json").unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -113,7 +113,7 @@ def _runs() -> list[Run]:
 
 
 def _made(run: Run, state: State) -> bool:
-    """Whether the run's results are there and were made from this state."""
+    """Return whether the run's results exist and were made from this state."""
     if not run.files.metrics.exists():
         return False
     try:
@@ -123,7 +123,7 @@ def _made(run: Run, state: State) -> bool:
 
 
 def _read(path: Path) -> State | None:
-    """The state that a note describes, or None where the note is damaged: then nothing goes on from it."""
+    """Return the state that a ``state.json`` describes, or None if it is damaged: then nothing resumes from it."""
     try:
         return State(path.parent, Origin(**json.loads(path.read_text())))
     except (OSError, ValueError, TypeError):

@@ -1,6 +1,6 @@
-"""What the runs of a study left on the disk, finished or in training, as one record a run.
+"""One record for each run of a study on the disk, finished or in training.
 
-A record is taken from a run's event log and ``run.json`` alone, so that a mirror of it can be made anew at any time.
+A record comes from a run's event log and ``run.json`` alone, so that a mirror of it can be rebuilt at any time.
 """
 
 import datetime
@@ -20,7 +20,7 @@ from ofq.runs.files import read_json
 from ofq.runs.paths import RESULTS, STATE, Run
 
 _BELOW_STUDY = "*/*/*/seed*"
-# Of the end event: these two are settings, not results.
+# In the end event these two are settings, not results.
 _SETTINGS = {"seed", "steps"}
 
 
@@ -84,7 +84,7 @@ class RunLog:
         return tags
 
     def points(self, start: int) -> list[Point]:
-        """Curve points of the log after its first ``start`` bytes; results at the end are named ``final/name``."""
+        """Return curve points after the log's first ``start`` bytes; results at the end are named ``final/name``."""
         points = []
         for event in self._events(start):
             if event["event"] == "step":
@@ -92,12 +92,12 @@ class RunLog:
                 points += [Point(name, event["step"], value) for name, value in values.items()]
             elif event["event"] == "end":
                 values = {name: value for name, value in event.items() if name not in {"event", *_SETTINGS}}
-                # At step 0, where MLflow draws a bar a run; at the last step it would draw a curve of one point.
+                # At step 0 MLflow draws one bar for each run; at the last step it would draw a curve of one point.
                 points += [Point(f"final/{name}", 0, value) for name, value in values.items()]
         return points
 
     def time_of(self, step: int) -> datetime.datetime | None:
-        """When a step of a finished run was made, as if all took equally long; None while the run trains."""
+        """Return when a step of a finished run was made, as if all took equally long; None while the run trains."""
         if self.info is None:
             return None
         left = 1 - step / self.config["train"]["steps"]
@@ -112,25 +112,25 @@ class RunLog:
 
 
 def digest(content: bytes) -> str:
-    """Sha256 of some bytes, in 16 hexadecimal digits."""
+    """Return the first 16 hexadecimal digits of the sha256 of some bytes."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def studies() -> list[str]:
-    """Names of the studies that have runs, finished or in training."""
+    """Return the names of the studies that have runs, finished or in training."""
     return sorted({run.study for run in (*_finished("*"), *_in_training("*"))})
 
 
 def find(study: str) -> list[RunLog]:
-    """One record for each run of a study, in order of the coordinates.
+    """Return one record for each run of a study, in order of the coordinates.
 
-    Where a finished run is being trained anew, the newer log counts.
+    If a finished run is being trained again, the newer log counts.
 
     Raises:
         UserError: a file of a finished run is missing or damaged.
     """
     finished, training = _finished(study), _in_training(study)
-    found = []
+    records = []
     for run in sorted({*finished, *training}):
         newest = max(training.get(run, []), key=_changed, default=None)
         log = None
@@ -142,12 +142,12 @@ def find(study: str) -> list[RunLog]:
             if log is None:
                 raise missing(run.files.events)
         if log is not None:
-            found.append(log)
-    return found
+            records.append(log)
+    return records
 
 
 def snapshot(study: str) -> list[tuple[str, float]]:
-    """Paths and times of all that :func:`find` reads: what to compare in order to know that something changed."""
+    """Return paths and times that differ whenever something that :func:`find` reads has changed."""
     training = [path for paths in _in_training(study).values() for path in paths]
     return [(str(path), _changed(path)) for path in (*training, *(run.files.metrics for run in _finished(study)))]
 
@@ -171,12 +171,12 @@ def _runs(paths: Iterable[Path]) -> list[Run]:
 def _changed(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:  # a run that ends drops its state at any moment
+    except FileNotFoundError:  # a run that ends may drop its state at any moment
         return 0.0
 
 
 def _read(run: Run, key: str, path: Path, info: dict[str, Any] | None) -> RunLog | None:
-    """The record, or None where the log is gone or not begun."""
+    """Return the record, or None if the log is gone or not begun."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -186,7 +186,7 @@ def _read(run: Run, key: str, path: Path, info: dict[str, Any] | None) -> RunLog
 
 
 def _key(run: Run, info: dict[str, Any]) -> str:
-    """The name that the finished run's state had while it trained."""
+    """Return the name that the finished run's state had while it trained."""
     try:
         return RunConfig.model_validate(info["config"]).key(str(info["digests"]))
     except (KeyError, ValidationError):

@@ -1,7 +1,7 @@
 """Bring an MLflow store up to date with the event logs of the runs.
 
-The logs are the record and the store a copy: training never touches it, and a store that was deleted comes back whole.
-MLflow is imported late, for that costs seconds.
+The logs are the record and the store is a copy: training never touches it, and a deleted store is rebuilt in full.
+MLflow is imported late, because the import takes seconds.
 """
 
 import contextlib
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1  # of what is written for a run; another number writes every run anew
-_MARK = "mirrored"  # tag: how much of a run's log stands in the store; empty while the run is being written
+_FORMAT = 1  # version of what is written for a run; a new number writes every run anew
+_MARK = "mirrored"  # tag: how much of a run's log is in the store; empty while the run is being written
 _BATCH = 1000  # metrics that MLflow takes in one call
 _INTERVAL = 5.0  # seconds between two looks at the logs
 
 
 def stamp(study: str) -> Path:
-    """File that names the store and the MLflow run of each run of a study; ``error`` in it says why there are none."""
+    """Return the file that names a study's store and its runs' MLflow runs; ``error`` in it says why there are none."""
     return RESULTS / study / "mlflow.json"
 
 
 def warnings(studies: Iterable[str]) -> list[str]:
-    """What the stamps of the studies say of a store that could not be written."""
+    """Return the errors in the studies' stamps of a store that could not be written."""
     stamps = [read_json(stamp(study)) for study in studies if stamp(study).is_file()]
     return [content["error"] for content in stamps if "error" in content]
 
@@ -55,24 +55,24 @@ def track(study: str | None = None, *, keep_going: bool = False) -> None:
     Raises:
         UserError: there are no runs, a log is damaged, or the store cannot be written.
     """
-    found = {name: logs.find(name) for name in ([study] if study else logs.studies())}
-    if not any(found.values()):
+    records = {name: logs.find(name) for name in ([study] if study else logs.studies())}
+    if not any(records.values()):
         raise UserError(f"there are no runs{f' of study {study}' if study else ''} yet; make some with: snakemake")
     store = Store.chosen()
     try:
         with store.opened() as client:
-            for name, runs in found.items():
+            for name, runs in records.items():
                 print(_Mirror(client, store, name, runs).update(), flush=True)
     except StoreError as error:
         if not keep_going:
             raise
         _log.warning("%s", error)
-        for name in found:
+        for name in records:
             write_json(stamp(name), {"store": str(store), "error": str(error), "runs": {}})
 
 
 def follow(study: str | None = None) -> None:
-    """Mirror what is in training every few seconds, until interrupted; a store that is busy is tried again."""
+    """Mirror runs in training every few seconds until interrupted; a busy store is tried again."""
     seen: list[Any] = []
     with contextlib.suppress(KeyboardInterrupt):
         while True:
@@ -122,18 +122,18 @@ class _Mirror:
     def experiment(self) -> str:
         """Id of the study's experiment, made or restored where needed, with its saved views."""
         tags = views(self.runs)
-        found = self.client.get_experiment_by_name(self.study)
-        if found is None:
+        existing = self.client.get_experiment_by_name(self.study)
+        if existing is None:
             return str(self.client.create_experiment(self.study, self.store.artifact_location(self.study), tags))
-        if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
+        if existing.lifecycle_stage == "deleted":
+            self.client.restore_experiment(existing.experiment_id)
         for key, value in tags.items():
-            if found.tags.get(key) != value:
-                self.client.set_experiment_tag(found.experiment_id, key, value)
-        return str(found.experiment_id)
+            if existing.tags.get(key) != value:
+                self.client.set_experiment_tag(existing.experiment_id, key, value)
+        return str(existing.experiment_id)
 
     def _stored(self) -> dict[str, list["StoredRun"]]:
-        """The experiment's runs by their tag ``run``, those of other origin under the empty name."""
+        """Return the experiment's runs by their tag ``run``, those of other origin under the empty name."""
         runs: dict[str, list[StoredRun]] = {}
         token = None
         while token != "":
@@ -148,7 +148,7 @@ class _Mirror:
             self.client.delete_run(run.info.run_id)
 
     def _write(self, run: "StoredRun", log: RunLog, start: int) -> None:
-        """Log what is new. A writer that dies in the middle leaves no mark, and the run is then written anew."""
+        """Log what is new. A writer that dies halfway leaves no mark, and the run is then written anew."""
         from mlflow.entities import Metric, Param, RunTag
 
         run_id = run.info.run_id
@@ -172,11 +172,11 @@ class _Mirror:
         if not files or any(run.data.tags.get(_MARK) == mark for run in known):
             return
         self._delete(known)
-        made = round(1000 * max(path.stat().st_mtime for path in files.values()))
+        modified = round(1000 * max(path.stat().st_mtime for path in files.values()))
         tags = {"run": f"{self.study}/report", "study": self.study}
-        run = self.client.create_run(self.experiment, made, tags, "report")
+        run = self.client.create_run(self.experiment, modified, tags, "report")
         self._attach(run, files)
-        self.client.set_terminated(run.info.run_id, end_time=made)
+        self.client.set_terminated(run.info.run_id, end_time=modified)
         self.client.set_tag(run.info.run_id, _MARK, mark)
 
     def _attach(self, run: "StoredRun", files: dict[str, Path]) -> None:
@@ -191,7 +191,7 @@ class _Mirror:
                 self.client.log_artifact(run.info.run_id, str(path), None if parent == "." else parent)
 
     def _drop_artifacts(self) -> None:
-        """Remove the artifacts of runs that were replaced or went with an earlier store."""
+        """Remove the artifacts of runs that were replaced or belonged to an earlier store."""
         root = self.store.folder(self.store.artifact_location(self.study) or "")
         kept = {run.info.run_id for runs in self._stored().values() for run in runs}
         for folder in root.glob("*") if root else ():
@@ -200,25 +200,25 @@ class _Mirror:
 
 
 def _mark(log: RunLog) -> str:
-    """What stands in the store of a run that was mirrored: format, length and digest of its log, digest of its end."""
+    """Return the mark of a mirrored run: format, length and digest of its log, digest of its results."""
     end = digest(log.run.files.info.read_bytes() + log.run.files.metrics.read_bytes()) if log.finished else "-"
     return f"{_FORMAT} {len(log.text)} {digest(log.text)} {end}"
 
 
 def _continued(known: list["StoredRun"], log: RunLog) -> tuple["StoredRun | None", int]:
-    """The stored run that the log continues and how many bytes of the log it holds; None where it must be new."""
+    """Return the stored run that the log continues and how many bytes of the log it holds; None if it must be new."""
     for run in known:
         mark = run.data.tags.get(_MARK, "").split()
         if run.data.tags.get("run_key") != log.key or len(mark) != 4 or mark[0] != str(_FORMAT):
             continue
         length, unfinished = int(mark[1]), mark[3] == "-"
-        # A run that resumed cut its log back: what was mirrored of it then differs, or is longer than the log.
+        # A resumed run has cut its log back: the mirrored part then differs or is longer than the log.
         if " ".join(mark) == _mark(log) or (unfinished and digest(log.text[:length]) == mark[2]):
             return run, length
     return None, 0
 
 
 def _milliseconds(log: RunLog, step: int, start: int) -> int:
-    """When a step was made; of a run that was followed while it trained, when it was seen, so that time only grows."""
+    """Return when a step was made or, for a run followed in training, when it was seen, so that time only grows."""
     moment = None if start else log.time_of(step)
     return round(1000 * (moment.timestamp() if moment else time.time()))

@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, who may write it, and one line for whatever is wrong with it."""
+"""The MLflow store: where it is, who may write it, and its errors, each in one line."""
 
 import contextlib
 import os
@@ -27,37 +27,37 @@ class StoreError(UserError):
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store, by the address that MLflow knows it under."""
+    """An MLflow store, given by its address in MLflow."""
 
     uri: str
 
     @classmethod
     def chosen(cls) -> "Store":
-        """The one that ``MLFLOW_TRACKING_URI`` names, or else the project's own."""
+        """Return the store that ``MLFLOW_TRACKING_URI`` names, or else the project's own."""
         return cls(os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT)
 
     def __str__(self) -> str:
-        """The address without a password that may stand in it."""
+        """Return the address without user name and password."""
         parts = urlsplit(self.uri)
         if "@" not in parts.netloc:
             return self.uri
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     def artifact_location(self, study: str) -> str | None:
-        """Where a new experiment keeps its artifacts; None leaves that to the store.
+        """Return where a new experiment keeps its artifacts; None leaves that to the store.
 
-        In the project's own store it is relative to what the server serves: a path would be stored absolute, and the
-        artifacts would be lost when the project moves.
+        In the project's own store the location is relative to what the server serves: a path would be stored as
+        absolute, and the artifacts would be lost when the project moves.
         """
         return f"mlflow-artifacts:/{study}" if self.uri == _DEFAULT else None
 
     def folder(self, artifact_uri: str) -> Path | None:
-        """Where `mlflow ui` looks for a run's artifacts; None where only MLflow's client can bring them there."""
+        """Return where `mlflow ui` looks for a run's artifacts; None if only MLflow's client can put them there."""
         uri = urlsplit(artifact_uri)
         return _ARTIFACTS / uri.path.lstrip("/") if self.uri == _DEFAULT and uri.scheme == "mlflow-artifacts" else None
 
     def page(self, experiment: str) -> str:
-        """What to open in order to see an experiment's runs; MLflow's own start page leads elsewhere."""
+        """Return what to open to see an experiment's runs; MLflow's own start page leads elsewhere."""
         page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
         if self.uri.startswith("http"):
             return str(self).rstrip("/") + page
@@ -66,16 +66,16 @@ class Store:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator["MlflowClient"]:
-        """A client that alone writes the store.
+        """Yield a client that is the only writer of the store.
 
         Raises:
-            StoreError: locked, damaged, out of reach, or whatever else MLflow says of it.
+            StoreError: the store is locked, damaged or out of reach, or MLflow reports another error.
         """
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is down: seconds, not minutes
-        # A pooled connection would outlive a file that is deleted, and what is written then would go nowhere.
+        # A pooled connection would outlive a deleted file, and what is written then would be lost.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         try:
             with _only_writer():
@@ -94,7 +94,7 @@ class Store:
             raise self._failure(error) from None
 
     def _check_database(self) -> None:
-        """Raise where an SQLite file is locked or no database: MLflow itself would try for minutes."""
+        """Raise an error if an SQLite file is locked or not a database: MLflow itself would retry for minutes."""
         path = Path(self.uri.removeprefix("sqlite:///"))
         if self.uri.startswith("sqlite:///") and path.is_file():
             with contextlib.closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as connection:
@@ -111,7 +111,7 @@ class Store:
 
 @contextlib.contextmanager
 def _only_writer() -> Iterator[None]:
-    # Two writers that meet in a new store both create its tables, and one of them fails.
+    # Two writers in a new store would both create its tables, and one of them would fail.
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(exclusive(STATE / "mlflow.lock", patience=_PATIENCE))

@@ -1,6 +1,6 @@
 """Saved views of an experiment, which `mlflow ui` lists under "Views": the comparisons that a study is made for.
 
-MLflow keeps them as tags of the experiment. A version that reads the tags otherwise shows no views, and nothing else
+MLflow keeps them as tags of the experiment. A version that reads the tags differently shows no views; nothing else
 changes.
 """
 
@@ -15,7 +15,7 @@ _COLUMNS = ["metrics.`final/top1`", "metrics.`final/osc_share`", "metrics.`final
 
 
 def views(logs: list[RunLog]) -> dict[str, str]:
-    """Tags that hold one view of all results, and for each bit width one that sets LSQ beside StatsQ."""
+    """Return tags that hold one view of all results, and for each bit width one that sets LSQ beside StatsQ."""
     students = [log.run for log in logs if "quantization" in log.config]
     if not students:
         return {}
@@ -23,7 +23,7 @@ def views(logs: list[RunLog]) -> dict[str, str]:
     for bits in sorted({run.bits for run in students}):
         variants = {run.variant for run in students if run.bits == bits}
         if set(_PAIR) <= variants:
-            # The search knows neither "or" nor lists: leave out the others.
+            # The search has neither "or" nor lists: exclude the other variants.
             others = [f"tags.variant != '{name}'" for name in sorted(variants - set(_PAIR))]
             search = " and ".join([f"tags.bits = '{bits}'", *others])
             tags |= _view(f"lsq-statsq-{bits}", f"{' against '.join(_PAIR.values())}, {bits}", search, ["variant"])
@@ -31,7 +31,7 @@ def views(logs: list[RunLog]) -> dict[str, str]:
 
 
 def _view(key: str, name: str, search: str, groups: list[str]) -> dict[str, str]:
-    """A view whose rows are means over the runs that share the given tags, with the runs below them."""
+    """Return a view whose rows are means over the runs that share the given tags, with the runs below them."""
     state: dict[str, Any] = {
         "searchFilter": search,
         "orderByKey": _COLUMNS[0],
