@@ -14,7 +14,7 @@ from ofq.config.settings import ModelSettings, Name, Recipe, Strict, Variant
 from ofq.config.studies import Study
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
-from ofq.runs.code import find_class
+from ofq.runs.code_digest import find_class
 from ofq.runs.paths import PARAMS
 
 

@@ -9,7 +9,7 @@ from ofq.config.settings import Data
 from ofq.data.manifest import Files, Manifest, Stored, statistics, write_manifest
 from ofq.data.source import Images, Labels, Source, read
 from ofq.errors import UserError
-from ofq.runs.code import code_digest
+from ofq.runs.code_digest import code_digest
 from ofq.runs.files import write_bytes, write_json
 from ofq.runs.paths import data_dir, data_info
 from ofq.runs.provenance import file_digest, machine, versions

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ofq.runs.code import PACKAGE
+from ofq.runs.code_digest import PACKAGE
 
 
 def file_digest(path: Path) -> str:

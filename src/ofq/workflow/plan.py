@@ -11,7 +11,7 @@ from ofq.config.grid import Coordinates, Grid, all_runs
 from ofq.config.params import Params
 from ofq.config.resolve import resolve
 from ofq.report.artefacts import Artefact
-from ofq.runs.code import code_digest
+from ofq.runs.code_digest import code_digest
 from ofq.runs.paths import EVERYTHING, FULL_PRECISION, Run, data_dir
 from ofq.workflow.targets import named, report_files, targets_of
 

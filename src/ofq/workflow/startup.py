@@ -14,7 +14,7 @@ from ofq.environment import RESUME_ACROSS_CODE, SETTINGS, UNDER_SNAKEMAKE, confi
 from ofq.errors import UserError, refused
 from ofq.report.claims.terms import load as load_claims
 from ofq.runs import locks, states
-from ofq.runs.code import code_digest
+from ofq.runs.code_digest import code_digest
 from ofq.runs.paths import PARAMS, Run
 from ofq.tracking.mirror import warnings
 from ofq.workflow import internals

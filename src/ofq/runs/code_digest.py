@@ -8,9 +8,9 @@ from pathlib import Path
 
 PACKAGE = "ofq"
 # Left out of digests: a run takes from these only its resolved settings, which Snakemake compares separately; the names
-# of its files, which are the rules' outputs; or the text of an error.
+# of its files, which are the rules' outputs; the text of an error; or the name of an environment variable.
 _APART = {f"ofq.config.{name}" for name in ("settings", "studies", "params", "checks", "grid", "resolve", "yaml_model")}
-_APART |= {"ofq.runs.paths", "ofq.errors"}
+_APART |= {"ofq.runs.paths", "ofq.errors", "ofq.environment"}
 _ROOT = Path(__file__).parents[1]
 
 
@@ -73,9 +73,8 @@ def _tree(module: str) -> ast.Module:
     tree = ast.parse(path.read_bytes(), filename=str(path))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            is_docstring = [isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) for n in node.body[:1]]
-            if is_docstring == [True]:
-                node.body = node.body[1:]
+            # Docstrings of modules, classes and functions, and those below constants.
+            node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
     return tree
 
 
