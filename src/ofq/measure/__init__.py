@@ -1,1 +1,1 @@
-"""What is measured on finished runs, and the toy."""
+"""Measurements on finished runs, and the toy regression."""

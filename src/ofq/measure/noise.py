@@ -1,4 +1,4 @@
-"""What noise on the codes of a finished run does to it: is the model that training ended with a chance snapshot?"""
+"""Noise on the codes of a finished run: is the model at the end of training a chance snapshot?"""
 
 import hashlib
 from collections.abc import Iterator
@@ -54,20 +54,20 @@ class Noise:
     range: float
 
     def generator(self) -> torch.Generator:
-        """The draw's own source of randomness."""
+        """Make the draw's own source of randomness."""
         return _generator(f"{self.seed}/{self.trial}/{self.where}/{self.range}")
 
 
 class FixedQuantizer(Quantizer):
-    """A weight quantizer that gives the same codes and values whatever the weight: those of another, codes replaced.
+    """A weight quantizer with fixed codes and values: those of another quantizer, with its codes replaced.
 
-    Values are step*(code + offset) with the steps and the grid of the quantizer that it stands for, computed as that
-    one does, so that its own codes give its own values to the bit.
+    Values are step*(code + offset) with the steps and the grid of the other quantizer. They are computed as it does, so
+    its own codes give its own values to the bit.
 
     Args:
-        quantizer: the one that it stands for.
-        weight: what that one quantizes.
-        codes: in place of its codes; shape of the weight.
+        quantizer: the other quantizer.
+        weight: what it quantizes, (rows, columns).
+        codes: in place of its codes, same shape.
     """
 
     def __init__(self, quantizer: Quantizer, weight: Tensor, codes: Tensor) -> None:
@@ -80,24 +80,25 @@ class FixedQuantizer(Quantizer):
         self._rounded = own._replace(values=shifted, codes=replaced)
 
     def rounded(self, x: Tensor) -> Rounded:
-        """The fixed values with their codes and steps."""
+        """Return the fixed values with their codes and steps, whatever ``x`` is."""
         return self._rounded
 
     def step(self, w: Tensor) -> Tensor:
-        """As the quantizer that it stands for."""
+        """Return the step of the other quantizer."""
         return self._replaced.step(w)
 
     def position(self, w: Tensor) -> Tensor:
-        """The fixed codes: no weight is anywhere between them."""
+        """Return the fixed codes: no weight lies between codes."""
         return self._rounded.codes
 
 
 def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
     """Evaluate a finished student with noise on its codes, near rounding thresholds and anywhere; write the results.
 
-    Rows of ``noise.parquet``: ``none`` (once: range and trial are 0), then for each range and trial ``boundary`` and
-    ``random``, see :func:`inject`. ``top1`` and ``loss`` are those of the evaluation images, ``train_loss`` the
-    cross-entropy on up to 600 training images, the same ones for all rows. No file of the run is touched.
+    The rows of ``noise.parquet`` are one ``none`` (range and trial are 0), then for each range and trial one
+    ``boundary`` and one ``random``, see :func:`inject`. ``top1`` in percent and ``loss`` are of the evaluation images;
+    ``train_loss`` is the cross-entropy on up to 600 training images, the same ones for all rows. ``injected`` is the
+    percentage of weights that the noise was put on. No file of the run is touched.
 
     Args:
         run: quantized and finished.
@@ -126,7 +127,7 @@ def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
 
 
 def measure(student: nn.Module, data: StudyData, *, seed: int, trials: int) -> pd.DataFrame:
-    """The rows of ``noise.parquet``; the student is as before in the end.
+    """Measure the rows of ``noise.parquet``; afterwards the student is as before.
 
     Args:
         student: quantized, with its learned steps.
@@ -158,24 +159,24 @@ def inject(weights: list[BlockWeight], noise: Noise) -> tuple[dict[Layer, Tensor
     """Draw codes for the low-bit weights of a model.
 
     ``boundary``: each weight whose unrounded code u lies within the range of a rounding threshold gets one of the codes
-    next to it, floor(u) or floor(u) + 1, with probability 1/2 each. So half of them change, by one code: another
-    moment at which oscillation could have been stopped.
+    next to it, floor(u) or floor(u) + 1, with probability 1/2 each. So half of them change, by one code. The result is
+    another moment at which oscillation could have been stopped.
 
-    ``random``: of each matrix as many weights as near thresholds there, drawn without regard to where they lie; each
-    gets a neighbour of its code with probability 1/2, above or below, at an end of the grid the only one. The number
-    of weights that may change, the share of them that do and the size of a change are those of ``boundary``, matrix by
-    matrix, because steps differ between them.
+    ``random``: in each matrix as many weights are drawn as lie near thresholds there, wherever they lie. With
+    probability 1/2 each gets a neighbour of its code, above or below; at an end of the grid there is only one. The
+    number of weights that may change, the share that do and the size of a change are as for ``boundary``. This holds
+    matrix by matrix, because steps differ between matrices.
 
     Args:
         weights: of :func:`ofq.quant.block_weights`.
         noise: what to draw.
 
     Returns:
-        Codes of each layer's whole weight (of the product under query-key reparameterization), and how many weights
-        the noise was put on.
+        Codes of each layer's whole weight (under query-key reparameterization of the product) in its shape, and the
+        number of weights that the noise was put on.
 
     Raises:
-        ValueError: unknown place.
+        ValueError: ``noise.where`` is none of these.
     """
     draw = {"boundary": _near_thresholds, "random": _anywhere}.get(noise.where)
     if draw is None:
@@ -193,7 +194,7 @@ def inject(weights: list[BlockWeight], noise: Noise) -> tuple[dict[Layer, Tensor
 
 @contextmanager
 def fixed(codes: dict[Layer, Tensor]) -> Iterator[None]:
-    """Let layers compute with the given codes; afterwards their quantizers are back."""
+    """Let layers compute with the given codes, and put their quantizers back afterwards."""
     before: dict[Layer, Quantizer | None] = {layer: layer.weight_quantizer for layer in codes}
     try:
         for layer, replaced in codes.items():
@@ -208,7 +209,7 @@ def fixed(codes: dict[Layer, Tensor]) -> Iterator[None]:
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """Mean ± standard deviation over trials, for people."""
+    """Format mean ± standard deviation over trials as a table for people."""
     lines = [f"{'noise':<8} {'range':>5} {'weights':>8} {'top-1, %':>16} {'loss':>16} {'training loss':>16}"]
     for (where, limit), part in frame.groupby(["where", "range"], sort=False):
         spread = [_spread(part[column]) for column in ("top1", "loss", "train_loss")]
@@ -230,7 +231,7 @@ def _near_thresholds(position: Tensor, near: Tensor, bits: int, generator: torch
 
 def _anywhere(position: Tensor, near: Tensor, bits: int, generator: torch.Generator) -> Tensor:
     codes = position.round()
-    flat = codes.view(-1)
+    flat = codes.view(-1)  # (rows*columns,), a view of the codes
     chosen = torch.randperm(flat.numel(), generator=generator)[: int(near.sum())]
     changes = torch.randint(2, chosen.shape, generator=generator)
     up = 2 * torch.randint(2, chosen.shape, generator=generator) - 1
@@ -241,7 +242,7 @@ def _anywhere(position: Tensor, near: Tensor, bits: int, generator: torch.Genera
 
 
 def _on_training_images(data: StudyData, seed: int) -> StudyData:
-    """The data with up to 600 training images in the place of the evaluation images."""
+    """Return the data with up to 600 training images in place of the evaluation images."""
     order = torch.randperm(len(data.train_labels), generator=_generator(f"{seed}/training images"))[:TRAIN_IMAGES]
     return replace(data, eval_images=data.train_images[order], eval_labels=data.train_labels[order])
 

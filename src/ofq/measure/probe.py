@@ -1,4 +1,4 @@
-"""Measure the oscillation of a finished run again, from its checkpoint, over a further window of training."""
+"""Measure the oscillation of a finished run again: train on from its checkpoint for a window of steps."""
 
 import math
 from pathlib import Path
@@ -23,12 +23,15 @@ from ofq.training.student import load_data, loss_from
 WINDOW = 300  # steps
 _LONGEST = 10**9
 _COLUMNS = ["share", "share_high", "reversals"]
-# Images in an order that neither the run nor an annealing of it saw.
+# Gives the images an order that neither the run nor an annealing of it saw.
 _ORDER = 2_000_003
 
 
 def outputs(run: Run, steps: int = WINDOW) -> tuple[Path, Path]:
-    """Summary (JSON) and record by layer (Parquet) of a window; another length than the usual stands in the names."""
+    """Return the paths of a window's summary (JSON) and record by layer (Parquet).
+
+    The names hold the number of steps unless it is the usual one.
+    """
     name = "probe" if steps == WINDOW else f"probe-{steps}"
     return run.files.root / f"{name}.json", run.files.root / f"{name}.parquet"
 
@@ -36,10 +39,10 @@ def outputs(run: Run, steps: int = WINDOW) -> tuple[Path, Path]:
 def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
     """Train a copy of a finished student on at its last learning rate, without remedy, and write what its codes did.
 
-    Beside the oscillation of each layer that is what weights near a rounding threshold did
-    (:mod:`ofq.oscillation.boundary`) and whether query and key codes turned round together
-    (:mod:`ofq.oscillation.coupling`). The run's own files stay as they are. Directions and frequencies of the meter go
-    on from the run's, reversals count from the start of the window.
+    Written are the oscillation of each layer, what weights near a rounding threshold did
+    (:mod:`ofq.oscillation.boundary`), and whether query and key codes turned round together
+    (:mod:`ofq.oscillation.coupling`). The run's own files stay as they are. The meter's directions and frequencies go
+    on from the run's; reversals count from the start of the window.
 
     Args:
         run: quantized and finished.
@@ -105,7 +108,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
 
 
 def _constant(phase: TrainingRecipe, steps: int, lr: float | None = None) -> TrainingRecipe:
-    """The phase over the given number of steps at one rate; by default the lowest of its schedule."""
+    """Return the phase with the given number of steps at one learning rate, by default the lowest of its schedule."""
     rate = phase.min_lr if lr is None else lr
     return phase.model_copy(update={"lr": rate, "min_lr": rate, "steps": steps, "warmup": 0.0, "constant_steps": 0})
 
@@ -115,7 +118,7 @@ def _last(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(layers: pd.DataFrame) -> dict[str, Any]:
-    """Means over all weights of some layers: shares in percent, reversals a weight."""
+    """Return the means over all weights of some layers: shares in percent, reversals per weight."""
     means = {name: float(np.average(layers[name], weights=layers["weights"])) for name in _COLUMNS}
     return {"weights": int(layers["weights"].sum()), **means}
 

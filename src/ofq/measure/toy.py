@@ -1,6 +1,6 @@
 """Toy regression: weights pulled towards targets through a quantizer, and nothing else.
 
-It uses the quantizers and the meter that training uses. ``docs/oscillation.md`` explains what comes out of it.
+It uses the quantizers and the meter that training uses. ``docs/oscillation.md`` explains its results.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ _COLUMNS = ["case", "step", "weight", "latent", "value", "code", "scale"]
 
 @dataclass(frozen=True)
 class Trace:
-    """What happened: one row a step, the state before its update.
+    """Record of a simulation, with the state before the update of each step.
 
     Attributes:
         weights: latent weights (steps, rows, columns).
         values: quantized weights, same shape.
         codes: integer codes, same shape.
-        scales: step of the quantizer (steps, rows); one for all weights as (steps, 1).
-        reversals: of each weight (rows, columns), a step.
+        scales: steps of the quantizer (steps, rows), or (steps, 1) if all weights share one.
+        reversals: of each weight per step (rows, columns).
     """
 
     weights: Tensor
@@ -42,7 +42,10 @@ class Trace:
 
 
 def learned(scale: Tensor, *, bits: int = BITS, axis: int | None = 0) -> LSQQuantizer:
-    """LSQ that starts from the given steps, one for each index of the axis; None: one for all weights."""
+    """Make an LSQ quantizer that starts from the given steps, a vector.
+
+    There is one for each index of the axis; with ``axis=None`` one for all weights.
+    """
     quantizer = LSQQuantizer(bits, axis=axis)
     quantizer.load_state_dict({"scale": scale})
     return quantizer
@@ -51,9 +54,10 @@ def learned(scale: Tensor, *, bits: int = BITS, axis: int | None = 0) -> LSQQuan
 def train(
     quantizer: Quantizer, start: Tensor, target: Tensor, *, lr: float = LR, scale_lr: float = 0.0, steps: int = 500
 ) -> Trace:
-    """Gradient descent on L = 1/2 sum (q(w) - target)^2, steps of the quantizer included where ``scale_lr`` > 0.
+    """Run gradient descent on L = 1/2 sum (q(w) - target)^2.
 
-    Weights and steps are updated together, from the same forward pass.
+    With ``scale_lr`` > 0 the steps of the quantizer learn too. Weights and steps are updated together, from the same
+    forward pass.
 
     Args:
         quantizer: straight-through, so that dL/dw = q(w) - target wherever it passes gradients.
@@ -81,20 +85,21 @@ def train(
         with torch.no_grad():
             for (parameter, rate), gradient in zip(trained, gradients, strict=True):
                 parameter -= rate * gradient
+    # (steps, rows, columns) three times, (steps, rows)
     weights, values, all_codes, scales = (torch.stack(column) for column in zip(*rows, strict=True))
     return Trace(weights, values, all_codes, scales, meter.reversals("toy") / steps)
 
 
 def row_of_eight() -> tuple[Tensor, Tensor]:
-    """Where the weights of a row start and what they are pulled to, (1, 8) each."""
+    """Return the start of a row of weights and the targets that they are pulled to, (1, 8) each."""
     start = [START, *(0.5 * target for target in OTHERS)]
     return torch.tensor([start], dtype=torch.float64), torch.tensor([[TARGET, *OTHERS]], dtype=torch.float64)
 
 
 def compare() -> dict[str, Trace]:
-    """The same row of weights with the three kinds of step: ``fixed``, ``learned``, ``statistical``.
+    """Train the same row of weights with three kinds of step: ``fixed``, ``learned``, ``statistical``.
 
-    The learned step begins where the fixed one stays, and has the learning rate of the weights.
+    The learned step begins at the value of the fixed one, and has the learning rate of the weights.
     """
     start, target = row_of_eight()
     step = torch.tensor([STEP], dtype=torch.float64)
@@ -106,7 +111,7 @@ def compare() -> dict[str, Trace]:
 
 
 def tidy(traces: dict[str, Trace]) -> pd.DataFrame:
-    """One row for each case, step and weight: ``latent``, quantized ``value``, ``code``, and ``scale``, the step size.
+    """Return a row for each case, step and weight: ``latent``, quantized ``value``, ``code``, and ``scale``, the step.
 
     Args:
         traces: by case, each of one row of weights.
@@ -118,10 +123,10 @@ def tidy(traces: dict[str, Trace]) -> pd.DataFrame:
             "case": case,
             "step": torch.arange(steps).repeat_interleave(count),
             "weight": torch.arange(count).repeat(steps),
-            "latent": trace.weights.flatten(),
-            "value": trace.values.flatten(),
-            "code": trace.codes.flatten(),
-            "scale": trace.scales.flatten().repeat_interleave(count),
+            "latent": trace.weights.flatten(),  # (steps, 1, count) to (steps*count,)
+            "value": trace.values.flatten(),  # (steps*count,)
+            "code": trace.codes.flatten(),  # (steps*count,)
+            "scale": trace.scales.flatten().repeat_interleave(count),  # (steps, 1) to (steps,) to (steps*count,)
         }
         frames.append(pd.DataFrame({name: x.numpy() if isinstance(x, Tensor) else x for name, x in columns.items()}))
     return pd.concat(frames, ignore_index=True)[_COLUMNS]

@@ -1,4 +1,4 @@
-"""How weights behave that lie near a rounding threshold: their gradients, their reversals, who they are."""
+"""Weights near a rounding threshold: which they are, their gradients, their reversals."""
 
 from typing import Any
 
@@ -14,21 +14,21 @@ BAND = 0.005  # code steps: the boundary range of confidence-guided annealing
 
 
 class BoundaryObserver(Observer):
-    """Counts (weight, step) pairs by the weight's distance to the nearest rounding threshold before the step's update.
+    """Counter of (weight, step) pairs by the weight's distance to the nearest threshold before the step's update.
 
-    With u_t the unrounded code of a weight, g_t its gradient and c_t its code at step t, a pair (weight, t) falls into
-    the bin of |u_t - floor(u_t) - 1/2|, and of the pairs in a bin there are counted
+    Let u_t be the unrounded code of a weight, g_t its gradient and c_t its code at step t. The bin of a pair
+    (weight, t) is that of |u_t - floor(u_t) - 1/2|. Each bin counts all pairs, and those with a
 
-        gradient turns   g_t * g_(t-1) < 0: the sign of the gradient is the opposite of that of the step before. A
-                         gradient of zero, as LSQ gives a clamped weight, has no sign, and the first step no step before
-        reversals        update t moved the code, c_(t+1) != c_t, against the direction of its last change: the rule of
+        gradient turn    g_t * g_(t-1) < 0: the gradient has the opposite sign of that of the step before. A gradient of
+                         zero, as LSQ gives a clamped weight, has no sign, and the first step has no step before it
+        reversal         update t moved the code, c_(t+1) != c_t, against the direction of its last change: the rule of
                          :class:`ofq.oscillation.OscillationMeter`, from the recorder's own count
 
-    Besides it notes which weights lie in a narrow band around the thresholds at the first and at the last step. If few
-    are there at both, oscillation is no property of certain weights.
+    The observer also notes which weights lie in a narrow band around the thresholds at the first and at the last step.
+    If few are there at both, oscillation is no property of certain weights.
 
-    The product of the query and key weights that query-key reparameterization quantizes is left out of all of this: it
-    is no parameter, so that it has no gradient and no update of its own.
+    Under query-key reparameterization the quantized product of the query and key weights is left out: it is not a
+    parameter, so it has no gradient and no update of its own.
 
     Args:
         recorder: follows the codes; its hook comes before this one.
@@ -40,7 +40,7 @@ class BoundaryObserver(Observer):
         self._recorder = recorder
         self._weights = [weight for weight in recorder.weights if isinstance(weight.layer, QuantLinear)]
         self._counts = torch.zeros(3, BINS, dtype=torch.int64)  # pairs, gradient turns, reversals
-        # Of every weight at the latest step, one vector each.
+        # Of every weight at the latest step, one vector (weights,) each.
         self._bins: Tensor | None = None
         self._signs: Tensor | None = None
         self._reversals: Tensor | None = None
@@ -51,6 +51,7 @@ class BoundaryObserver(Observer):
     def before_update(self) -> None:
         """Sort the weights by their distance, and count which gradients turned."""
         self._count_reversals()
+        # (weights,), all matrices one after the other
         distance = torch.cat([threshold_distance(weight.position()).flatten() for weight in self._weights])
         bins = (distance * (2 * BINS)).to(torch.uint8).clamp_(max=BINS - 1)
         signs = self._gradients().sign().to(torch.int8)
@@ -68,13 +69,18 @@ class BoundaryObserver(Observer):
         self._count_reversals()
 
     def boundary(self) -> dict[str, list[float] | list[int]]:
-        """Counts by bin: ``left`` edges in code steps, ``weight_steps`` pairs, ``gradient_turns``, ``reversals``."""
+        """Return by bin the ``left`` edge in code steps and the counts.
+
+        The counts are ``weight_steps`` (all pairs), ``gradient_turns`` and ``reversals``.
+        """
         names = ["weight_steps", "gradient_turns", "reversals"]
         left = [round(i / (2 * BINS), 6) for i in range(BINS)]
         return {"left": left, **dict(zip(names, self._counts.tolist(), strict=True))}
 
     def band(self) -> dict[str, float]:
-        """How many weights lay within ``range`` of a threshold at the ``start``, at the ``end``, and at ``both``.
+        """Return how many ``weights`` there are, and how many lay near a threshold at ``start``, ``end`` and ``both``.
+
+        Near means within ``range`` code steps.
 
         Raises:
             RuntimeError: no step was seen.
@@ -90,7 +96,7 @@ class BoundaryObserver(Observer):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts, and what the next step is compared with."""
+        """Return the counts, and what the next step is compared with."""
         return {
             "counts": self._counts.clone(),
             "bins": self._bins,
@@ -101,7 +107,7 @@ class BoundaryObserver(Observer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up saved state."""
+        """Restore saved state."""
         self._counts, self._bins, self._signs = state["counts"], state["bins"], state["signs"]
         self._reversals, self._first, self._last = state["reversals"], state["first"], state["last"]
 
@@ -110,11 +116,11 @@ class BoundaryObserver(Observer):
         for weight in self._weights:
             gradient = weight.layer.weight.grad
             assert isinstance(gradient, Tensor), f"{weight.name} has no gradient"
-            parts.append(gradient[weight.rows].flatten())
+            parts.append(gradient[weight.rows].flatten())  # (rows, columns) to (weights,)
         return torch.cat(parts)
 
     def _count_reversals(self) -> None:
-        """Those of the update before, by the bins before it."""
+        """Count the reversals of the last update, in the bins from before it."""
         counted = reversals(self._recorder, self._weights)
         if self._bins is not None:
             self._count(2, self._bins[counted != self._reversals])

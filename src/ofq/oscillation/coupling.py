@@ -1,4 +1,4 @@
-"""Whether the codes of queries and keys turn round together: the co-oscillation that QKR is meant to end."""
+"""Co-oscillation, which QKR is meant to end: whether query and key codes turn round together."""
 
 import math
 from typing import Any
@@ -14,9 +14,9 @@ from ofq.quant.quantizers.statsq import StatsQuantizer
 
 
 class CouplingObserver(Observer):
-    """Follows, head by head, how many query and how many key codes turn round in each step.
+    """Counter of the query codes and the key codes that turn round in each step, head by head.
 
-    With q_t and k_t the numbers of reversals that update t makes in the query and key codes of a head (its d rows of
+    Let q_t and k_t be the numbers of reversals that update t makes in the query and key codes of a head (its d rows of
     each), and <.> the mean over the steps of the window:
 
         chance = <q><k>          what <q_t k_t> would be if the two turned round independently
@@ -25,17 +25,16 @@ class CouplingObserver(Observer):
 
         lift = sum of same / sum of chance,   lift_other = sum of other / sum of chance,   sums over the heads
 
-    A lift above 1 alone shows no coupling of query and key. Some batches move the whole model: after a large loss the
-    codes of all layers turn more often, and then any two of them are correlated. ``other`` has that share of it and no
-    more, because a query is never multiplied with the keys of another head: what makes them turn round in the same
-    steps is common to the whole model. So the coupling through the product of a head is what lift has above
-    lift_other.
+    A lift above 1 alone does not show that query and key are coupled. Some batches move the whole model: after a large
+    loss the codes of all layers turn more often, and then any two of them are correlated. ``other`` measures this
+    common part alone, because a query is never multiplied with the keys of another head. So the coupling through the
+    product of a head is what lift has above lift_other.
 
     Under query-key reparameterization queries and keys have no codes of their own. Then *shadow* codes are followed:
-    those that a fresh StatsQ of the same bits would give to ``q.weight`` and ``k.weight``. Where the run's weights are
-    quantized with LSQ it is StatsQ too, as nothing has learned a step for them. Nobody trained with these codes; they
-    say what the latent weights do. They are followed from the start of the window, so the first change of each has no
-    direction to turn against; those that the model has of its own go on from the run.
+    those that a fresh StatsQ of the same bits would give to ``q.weight`` and ``k.weight``. It is StatsQ also where the
+    run's weights are quantized with LSQ, because no step was learned for these two. Nothing was trained with shadow
+    codes; they show what the latent weights do. They are followed from the start of the window, so the first change of
+    each has no direction to turn against. The model's own codes go on from the run.
 
     Args:
         model: quantized and calibrated.
@@ -59,7 +58,7 @@ class CouplingObserver(Observer):
                     self._shadows.append((StatsQuantizer(weight.bits), attention))
         heads = sum(count for _, _, count in self._heads)
         self._sums = torch.zeros(4, heads, dtype=torch.int64)  # of q, k, q*k, and q*(sum of k of the other heads)
-        self._before: Tensor | None = None
+        self._before: Tensor | None = None  # (2, heads): reversals of q and k so far
         self._steps = 0
 
     @property
@@ -69,7 +68,7 @@ class CouplingObserver(Observer):
 
     @torch.no_grad()
     def before_update(self) -> None:
-        """Count what the update before turned round."""
+        """Count what the last update turned round."""
         if self._shadows:
             weights = {
                 f"{name}.{side}": quantizer.codes(getattr(attention, side).weight)
@@ -77,10 +76,10 @@ class CouplingObserver(Observer):
                 for side in "qk"
             }
             self._meter.update(weights)
-        counted = torch.stack([self._by_head("q"), self._by_head("k")])
+        counted = torch.stack([self._by_head("q"), self._by_head("k")])  # (2, heads)
         if self._before is not None:
             q, k = counted - self._before
-            self._sums += torch.stack([q, k, q * k, q * (k.sum() - k)])
+            self._sums += torch.stack([q, k, q * k, q * (k.sum() - k)])  # (4, heads)
             self._steps += 1
         self._before = counted
 
@@ -89,7 +88,7 @@ class CouplingObserver(Observer):
         self.before_update()
 
     def coupling(self) -> list[dict[str, Any]]:
-        """One entry a head: ``block``, ``head``, ``steps``, mean ``q`` and ``k``, ``same``, ``other``, ``chance``.
+        """List for each head ``block``, ``head``, ``steps``, mean ``q`` and ``k``, ``same``, ``other`` and ``chance``.
 
         ``other`` is None for the only head of a model.
 
@@ -101,6 +100,7 @@ class CouplingObserver(Observer):
         places = [(block, head) for _, block, count in self._heads for head in range(count)]
         others = len(places) - 1
         entries = []
+        # (4, heads) to (heads, 4)
         for (block, head), sums in zip(places, self._sums.t().tolist(), strict=True):
             q, k, same, other = (value / self._steps for value in sums)
             entries.append(
@@ -118,7 +118,7 @@ class CouplingObserver(Observer):
         return entries
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums, what the next step is compared with, and the meter of the shadow codes."""
+        """Return the sums, what the next step is compared with, and the state of the shadow codes' meter."""
         return {
             "sums": self._sums.clone(),
             "before": self._before,
@@ -127,18 +127,22 @@ class CouplingObserver(Observer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up saved state."""
+        """Restore saved state."""
         self._sums, self._before, self._steps = state["sums"], state["before"], state["steps"]
         self._meter.load_state_dict(state["meter"])
 
     def _by_head(self, side: str) -> Tensor:
-        """Reversals so far in the codes of each head of all blocks (int64)."""
+        """Return the reversals so far in the codes of each head of all blocks (int64)."""
         meter = self._meter if self._shadows else self._recorder.meter
+        # (A, C) to (H, d*C), summed to (H,)
         return torch.cat([meter.reversals(f"{name}.{side}").view(n, -1).sum(1) for name, _, n in self._heads])
 
 
 def lifts(coupling: list[dict[str, Any]]) -> tuple[float, float]:
-    """``lift`` and ``lift_other`` of :class:`CouplingObserver`; not a number where nothing turned round."""
+    """Return ``lift`` and ``lift_other`` of :class:`CouplingObserver`.
+
+    Both are NaN where nothing turned round or the model has a single head.
+    """
     chance = sum(entry["chance"] for entry in coupling)
     if not chance or any(entry["other"] is None for entry in coupling):
         return math.nan, math.nan

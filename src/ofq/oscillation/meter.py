@@ -9,13 +9,13 @@ _PIECE = 2**17  # weights that are counted at a time
 
 
 class OscillationMeter:
-    """Passive meter of the rule of Nagel et al.: an oscillation is a change against the direction of the last one.
+    """Passive meter by the rule of Nagel et al.: an oscillation is a change against the direction of the last one.
 
     For each weight, with D = sign(previous code - code) and dir the direction of its last change:
 
         osc = 1[D*dir = -1],   frequency <- m*osc + (1-m)*frequency,   reversals += osc,   dir <- D where D != 0
 
-    The first update only takes the codes down. All names lie in one flat tensor per quantity, updated in place and in
+    The first update only notes the codes. Each quantity is one flat tensor over all names, updated in place and in
     pieces that stay in a processor's cache, whatever the number of layers. Nothing is read back to the host.
 
     Args:
@@ -38,7 +38,7 @@ class OscillationMeter:
 
     @property
     def names(self) -> list[str]:
-        """The names of the first update, in its order; none before it."""
+        """Names of the first update, in its order; none before it."""
         return list(self._shapes)
 
     @torch.no_grad()
@@ -57,7 +57,7 @@ class OscillationMeter:
         if self._shapes and shapes != self._shapes:
             wrong = next(name for name in [*shapes, *self._shapes] if shapes.get(name) != self._shapes.get(name))
             raise ValueError(f"the meter's names and shapes are those of its first update; '{wrong}' differs")
-        parts = [codes[name].flatten() for name in self._shapes or shapes]
+        parts = [codes[name].flatten() for name in self._shapes or shapes]  # a vector per name
         if not self._shapes:
             self._shapes = shapes
             self._codes = torch.cat(parts)
@@ -72,42 +72,46 @@ class OscillationMeter:
         self._codes, self._next = self._next, self._codes
 
     def _count(self) -> None:
-        """From the codes to the next ones."""
+        """Compare the codes with the next ones, and update direction, frequency and reversals."""
         flat = (self._codes, self._next, self._direction, self._frequency, self._reversals)
         size = min(_PIECE, self._codes.numel())
         device = self._codes.device
         booleans = torch.empty(2, size, dtype=torch.bool, device=device)
         numbers = torch.empty(size, device=device)
+        # Vectors of at most _PIECE weights.
         for old, new, direction, frequency, reversals in zip(*(part.split(_PIECE) for part in flat), strict=True):
             count = old.numel()
             # Compared, not subtracted: 8-bit codes may differ by 255.
             fell, rose = torch.gt(old, new, out=booleans[0, :count]), torch.lt(old, new, out=booleans[1, :count])
+            # Booleans seen as int8, without a copy and with the same shape.
             change, turned = fell.view(torch.int8).sub_(rose.view(torch.int8)), rose.view(torch.int8)
-            # -1 where a weight turned round, else 0 or 1, and then clamped: boolean kernels are slow on the CPU.
+            # D*dir is -1 where a weight turned round; clamped and negated it is osc. On the CPU that is faster than
+            # boolean kernels.
             torch.mul(change, direction, out=turned).clamp_(max=0).neg_()
             frequency.lerp_(numbers[:count].copy_(turned), self.momentum)
             reversals.add_(turned)
-            # Where nothing changed the last direction stands: |D| picks between the two.
+            # Where nothing changed the last direction stays: |D| picks between the two.
             stale = torch.abs(change, out=turned).mul_(direction)
             direction.sub_(stale).add_(change)
 
     def frequency(self, name: str) -> Tensor:
-        """Exponential mean of the oscillations per step, in the codes' shape."""
+        """Return the exponential mean of the oscillations per step, in the codes' shape."""
         return self._of(self._frequency, name)
 
     def reversals(self, name: str) -> Tensor:
-        """Number of oscillations since the first update or :meth:`reset_reversals` (int32), in the codes' shape."""
+        """Return the oscillations since the first update or :meth:`reset_reversals` (int32), in the codes' shape."""
         return self._of(self._reversals, name)
 
     def direction(self, name: str) -> Tensor:
-        """Sign of the last change, old code minus new (int8, 0 before any), in the codes' shape."""
+        """Return the sign of the last change, old code minus new (int8, 0 before any), in the codes' shape."""
         return self._of(self._direction, name)
 
     def share(self, threshold: float = 0.005) -> dict[str, float]:
-        """Percent of the weights of each name whose frequency is above the threshold. Waits for the device once."""
+        """Return in percent the weights of each name with a frequency above the threshold; wait for the device once."""
         if not self._shapes:
             return {}
         sizes = [shape.numel() for shape in self._shapes.values()]
+        # A vector per name, summed to (names,)
         above = torch.stack([part.sum() for part in (self._frequency > threshold).split(sizes)]).tolist()
         return {name: 100.0 * n / size for name, n, size in zip(self._shapes, above, sizes, strict=True)}
 
@@ -116,7 +120,7 @@ class OscillationMeter:
         self._reversals.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state as tensors only, ``<quantity>/<name>`` in the codes' shape, so that ``torch.load`` is safe."""
+        """Return the state as tensors ``<quantity>/<name>`` in the codes' shape, so that ``torch.load`` is safe."""
         state = {"momentum": torch.tensor(self.momentum, dtype=torch.float64)}
         for quantity, flat in self._quantities().items():
             for name in self._shapes:
@@ -148,6 +152,7 @@ class OscillationMeter:
         self._shapes = shapes
         if not shapes:
             return
+        # One vector over all names for each quantity.
         flat = {quantity: torch.cat([values[name].flatten() for name in shapes]) for quantity, values in parts.items()}
         self._codes, self._direction = flat["codes"], flat["direction"].to(torch.int8)
         self._frequency, self._reversals = flat["frequency"], flat["reversals"]
@@ -161,7 +166,7 @@ class OscillationMeter:
         }
 
     def _of(self, flat: Tensor, name: str) -> Tensor:
-        """The part of a flat tensor that belongs to a name, as a view."""
+        """Return the part of a flat tensor that belongs to a name, as a view in the codes' shape."""
         if name not in self._shapes:
             raise KeyError(f"the meter has no '{name}'; it has {', '.join(self._shapes) or 'seen nothing yet'}")
         start = 0
@@ -169,4 +174,4 @@ class OscillationMeter:
             if other == name:
                 break
             start += shape.numel()
-        return flat[start : start + self._shapes[name].numel()].view(self._shapes[name])
+        return flat[start : start + self._shapes[name].numel()].view(self._shapes[name])  # a vector to the codes' shape

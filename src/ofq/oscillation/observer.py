@@ -1,4 +1,4 @@
-"""What the observers of a window have in common: hooks of the training loop that look on and change nothing."""
+"""The base of the observers of a window: hooks of the training loop that look on and change nothing."""
 
 from typing import Any
 
@@ -10,52 +10,53 @@ from ofq.quant.weights import BlockWeight
 
 
 class Observer:
-    """Hook of the training loop beside an :class:`OscillationRecorder`, which stands before it in the list of hooks.
+    """Hook of the training loop that comes after an :class:`OscillationRecorder` in the list of hooks.
 
-    Each step it reads what the step's forward and backward pass left, and the recorder's count of reversals. The count
-    lags behind: what an update did to the codes is met in the next forward pass, so the reversals of step t are those
-    that the recorder has counted more at step t + 1, and :meth:`finish` takes those of the last step.
+    Each step it reads what the forward and backward pass left, and the recorder's count of reversals. The count lags
+    one step behind, because only the next forward pass shows what an update did to the codes: the reversals of step t
+    are the increase of the count at step t + 1. :meth:`finish` takes those of the last step.
     """
 
     def loss(self) -> None:
-        """Nothing to add."""
+        """Add nothing to the loss."""
 
     def before_update(self) -> None:
         """Look at the step that was just computed."""
         raise NotImplementedError
 
     def after_update(self) -> None:
-        """Nothing: the updated weights are met in the next forward pass."""
+        """Do nothing: the next forward pass shows the updated weights."""
 
     def metrics(self) -> dict[str, float]:
-        """No curve points."""
+        """Return no curve points."""
         return {}
 
     def finish(self) -> None:
-        """Take the reversals of the last step; once, after the recorder's ``finish``."""
+        """Count the reversals of the last step; call it once, after the recorder's ``finish``."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
         raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up saved state."""
+        """Restore saved state."""
         raise NotImplementedError
 
 
 def reversals(recorder: OscillationRecorder, weights: list[BlockWeight]) -> Tensor:
-    """Reversals so far of every weight of the given matrices (int32), below each other as one vector."""
+    """Return the reversals so far of every weight of the given matrices as one vector (int32)."""
+    # (weights,), all matrices one after the other
     return torch.cat([recorder.meter.reversals(weight.name).flatten() for weight in weights])
 
 
 def threshold_distance(position: Tensor) -> Tensor:
-    """Distance of unrounded codes to the nearest rounding threshold, |u - floor(u) - 1/2|, in code steps.
+    """Return the distance of unrounded codes to the nearest rounding threshold, |u - floor(u) - 1/2|, in code steps.
 
     It lies between 0 (on a threshold) and 1/2 (on a code). Positions are clamped to the outermost codes, so a clamped
     weight has 1/2, however far outside it lies; the outermost codes have a threshold on their inner side only.
 
     Args:
-        position: as :meth:`ofq.quant.quantizers.base.Quantizer.position` gives it: codes at integers.
+        position: from :meth:`ofq.quant.quantizers.base.Quantizer.position`, with codes at integers; any shape.
     """
     return (position - position.floor() - 0.5).abs()

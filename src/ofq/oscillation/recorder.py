@@ -1,4 +1,4 @@
-"""Follow the integer codes of a model's low-bit weights through training and write down what they did."""
+"""Follow the integer codes of a model's low-bit weights through training and record what they did."""
 
 from typing import Any
 
@@ -17,7 +17,13 @@ POSITION_BIN = 0.05  # width of a bin of the latent weights' histogram, in code 
 class OscillationRecorder:
     """Hook of the training loop: an :class:`OscillationMeter` over every low-bit weight of the blocks, at every step.
 
-    It reads the codes that the forward pass computed anyway and writes to nothing that training reads.
+    It reads the codes that the forward pass computes anyway, and changes nothing that training reads.
+
+    Args:
+        model: quantized; its weight quantizers record their codes from now on.
+
+    Raises:
+        ValueError: the model is not quantized.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,7 +34,7 @@ class OscillationRecorder:
         self.rows: list[dict[str, Any]] = []
 
     def loss(self) -> None:
-        """Nothing to add."""
+        """Add nothing to the loss."""
 
     def before_update(self) -> None:
         """Count the codes with which this step's loss was computed."""
@@ -36,10 +42,14 @@ class OscillationRecorder:
         self.steps += 1
 
     def after_update(self) -> None:
-        """Nothing: the updated weights are met in the next forward pass."""
+        """Do nothing: the next forward pass shows the updated weights."""
 
     def metrics(self) -> dict[str, float]:
-        """Write one row a layer, and return the shares over all weights and over each group, in percent."""
+        """Record one row per layer, and return curve points.
+
+        Returns:
+            Shares over all weights and over each group, in percent, and reversals per weight.
+        """
         rows = [self._row(weight.name, weight.group, weight.block, weight.position()) for weight in self.weights]
         self.rows = [row for row in self.rows if row["step"] != self.steps] + rows
         groups = list(dict.fromkeys(row["group"] for row in rows))
@@ -51,17 +61,24 @@ class OscillationRecorder:
         }
 
     def finish(self) -> dict[str, float]:
-        """Count the codes after the last update too, as the last row; share in percent and reversals a weight."""
+        """Count the codes after the last update too, and record them as the last rows.
+
+        Returns:
+            Share in percent and reversals per weight, over all weights.
+        """
         self.meter.update({weight.name: weight.codes() for weight in self.weights})
         values = self.metrics()
         return {"osc_share": values["osc/share"], "reversals": values["osc/reversals"]}
 
     def oscillation(self) -> pd.DataFrame:
-        """One row an interval and layer: shares in percent, reversals a weight, distance to the nearest threshold."""
+        """Return a row per interval and layer.
+
+        Shares are in percent, reversals per weight; a histogram holds the distances to the nearest threshold.
+        """
         return pd.DataFrame(self.rows)
 
     def final_weights(self) -> pd.DataFrame:
-        """Histogram of the latent weights in code steps (thresholds at half-integers), by layer."""
+        """Return a histogram of each layer's latent weights in code steps (thresholds at half-integers)."""
         frames = []
         for weight in self.weights:
             bins, counts = torch.unique((weight.position() / POSITION_BIN).floor().to(torch.int64), return_counts=True)
@@ -74,16 +91,16 @@ class OscillationRecorder:
         return pd.concat(frames, ignore_index=True)
 
     def restart_counts(self) -> None:
-        """Count reversals from here on, as for annealing; directions and frequencies continue."""
+        """Count reversals and record rows anew from here, as for annealing; directions and frequencies continue."""
         self.meter.reset_reversals()
         self.rows, self.steps = [], 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Meter, rows and steps: what a resumed run needs."""
+        """Return meter, rows and steps, which a resumed run needs."""
         return {"meter": self.meter.state_dict(), "rows": self.rows, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up saved state."""
+        """Restore saved state."""
         self.meter.load_state_dict(state["meter"])
         self.rows, self.steps = list(state["rows"]), state["steps"]
 
@@ -103,5 +120,5 @@ class OscillationRecorder:
 
 
 def _mean(rows: list[dict[str, Any]], column: str) -> float:
-    """Mean over all weights of the rows' layers."""
+    """Return the mean over all weights of the rows' layers."""
     return float(sum(row[column] * row["weights"] for row in rows) / sum(row["weights"] for row in rows))

@@ -9,15 +9,17 @@ from ofq.quant.quantizers.lsq import LSQQuantizer
 
 
 def calibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> None:
-    """Set every learned step from some batches: scale = kappa*mean|x|/sqrt(largest code), once and on purpose.
+    """Set every learned step from some batches, once and on purpose.
 
-    One forward pass a batch, in evaluation mode and without gradients. Every quantizer sets its step from the mean
-    over the batches that it has seen so far before it quantizes, so with one batch this is the rule of the semantics
-    exactly. The modules' training and evaluation modes are restored. If anything fails, no step is set.
+        scale = kappa*mean|x|/sqrt(largest code)        kappa, and the mid-rise grid: see :class:`LSQQuantizer`
+
+    Each batch takes one forward pass, in evaluation mode and without gradients. In it every quantizer first sets its
+    step from the mean over the batches so far, then quantizes; with one batch this is exactly the rule of the
+    semantics. The modules' training and evaluation modes are restored. If anything fails, no step is set.
 
     Args:
         model: a quantized model, or one quantizer.
-        batches: image batches, or (images, label) pairs of which the images are used.
+        batches: images (B, channels, height, width), or (images, label) pairs of which the images are used.
 
     Raises:
         ValueError: there are no batches, or the model has no learned step.

@@ -19,11 +19,12 @@ _SUPPORTED += "their PatchEmbed, Attention and Mlp)"
 
 
 def quantize_model(model: nn.Module, config: QuantConfig) -> nn.Module:
-    """Quantize a timm vision transformer in place: patch embedding, attention, MLP and heads, found by their type.
+    """Quantize a timm vision transformer in place.
 
-    Weights and biases are the same parameters as before under timm's names. With query-key reparameterization
-    ``attn.qkv.*`` becomes ``attn.q.weight``, ``attn.k.weight`` and ``attn.v.*``, with the values of its rows; the
-    biases of q and k are dropped, as in the paper's formula. Norms, position embeddings and tokens are left alone.
+    Patch embedding, attention, MLP and heads are found by their type. Weights and biases stay the same parameters
+    under timm's names. With query-key reparameterization ``attn.qkv.*`` becomes ``attn.q.weight``, ``attn.k.weight``
+    and ``attn.v.*``, with the values of its rows; the biases of q and k are dropped, as in the paper's formula. Norms,
+    position embeddings and tokens are left alone.
 
     Args:
         model: timm's ``VisionTransformer`` or ``VisionTransformerDistilled``.
@@ -71,7 +72,7 @@ def quantize_model(model: nn.Module, config: QuantConfig) -> nn.Module:
 
 
 class _Builder:
-    """Makes the quantized counterpart of each timm module."""
+    """Maker of the quantized counterpart of each timm module."""
 
     def __init__(self, config: QuantConfig) -> None:
         self.config = config
@@ -119,8 +120,8 @@ class _Builder:
                     bits,
                     (2, width),
                     axis=(-3, -2),
-                    # Only the query has an "after" bias: a key's is cancelled by softmax, and AdamW would turn
-                    # the rounding noise in its gradient into a random walk.
+                    # Only the query has an "after" bias: softmax cancels that of a key, and AdamW would turn the
+                    # rounding noise in its gradient into a random walk.
                     after_rows=2 if self.config.dead_biases else 1,
                 ),
                 source,
@@ -148,7 +149,7 @@ class _Builder:
                     bits,
                     (heads, channels),
                     axis=(-3, -2),
-                    # Behind the key side "after" adds the same to every key's score, which softmax cancels.
+                    # An "after" bias of u adds the same number to every key's score, which softmax cancels.
                     after_rows=None if self.config.dead_biases else 0,
                 ),
                 source,
@@ -160,12 +161,12 @@ class _Builder:
         )
 
     def _place(self, quantizer: Q, source: Any) -> Q:
-        """Where the module is that it becomes part of."""
+        """Move a quantizer to the device and dtype of the module that it becomes part of."""
         return quantizer.to(device=source.qkv.weight.device, dtype=source.qkv.weight.dtype)
 
 
 def _rows(linear: nn.Linear, start: int, count: int, *, bias: bool) -> nn.Linear:
-    """Some output rows of a linear layer, with their share of the bias if asked for."""
+    """Copy output rows of a linear layer, weight (count, in_features), with their part of the bias if asked for."""
     part = nn.Linear(linear.in_features, count, bias=bias and linear.bias is not None, device="meta")
     rows = slice(start, start + count)
     part.weight = nn.Parameter(linear.weight.detach()[rows].clone(), requires_grad=linear.weight.requires_grad)
@@ -175,14 +176,14 @@ def _rows(linear: nn.Linear, start: int, count: int, *, bias: bool) -> nn.Linear
 
 
 def _is_rectifying(activation: nn.Module) -> bool:
-    """Whether the activation's output is quantized without sign: ReLU, and GELU, whose negative part is small."""
+    """Return whether the activation's output is quantized unsigned: ReLU, and GELU, whose negative part is small."""
     from timm.layers import GELU, GELUTanh, QuickGELU
 
     return isinstance(activation, nn.ReLU | nn.ReLU6 | nn.GELU | GELU | GELUTanh | QuickGELU)
 
 
 def _check(model: nn.Module) -> None:
-    """Refuse what cannot be converted, before anything is."""
+    """Raise for what cannot be converted, before anything is changed."""
     from timm.layers import Attention, Mlp, PatchEmbed
     from timm.models import VisionTransformer
 
@@ -207,7 +208,7 @@ def _check(model: nn.Module) -> None:
 def _check_transformer(model: Any) -> None:
     from timm.layers import Attention, Mlp
 
-    # Learned steps belong to token positions, so all of them must always be there.
+    # Learned steps belong to token positions, so every forward pass must have all positions.
     if model.dynamic_img_size:
         raise ValueError("dynamic_img_size is not supported: learned steps belong to token positions")
     if not isinstance(model.patch_drop, nn.Identity):

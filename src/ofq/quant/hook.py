@@ -1,4 +1,4 @@
-"""What takes part in the steps of a training loop."""
+"""The protocol of what takes part in the steps of a training loop."""
 
 from typing import Any, Protocol
 
@@ -6,22 +6,22 @@ from torch import Tensor
 
 
 class Hook(Protocol):
-    """What takes part in every step: an oscillation recorder, a remedy."""
+    """Participant in every training step, such as an oscillation recorder or a remedy."""
 
     def loss(self) -> Tensor | None:
-        """After the forward pass: what to add to the loss."""
+        """Return what to add to the loss, after the forward pass."""
 
     def before_update(self) -> None:
-        """After the backward pass, before the optimizer's step."""
+        """Act after the backward pass and before the optimizer's step."""
 
     def after_update(self) -> None:
-        """After the optimizer's step."""
+        """Act after the optimizer's step."""
 
     def metrics(self) -> dict[str, float]:
-        """Curve points at the end of an interval, named ``group/name``."""
+        """Return curve points at the end of an interval, named ``group/name``."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up saved state."""
+        """Restore saved state."""

@@ -1,7 +1,7 @@
 """The two straight-through roundings that every quantizer is made of.
 
-Each is one :class:`torch.autograd.Function` with few kernels, because a small model spends its time in starting
-kernels and a large one in moving memory. Both round to nearest, ties to even.
+Each is one :class:`torch.autograd.Function` with few kernels, because a small model spends its time starting
+kernels and a large one moving memory. Both round to nearest, ties to even.
 """
 
 import math
@@ -18,14 +18,14 @@ STEP_FLOOR = 1e-5
 
 @dataclass(frozen=True)
 class QuantGrid:
-    """How the levels, steps and move biases of an LSQ quantizer stand beside a tensor.
+    """Levels of an LSQ quantizer, and the shapes of its steps and move biases beside a tensor.
 
     Attributes:
         low: smallest code: 0, a negative power of two, or a tensor without axes.
         high: largest code: one less than a power of two, or a tensor without axes.
-        step_shape: how the steps stand beside the tensor; broadcasts against it.
+        step_shape: shape of the steps; broadcasts against the tensor.
         offset: 0 for levels at whole steps, 1/2 for levels halfway between them.
-        move_shape: how the move biases stand beside the tensor: the sizes of its last axes.
+        move_shape: shape of the move biases: the sizes of the tensor's last axes.
         passes_clipped: :func:`round_on` gives x the gradient g everywhere, also beyond the outermost codes.
     """
 
@@ -37,19 +37,20 @@ class QuantGrid:
     passes_clipped: bool = False
 
     def step(self, scale: Tensor) -> Tensor:
-        """max(scale, 1e-5), broadcasting against the tensor."""
-        return scale.clamp_min(STEP_FLOOR).view(self.step_shape)
+        """Return max(scale, 1e-5) in ``step_shape``; ``scale`` is a vector."""
+        return scale.clamp_min(STEP_FLOOR).view(self.step_shape)  # step_shape
 
     def place(self, x: Tensor, step: Tensor, before: Tensor | None) -> Tensor:
-        """u = (x + before)/step - offset, a new tensor."""
-        # As before/step + x/step: the small tensor is divided, the large one is passed over once.
+        """Return u = (x + before)/step - offset, a new tensor of x's shape; ``before`` is a vector."""
+        # As before/step + x/step: only the small tensor is divided on its own, the large one is passed over once.
+        # before: (move_shape)
         u = x / step if before is None else torch.addcdiv(before.view(self.move_shape) / step, x, step)
         return u.sub_(self.offset) if self.offset else u
 
     def place_and_codes(
         self, x: Tensor, step: Tensor, before: Tensor | None, *, integers: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """u and :meth:`codes` of it, as int8 on request."""
+        """Return u and its :meth:`codes`, which are int8 with ``integers``."""
         u = self.place(x, step, before)
         codes = self.codes(u)
         return u, codes.to(torch.int8) if integers else codes
@@ -57,21 +58,21 @@ class QuantGrid:
     def place_and_values(
         self, x: Tensor, step: Tensor, before: Tensor | None, after: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """u and :meth:`values` of it."""
+        """Return u and its :meth:`values`."""
         u, codes = self.place_and_codes(x, step, before)
         return u, self._scaled(codes, step, after)
 
     def rounded(self, x: Tensor, step: Tensor, before: Tensor | None) -> Tensor:
-        """code*step for a grid without offset, a new tensor; u is not kept."""
+        """Return code*step, a new tensor, for a grid without offset; u is not kept."""
         u = self.place(x, step, before)
         return self._clamp(u, out=u).round_().mul_(step)
 
     def codes(self, u: Tensor) -> Tensor:
-        """round(clamp(u, low, high)), a new tensor of the same dtype."""
+        """Return round(clamp(u, low, high)), a new tensor of the same dtype."""
         return self._clamp(u).round_()
 
     def values(self, u: Tensor, step: Tensor, after: Tensor | None) -> Tensor:
-        """code*step + after for a grid without offset, a new tensor."""
+        """Return code*step + after, a new tensor, for a grid without offset."""
         return self._scaled(self.codes(u), step, after)
 
     def _scaled(self, codes: Tensor, step: Tensor, after: Tensor | None) -> Tensor:
@@ -79,19 +80,22 @@ class QuantGrid:
         return codes.mul_(step) if shift is None else torch.addcmul(shift, codes, step, out=codes)
 
     def shift(self, after: Tensor | None) -> Tensor | None:
-        """``after`` beside the tensor; the rows that it lacks are zero."""
+        """Return the vector ``after`` in ``move_shape``, with zeros for the rows that it lacks."""
         if after is None:
             return None
         missing = math.prod(self.move_shape) - after.numel()
-        return (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(self.move_shape)
+        return (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(self.move_shape)  # move_shape
 
     def gradients(self, g: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor | None]:
-        """dL/dx in place of ``g``; returns dL/dscale and dL/dbefore, see :func:`round_learned`.
+        """Turn ``g`` into dL/dx in place, and return dL/dscale and dL/dbefore; see :func:`round_learned`.
 
         Args:
             g: gradient of the rounded tensor.
-            u: what :meth:`place` returned.
+            u: what :meth:`place` returned, same shape.
             steps: number of learned steps.
+
+        Returns:
+            dL/dscale, a vector, and dL/dbefore, a vector, or None on a grid without move biases.
         """
         gamma = (self.high * (u.numel() / steps)) ** -0.5
         # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
@@ -102,35 +106,35 @@ class QuantGrid:
         pull.addcmul_(g, u, value=-1)
         if self.offset:
             pull.sub_(g, alpha=self.offset)
-        grad_scale = pull.sum_to_size(self.step_shape).mul_(gamma).flatten()
+        grad_scale = pull.sum_to_size(self.step_shape).mul_(gamma).flatten()  # (steps,)
         return grad_scale, self.move_gradient(g) if self.move_shape else None
 
     def move_gradient(self, g: Tensor) -> Tensor:
-        """Sum of ``g`` over the axes that a move bias is broadcast along, a vector."""
-        return g.sum_to_size(self.move_shape).flatten()
+        """Sum ``g`` over the axes that a move bias is broadcast along; the result is a vector."""
+        return g.sum_to_size(self.move_shape).flatten()  # move_shape to a vector
 
     def _clamp(self, u: Tensor, *, out: Tensor | None = None) -> Tensor:
-        return torch.clamp(u, self.low, self.high, out=out)  # type: ignore[arg-type]  # two of a kind
+        return torch.clamp(u, self.low, self.high, out=out)  # type: ignore[arg-type]  # both numbers or both tensors
 
     def _mask(self, g: Tensor, u: Tensor) -> None:
-        """Zero g where not low <= u <= high, both ends included.
+        """Zero g where u lies outside [low, high]; on the ends g stays.
 
-        The mask of torch.clamp is not used: whether it is closed depends on torch's version.
+        The mask of torch.clamp is not used: whether it includes the ends depends on torch's version.
         """
         low, high = self.low, self.high
         if isinstance(low, Tensor) or isinstance(high, Tensor):
             g.masked_fill_((u < low) | (u > high), 0.0)
             return
-        # hardtanh's gradient is the mask and the product in one vectorised kernel, an order of magnitude faster than
-        # a boolean mask on the CPU.
+        # hardtanh's backward does mask and product in one vectorised kernel, on the CPU an order of magnitude faster
+        # than a boolean mask.
         below, above = self.open_interval(u.dtype)
         torch.ops.aten.hardtanh_backward.grad_input(g, u, below, above, grad_input=g)
 
     def open_interval(self, dtype: torch.dtype) -> tuple[float, float]:
-        """The numbers next to low and high outside of them, where low and high are numbers.
+        """Return the floats next below ``low`` and next above ``high``; these must be numbers.
 
-        Exact for -2^k and for 2^k - 1. Below zero the next number is subnormal, which a processor may flush to zero:
-        there it is the largest normal number.
+        Exact for low = -2^k and high = 2^k - 1. The float next below 0 is subnormal, and a processor may flush it to
+        zero: for low = 0 the largest negative normal float is returned.
         """
         assert isinstance(self.low, float) and isinstance(self.high, float)
         info = torch.finfo(dtype)
@@ -139,12 +143,12 @@ class QuantGrid:
 
 
 class Rounded(NamedTuple):
-    """A fake-quantized tensor and what it is made of: values = step*(codes + offset).
+    """A fake-quantized tensor and what it is made of: values = step*(codes + offset), plus any ``after`` bias.
 
     Attributes:
         values: fake-quantized, with gradient.
-        codes: integers in the dtype of the values.
-        step: broadcasts against them; no gradient.
+        codes: integers in the dtype and shape of the values.
+        step: broadcasts against the codes; no gradient.
         offset: 0 or 1/2.
     """
 
@@ -175,18 +179,18 @@ def round_learned(
         dL/dscale  = gamma * sum(g*((code + offset) - (u + offset)*1[low <= u <= high])),   gamma = 1/sqrt(high*M)
         dL/dbefore = sum of dL/dx,   dL/dafter = sum of g       over the axes that they are broadcast along
 
-    M is the number of elements that share one step. Of tensors of x's size only x is kept for the backward pass.
+    M is the number of elements that share one step. The backward pass keeps x and no other tensor of its size.
 
     Args:
         x: what is rounded.
         scale: learned steps, a vector.
         low: smallest code: 0, a negative power of two, or a tensor without axes.
         high: largest code: one less than a power of two, or a tensor without axes.
-        step_shape: how the steps stand beside ``x``; broadcasts against it.
+        step_shape: shape of the steps; broadcasts against ``x``.
         offset: 0 for levels at whole steps, 1/2 for levels halfway between them (not with ``after``).
         before: added to ``x`` first; a vector.
         after: added to the result; a vector, which may be shorter than ``before``: zeros follow.
-        move_shape: how ``before`` and ``after`` stand beside ``x``: the sizes of its last axes.
+        move_shape: shape of ``before`` and ``after``: the sizes of the last axes of ``x``.
 
     Returns:
         The fake-quantized tensor and its codes (same dtype, no gradient).
@@ -199,7 +203,7 @@ def round_learned(
 def round_on(
     grid: QuantGrid, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """:func:`round_learned` on a grid."""
+    """Fake-quantize ``x`` on a grid; see :func:`round_learned`."""
     out, codes = _RoundLearned.apply(x, scale, before, after, grid)
     return out, codes
 
@@ -211,14 +215,15 @@ def round_statistical(w: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
 
         code = round(n*clamp(w/sigma, -1, 1-1e-6) - 1/2),   out = sigma*(code + 1/2)/n,   dL/dw = g for every element
 
-    Nothing flows through sigma and nothing is kept for the backward pass. A row of zeros stays zero.
+    No gradient flows through sigma, and nothing is kept for the backward pass. A row of zeros stays zero.
 
     Args:
-        w: weight; the last axis but one keeps its own sigma (the output row of a matrix).
+        w: weight (rows, columns), or 3-D; each index of the last axis but one has its own sigma.
         bits: at least 2.
 
     Returns:
-        The fake-quantized weight, its codes (same dtype, no gradient) and its steps sigma/n (no gradient).
+        The fake-quantized weight, its codes (same shape and dtype, no gradient) and its steps sigma/n (no gradient),
+        (rows, 1) for a matrix.
 
     Source: tests/golden/README.md section 2; OFQ paper equation 7.
     """
@@ -227,16 +232,16 @@ def round_statistical(w: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def statistical_step(w: Tensor, bits: int) -> Tensor:
-    """StatsQ's step sigma/n = 2*mean|w|/2^(bits-1), with the axes that share it kept at size one."""
+    """Return StatsQ's step sigma/n = 2*mean|w|/2^(bits-1); axes that share it keep size one, (rows, 1) for a matrix."""
     shared = [axis for axis in range(w.ndim) if axis != w.ndim - 2]
     return w.abs().mean(shared, keepdim=True).mul_(2.0 ** (2 - bits))
 
 
 def statistical_position(w: Tensor, step: Tensor, bits: int) -> Tensor:
-    """StatsQ's unrounded code coordinate, u = clamp(w/step - 1/2, -n, n-1) with n = 2^(bits-1).
+    """Return StatsQ's unrounded code coordinate u = clamp(w/step - 1/2, -n, n-1) with n = 2^(bits-1).
 
-    Clamping here gives the same codes as clamping w/sigma to [-1, 1-1e-6]: beyond the outermost codes both round to
-    them. A row of zeros has u = -1/2 instead of 0/0.
+    The codes are the same as with w/sigma clamped to [-1, 1-1e-6]: beyond the outermost codes both round to these. A
+    row of zeros has u = -1/2 instead of 0/0.
     """
     n = 2.0 ** (bits - 1)
     return (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(0.5).clamp_(-n, n - 1)
@@ -266,7 +271,7 @@ class _RoundLearned(torch.autograd.Function):
         shift = step * grid.offset if grid.offset else grid.shift(after)
         out = codes * step if shift is None else torch.addcmul(shift, codes, step)
 
-        # Not u: a weight and an image are there anyway.
+        # x and not u: a weight or an image is in memory anyway.
         ctx.save_for_backward(x, step, before)
         ctx.grid, ctx.steps = grid, scale.numel()
         ctx.after_size = 0 if after is None else after.numel()

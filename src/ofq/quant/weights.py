@@ -12,14 +12,14 @@ from ofq.quant.quantizers.base import Quantizer
 
 @dataclass(frozen=True)
 class BlockWeight:
-    """One low-bit weight matrix of a block, or the third of a joint one.
+    """One low-bit weight matrix of a block, or one third of a joint one.
 
     Attributes:
         name: such as ``blocks.0.attn.q``.
         group: ``q``, ``k``, ``qk``, ``v``, ``proj``, ``fc1`` or ``fc2``.
         block: number of the block, from 0.
         bits: code width.
-        layer: whose weight it is; under query-key reparameterization the attention for ``qk``.
+        layer: the layer whose weight it is; for ``qk``, under query-key reparameterization, the attention.
         rows: which output rows of the layer's weight.
     """
 
@@ -38,15 +38,15 @@ class BlockWeight:
         return quantizer
 
     def latent(self) -> Tensor:
-        """Full-precision values, (rows, columns); for ``qk`` the heads' products W_q^T W_k, (H*C, C). No gradient."""
+        """Return full-precision values (rows, columns), for ``qk`` the products W_q^T W_k (H*C, C); no gradient."""
         return self._whole()[self.rows]
 
     def codes(self) -> Tensor:
-        """Integer codes of the weight as it is now."""
+        """Return the integer codes of the weight as it is now, in the shape of :meth:`latent`."""
         return self.quantizer.codes(self._whole())[self.rows]
 
     def last_codes(self) -> Tensor:
-        """Integer codes that the last forward pass used, at no further cost.
+        """Return the integer codes that the last forward pass used, at no further cost.
 
         Raises:
             RuntimeError: nothing was recorded.
@@ -56,7 +56,7 @@ class BlockWeight:
         return self.quantizer.last_codes[self.rows]
 
     def position(self) -> Tensor:
-        """Unrounded, clamped code coordinate of the weight as it is now; thresholds lie at half-integers."""
+        """Return the unrounded, clamped code coordinate of the weight now; thresholds lie at half-integers."""
         return self.quantizer.position(self._whole())[self.rows]
 
     def _whole(self) -> Tensor:
@@ -66,10 +66,10 @@ class BlockWeight:
 
 
 def block_weights(model: nn.Module) -> list[BlockWeight]:
-    """Every low-bit weight of the blocks, in the order in which the blocks use them.
+    """List every low-bit weight of the blocks, in the order in which the blocks use them.
 
-    A joint ``qkv`` gives three entries, its thirds; query-key reparameterization gives one, ``qk``, the product. The
-    first and the last layer, which have more bits, are not among them.
+    A joint ``qkv`` gives three entries, its thirds. Query-key reparameterization gives the product as one entry,
+    ``qk``. The first and the last layer of the model have more bits and are left out.
 
     Raises:
         ValueError: the model is not quantized.
@@ -106,7 +106,7 @@ def block_weights(model: nn.Module) -> list[BlockWeight]:
 
 
 def record_codes(model: nn.Module, *, on: bool = True) -> None:
-    """Make the quantizers of the blocks' weights keep the codes of each forward pass (or stop keeping them)."""
+    """Make the quantizers of the blocks' weights keep the codes of each forward pass, or no longer (``on=False``)."""
     for weight in block_weights(model):
         weight.quantizer.record = on
         if not on:

@@ -1,4 +1,4 @@
-"""What continues a finished run: confidence-guided annealing and its two controls have this in common."""
+"""The base of what continues a finished run: confidence-guided annealing and its two controls."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from ofq.remedies.base import Remedy, governed_layers
 
 
 class Annealing(Remedy):
-    """Says how many weights of the governed layers are free to train; this one holds none of them still.
+    """Remedy that knows how many weights of the governed layers are free to train; this one freezes none.
 
     By itself it is the control for the further steps: what do they do when nothing is frozen?
 
@@ -26,28 +26,28 @@ class Annealing(Remedy):
         self.layers = governed_layers(model)
 
     def free(self) -> list[int]:
-        """How many weights of each governed layer were free at the last step."""
+        """Return how many weights of each governed layer were free at the last step."""
         return [layer.weight.numel() for layer in self.layers.values()]
 
 
 class FrozenWeights(Annealing):
-    """The other control: no weight of the blocks moves by a bit, while everything else trains on."""
+    """The other control, in which no weight of the blocks moves by a bit and everything else trains on."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._still = [*(layer.weight for layer in self.layers.values()), *query_key_weights(model)]
 
     def before_update(self) -> None:
-        """Take the gradients away: an optimizer passes over such a parameter, weight decay included."""
+        """Remove the gradients: an optimizer skips a parameter without one, weight decay included."""
         for weight in self._still:
             weight.grad = None
 
     def free(self) -> list[int]:
-        """None in any layer."""
+        """Return 0 for every layer."""
         return [0] * len(self.layers)
 
 
 def query_key_weights(model: nn.Module) -> list[Tensor]:
-    """Under query-key reparameterization the latent ``q.weight`` and ``k.weight`` of every attention; else none."""
+    """List the latent ``q.weight`` and ``k.weight`` (A, C) of every attention with query-key reparameterization."""
     attentions = dict.fromkeys(weight.layer for weight in block_weights(model))
     return [part.weight for each in attentions if isinstance(each, QKRAttention) for part in (each.q, each.k)]

@@ -1,4 +1,4 @@
-"""What annealing does step by step: weights left free, and where the quantizers' steps go."""
+"""Trace of annealing, step by step: the weights left free, and where the quantizers' steps go."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from ofq.remedies.base import weight_quantizer
 
 
 class AnnealingTrace:
-    """Hook of the training loop, called after the annealing itself: one row a step and governed layer.
+    """Hook of the training loop, called after the annealing itself: one row per step and governed layer.
 
     Args:
-        annealing: what says which weights are free.
+        annealing: tells how many weights are free.
     """
 
     def __init__(self, annealing: Annealing) -> None:
@@ -22,27 +22,28 @@ class AnnealingTrace:
         self._scales: list[list[float]] = []
 
     def loss(self) -> None:
-        """Nothing to add."""
+        """Add nothing to the loss."""
 
     def before_update(self) -> None:
-        """Nothing: what is free is known after it."""
+        """Do nothing: the free weights are known after the annealing's own update."""
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Take down the free weights of each layer and its mean step.
+        """Note the number of free weights and the mean step of each layer.
 
-        Not the step of one row: in a small model hardly any weight of a row is free, and such a step stands still.
+        The step of one row would say little: in a small model hardly any weight of a row is free, so its step hardly
+        moves.
         """
         self._free.append(self._annealing.free())
         steps = [weight_quantizer(layer).step(layer.weight).mean() for layer in self._annealing.layers.values()]
-        self._scales.append(torch.stack(steps).tolist())
+        self._scales.append(torch.stack(steps).tolist())  # (layers,)
 
     def metrics(self) -> dict[str, float]:
-        """Nothing beside what the annealing itself says."""
+        """Return nothing: the annealing has metrics of its own."""
         return {}
 
     def frame(self) -> pd.DataFrame:
-        """Columns step (from 1), layer, weights, free (how many of them could train), scale (mean over its rows)."""
+        """Return columns step (from 1), layer, weights, free (how many could train), scale (mean over its rows)."""
         layers = self._annealing.layers
         steps = range(1, len(self._free) + 1)
         return pd.DataFrame(
@@ -56,9 +57,9 @@ class AnnealingTrace:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All rows so far."""
+        """Return all rows so far."""
         return {"free": self._free, "scales": self._scales}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up saved rows."""
+        """Restore saved rows."""
         self._free, self._scales = list(state["free"]), list(state["scales"])

@@ -1,4 +1,4 @@
-"""What the training loop asks of a remedy against oscillation, and what remedies share."""
+"""The base of the remedies against oscillation, and what they share."""
 
 import math
 from typing import Any
@@ -12,37 +12,37 @@ from ofq.quant.weights import block_weights
 
 
 class Remedy:
-    """Acts around each optimizer step; this one does nothing.
+    """Base class of the remedies, which act around each optimizer step; this one does nothing.
 
-    The training loop adds :meth:`loss` to the loss of each batch, calls :meth:`before_update` after the backward pass
-    and :meth:`after_update` after the optimizer's step. A remedy that keeps state between steps returns it from
-    :meth:`state_dict`: tensors and plain values, so that a checkpoint cannot run code.
+    The training loop adds :meth:`loss` to the loss of each batch. It calls :meth:`before_update` after the backward
+    pass and :meth:`after_update` after the optimizer's step. A remedy that keeps state between steps returns it from
+    :meth:`state_dict` as tensors and plain values, so that a checkpoint cannot run code.
 
-    One that ``params.yaml`` names is made as ``Class(model, steps, **arguments)`` with a quantized and calibrated
-    model and the number of optimizer steps that it will be trained for. A ``ValueError`` of its constructor becomes
-    the user's message.
+    A remedy named in ``params.yaml`` is made as ``Class(model, steps, **arguments)``, with a quantized and calibrated
+    model and the number of optimizer steps of its training. A ``ValueError`` of its constructor becomes the user's
+    message.
     """
 
     def loss(self) -> Tensor | None:
-        """Called after the forward pass: a scalar to add to the loss, or None for nothing to add."""
+        """Return a scalar to add to the loss, or None; called after the forward pass."""
         return None
 
     def before_update(self) -> None:
-        """Called between the backward pass and the optimizer's step; may change gradients."""
+        """Act between the backward pass and the optimizer's step; may change gradients."""
 
     def after_update(self) -> None:
-        """Called after the optimizer's step; may change weights."""
+        """Act after the optimizer's step; may change weights."""
 
     def metrics(self) -> dict[str, float]:
-        """Numbers to log, by their name; may wait for the device."""
+        """Return numbers to log, by name; may wait for the device."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned.
+        """Restore what :meth:`state_dict` returned.
 
         Raises:
             ValueError: the state is not this remedy's.
@@ -52,10 +52,11 @@ class Remedy:
 
 
 def governed_layers(model: nn.Module) -> dict[str, QuantLinear]:
-    """The low-bit linear layers of the blocks by name, in the order of their use: ``qkv``, ``proj``, ``fc1``, ``fc2``.
+    """Return the low-bit linear layers of the blocks by name, in the order of their use.
 
-    Under query-key reparameterization ``v`` takes the place of ``qkv``: what is quantized there is the product of the
-    query and key weights, whose codes no latent weight of its own could hold.
+    These are ``qkv``, ``proj``, ``fc1`` and ``fc2``. Under query-key reparameterization ``v`` takes the place of
+    ``qkv``: the product of the query and key weights is quantized there, and no latent weight of its own could hold the
+    product's codes.
 
     Raises:
         ValueError: the model is not quantized.
@@ -66,18 +67,18 @@ def governed_layers(model: nn.Module) -> dict[str, QuantLinear]:
 
 
 def weight_quantizer(layer: QuantLinear) -> Quantizer:
-    """The quantizer of a governed layer's weight."""
+    """Return the quantizer of a governed layer's weight."""
     assert layer.weight_quantizer is not None
     return layer.weight_quantizer
 
 
 def offset(quantizer: Quantizer) -> float:
-    """Where a weight quantizer's levels stand, step*(code + offset): 0 on the integer grid, 1/2 on the mid-rise one."""
+    """Return the offset in the levels step*(code + offset): 0 on the integer grid, 1/2 on the mid-rise one."""
     return 0.0 if isinstance(quantizer, LSQQuantizer) and quantizer.grid == "integer" else 0.5
 
 
 def annealed(step: int, steps: int, *, start: float, first: float, last: float) -> float:
-    """A schedule that stands still, then follows half a cosine to its end.
+    """Return the value at a step of a schedule that is constant first and then follows half a cosine.
 
     With T = steps and t0 = start*T:
 

@@ -1,4 +1,4 @@
-"""Confidence-guided annealing (CGA): hold still every weight that is far from a rounding threshold."""
+"""Confidence-guided annealing (CGA): freeze every weight that is far from a rounding threshold."""
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,14 @@ from ofq.remedies.base import weight_quantizer
 
 @torch.no_grad()
 def confidence_mask(w: Tensor, bits: int, boundary_range: float) -> Tensor:
-    """Which weights of a StatsQ matrix are frozen (True) because no rounding threshold is near.
+    """Mark the weights of a StatsQ matrix that are frozen (True) because no rounding threshold is near.
 
-    With u the unrounded code of a weight and i + 1/2 a threshold between two codes c_min <= i < c_max, where c_min
-    and c_max are the smallest and the largest code that occur in the matrix:
+    Let u be the unrounded code of a weight, and c_min and c_max the smallest and the largest code in the matrix. The
+    threshold i + 1/2 lies between the codes i and i + 1:
 
-        free  <=>  1/2 - r <= u - i <= 1/2 + r  for some i
+        free  <=>  1/2 - r <= u - i <= 1/2 + r  for some integer i with c_min <= i < c_max
 
-    So a threshold next to a code that nothing is rounded to does not count, and clamped weights are frozen.
+    So a threshold beyond the codes that occur does not count, and clamped weights are frozen.
 
     Args:
         w: weight (rows, columns).
@@ -37,11 +37,11 @@ def confidence_mask(w: Tensor, bits: int, boundary_range: float) -> Tensor:
 
 
 class ConfidenceGuidedAnnealing(Annealing):
-    """Lets only the weights near a rounding threshold train; the others do not move by a bit.
+    """Annealing in which only the weights near a rounding threshold train; the others do not move by a bit.
 
     At each step the mask is taken from the weights before it, the gradients of frozen weights are set to zero, the
-    optimizer steps with its momentum and weight decay, and frozen weights are put back. Steps follow the free
-    weights, so the quantized value of a frozen weight may change; its latent value does not.
+    optimizer steps with its momentum and weight decay, and frozen weights are put back. The quantizers' steps follow
+    the free weights, so the quantized value of a frozen weight may change; its latent value does not.
 
     It governs ``qkv``, ``proj``, ``fc1`` and ``fc2`` of the blocks (``v`` in place of ``qkv`` under query-key
     reparameterization), whatever their weight quantizer.
@@ -49,8 +49,8 @@ class ConfidenceGuidedAnnealing(Annealing):
     Args:
         model: a quantized and calibrated model.
         boundary_range: half-width r of the band around each threshold in which weights train, in code steps.
-        freeze_qk: under query-key reparameterization hold ``q.weight`` and ``k.weight`` entirely still. No mask on
-            them could hold the codes of their product; the released code lets them train.
+        freeze_qk: whether ``q.weight`` and ``k.weight`` are frozen entirely under query-key reparameterization. No
+            mask on them could hold the codes of their product; the released code lets them train.
 
     Raises:
         ValueError: not 0 <= boundary_range < 0.5, or the model is not quantized.
@@ -68,7 +68,7 @@ class ConfidenceGuidedAnnealing(Annealing):
 
     @torch.no_grad()
     def before_update(self) -> None:
-        """Take the masks, zero the gradients of frozen weights, remember where they stand."""
+        """Take the masks, zero the gradients of frozen weights, and remember the values of all."""
         self._frozen, self._before = [], []
         for layer in self.layers.values():
             frozen = _far_from_thresholds(weight_quantizer(layer).position(layer.weight), self.boundary_range)
@@ -77,23 +77,24 @@ class ConfidenceGuidedAnnealing(Annealing):
             self._frozen.append(frozen)
             self._before.append(layer.weight.clone())
         for weight in self._still:
-            weight.grad = None  # an optimizer passes over a parameter without gradient, weight decay included
+            weight.grad = None  # an optimizer skips a parameter without gradient, weight decay included
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Put frozen weights back to where they stood, bit for bit; nothing without :meth:`before_update`."""
+        """Put frozen weights back bit for bit; do nothing without a :meth:`before_update` first."""
         for layer, frozen, before in zip(self.layers.values(), self._frozen, self._before, strict=False):
             torch.where(frozen, before, layer.weight, out=layer.weight)
         self._before = []
 
     def metrics(self) -> dict[str, float]:
-        """``cga/free_share``: percent of the governed weights that were free at the last step."""
+        """Return ``cga/free_share``, the percentage of the governed weights that were free at the last step."""
         if not self._frozen:
             return {}
         return {"cga/free_share": 100 * sum(self.free()) / sum(mask.numel() for mask in self._frozen)}
 
     def free(self) -> list[int]:
-        """How many weights of each governed layer were free at the last step."""
+        """Return how many weights of each governed layer were free at the last step."""
+        # (layers,)
         counts: list[int] = torch.stack([mask.logical_not().sum() for mask in self._frozen]).tolist()
         return counts
 
@@ -104,8 +105,8 @@ def _check_range(boundary_range: float) -> None:
 
 
 def _far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:
-    """True where no threshold between two occurring codes lies within the range of the unrounded code."""
+    """Return True where no threshold between occurring codes is within the range of the unrounded code u."""
     smallest, largest = u.aminmax()
-    # Beyond the extreme codes that occur there is no threshold: there the distance to one is set to its largest.
+    # Beyond the extreme codes that occur no threshold counts: clamped to those codes, u has the largest distance, 1/2.
     inside = u.clamp(smallest.round(), largest.round())
     return inside.remainder(1).sub_(0.5).abs_() > boundary_range

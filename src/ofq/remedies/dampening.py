@@ -1,4 +1,4 @@
-"""Oscillation dampening: a loss that draws every weight to the level that it is rounded to."""
+"""Oscillation dampening: a loss that pulls every weight to the level that it is rounded to."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from ofq.remedies.base import Remedy, annealed, governed_layers, weight_quantize
 
 
 def dampening_errors(w: Tensor, levels: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Squared distance of each weight to its level, (levels - min(max(w, low), high))^2.
+    """Return the squared distance of each weight to its level, (levels - min(max(w, low), high))^2, in w's shape.
 
-    Weights beyond the outermost levels count as if they stood on them, and get no gradient.
+    Weights beyond the outermost levels count as if they were on these, and get no gradient.
 
     Args:
         w: latent weight.
@@ -24,17 +24,17 @@ def dampening_errors(w: Tensor, levels: Tensor, low: Tensor, high: Tensor) -> Te
 
 
 class Dampening(Remedy):
-    """Adds a loss that draws latent weights to their bin centres, away from the rounding thresholds.
+    """Remedy with a loss that pulls latent weights to their bin centres, away from the rounding thresholds.
 
-    With Q(W) the quantized weight of a layer and E its :func:`dampening_errors`,
+    Let Q(W) be the quantized weight of a layer and E its :func:`dampening_errors`:
 
         loss = lambda(t) * sum over layers of (sum over output rows, mean over inputs) of E
 
     Q(W) and the steps are constants in it, so only latent weights get a gradient, 2*lambda*(w - Q(w))/inputs inside
-    the grid. The outermost levels are step*(code + offset) of the smallest and the largest code: on a mid-rise grid
-    (StatsQ, lsq-midrise) offset is 1/2, and the centres that weights are drawn to lie between the multiples of the
-    step. StatsQ's step is that of the weights as they are. lambda(t) is 0 over the first part of the training, then
-    rises along half a cosine, see :func:`ofq.remedies.base.annealed`.
+    the grid. The outermost levels are step*(code + offset) of the smallest and the largest code. On a mid-rise grid
+    (StatsQ, lsq-midrise) offset is 1/2, so the bin centres lie between the multiples of the step. StatsQ's step is that
+    of the weights as they are. lambda(t) is 0 in the first part of the training, then rises along half a cosine, see
+    :func:`ofq.remedies.base.annealed`.
 
     It governs the layers of :func:`ofq.remedies.base.governed_layers`.
 
@@ -62,10 +62,11 @@ class Dampening(Remedy):
         self._errors: Tensor | None = None  # of the last step, not yet weighted
 
     def loss(self) -> Tensor | None:
-        """The term of this step; None while lambda is 0, so that a weight of 0 changes no number."""
+        """Return the term of this step, or None while lambda is 0, so that a weight of 0 changes no number."""
         weight = self._weight(self._step + 1)
         if weight == 0:
             return None
+        # Per layer (rows, columns) to (columns,) to (); then (layers,) to ()
         errors = torch.stack([self._layer_errors(layer).sum(0).mean() for layer in self._layers]).sum()
         self._errors = errors.detach()
         return weight * errors
@@ -75,13 +76,13 @@ class Dampening(Remedy):
         self._step += 1
 
     def metrics(self) -> dict[str, float]:
-        """``dampening/weight`` (lambda) and ``dampening/errors`` (the sum that it weighs) of the last step."""
+        """Return ``dampening/weight`` (lambda) and ``dampening/errors`` (the sum that it weighs) of the last step."""
         if self._errors is None:
             return {}
         return {"dampening/weight": self._weight(self._step), "dampening/errors": self._errors.item()}
 
     def state_dict(self) -> dict[str, int]:
-        """The number of steps done."""
+        """Return the number of steps done."""
         return {"step": self._step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Iterative weight freezing: a weight that oscillates too often is held at an integer for the rest of the training."""
+"""Iterative weight freezing: hold a weight that oscillates too often at one code for the rest of the training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,22 +14,22 @@ from ofq.remedies.base import Remedy, annealed, governed_layers, offset, weight_
 MOST_BITS = 4
 """Weights of more bits are never frozen."""
 
-_INWARD = 1 - 1e-6  # keeps rounding noise from taking a weight on an outermost level for a clamped one
-_PLACINGS = 8  # StatsQ's step follows the weights that are placed by it: they are placed until all codes are right
+_INWARD = 1 - 1e-6  # so that rounding noise does not make a weight on an outermost level a clamped one
+_PLACINGS = 8  # at most, until all codes are right: placing weights by StatsQ's step moves that step
 
 
 class FrozenCodes:
-    """Decides which integer codes are frozen, and at what.
+    """The rule that decides which integer codes are frozen, and at what.
 
-    Frequencies f are those of :class:`ofq.oscillation.OscillationMeter`. From the first step whose threshold is above 0
-    there is also the exponential mean of the codes, which begins with the codes of that step:
+    Frequencies f are those of :class:`ofq.oscillation.OscillationMeter`. The exponential mean of the codes begins with
+    the codes of the first step whose threshold is above 0:
 
         newly frozen  <=>  f > threshold, and not frozen before
         frozen code = round(mean), the mean before this step (or the code of this step, without ``average``)
         mean <- m*code + (1-m)*mean
 
-    The frozen code is fixed when it is chosen, as the paper says. The released code chooses it anew at each step for
-    which f > threshold, so that a weight whose mean hovers around a half-integer changes its frozen code for ever.
+    A frozen code is chosen once, as the paper says. The released code chooses it anew at each step with f > threshold,
+    so a weight whose mean stays near a half-integer changes its frozen code for ever.
 
     Args:
         momentum: m of frequencies and means.
@@ -47,7 +47,7 @@ class FrozenCodes:
         self.frozen: dict[str, Tensor] = {}
         """Which weights are frozen (bool), by name; empty while no threshold was above 0."""
         self.codes: dict[str, Tensor] = {}
-        """At what (int8); 0 where nothing is frozen."""
+        """Codes at which they are frozen (int8), by name; 0 where nothing is frozen."""
         self._means: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -55,11 +55,11 @@ class FrozenCodes:
         """Take the codes of one training step.
 
         Args:
-            codes: integer codes by name, those of frozen weights being the frozen ones.
+            codes: integer codes by name; those of frozen weights are the frozen ones.
             threshold: frequency above which a weight is frozen; 0 freezes nothing.
 
         Returns:
-            Which weights were frozen by this step, by name; empty if the threshold is 0.
+            Which weights this step froze (bool, in the codes' shape), by name; empty if the threshold is 0.
         """
         self.meter.update(codes)
         if threshold <= 0:
@@ -78,7 +78,7 @@ class FrozenCodes:
         return new
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors only, so that ``torch.load`` is safe."""
+        """Return the state as tensors only, so that ``torch.load`` is safe."""
         parts = {"frozen": self.frozen, "codes": self.codes, "means": self._means}
         return {"meter": self.meter.state_dict(), **{name: dict(tensors) for name, tensors in parts.items()}}
 
@@ -89,20 +89,20 @@ class FrozenCodes:
 
 
 class IterativeFreezing(Remedy):
-    """Freezes weights that oscillate too often: their integer codes do not change again.
+    """Remedy that freezes weights that oscillate too often: their integer codes do not change again.
 
-    No weight is frozen over the first part of the training; then the threshold of :class:`FrozenCodes` falls along half
-    a cosine, see :func:`ofq.remedies.base.annealed`. A frozen weight is put at the centre of its bin,
+    No weight is frozen in the first part of the training; then the threshold of :class:`FrozenCodes` falls along half a
+    cosine, see :func:`ofq.remedies.base.annealed`. A frozen weight is put at the centre of its bin,
 
         w = step*(code + offset),   offset 0 on the integer grid, 1/2 on a mid-rise grid (StatsQ, lsq-midrise)
 
-    gets no gradient, and neither momentum nor weight decay moves it. What is held is the code:
+    It gets no gradient, and neither momentum nor weight decay moves it. Its code is held, not its value:
 
-    * A learned step moves, and frozen weights follow it. Their values step*(code + offset) still pull on the step,
-      dL/dscale += gamma*g*(code + offset) with gamma = 1/sqrt(largest code * M), M weights sharing the step.
-    * StatsQ's step is a mean over the row, frozen weights included. There a frozen weight stands still, and is put at
-      the centre of its bin again only where the step has moved so far that it would round to another code. (Weights
-      that followed the step would move it in turn, and a row that is wholly frozen would shrink at every step.)
+    * A learned step moves, and frozen weights follow it. Their values step*(code + offset) still pull on the step:
+      dL/dscale += gamma*g*(code + offset) with gamma = 1/sqrt(largest code * M), where M weights share the step.
+    * StatsQ's step is a mean over the row, frozen weights included. There a frozen weight stays where it is. It is put
+      at the centre of its bin again only if the step has moved so far that the weight would round to another code.
+      (Weights that followed the step would move it in turn, and a wholly frozen row would shrink at every step.)
 
     It governs the layers of :func:`ofq.remedies.base.governed_layers`, of at most 4 bits.
 
@@ -150,7 +150,7 @@ class IterativeFreezing(Remedy):
 
     @torch.no_grad()
     def before_update(self) -> None:
-        """Freeze what oscillates, zero the gradients of frozen weights, remember where they stand."""
+        """Freeze what oscillates, zero the gradients of frozen weights, and remember the values of all."""
         codes = {}
         for name, layer in self._layers.items():
             quantizer = weight_quantizer(layer)
@@ -167,7 +167,7 @@ class IterativeFreezing(Remedy):
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Put frozen weights back to where they stood, newly frozen ones to the centres of their bins."""
+        """Put frozen weights back, and newly frozen ones at the centres of their bins."""
         self._step += 1
         for name, before in self._before.items():
             layer, frozen = self._layers[name], self.rule.frozen[name]
@@ -176,14 +176,18 @@ class IterativeFreezing(Remedy):
         self._before = {}
 
     def metrics(self) -> dict[str, float]:
-        """``freezing/share``: percent of the governed weights that are frozen; ``freezing/threshold``, 0 for none."""
+        """Return ``freezing/share``, the percentage of governed weights that are frozen, and ``freezing/threshold``.
+
+        The threshold is 0 while nothing may be frozen.
+        """
         frozen = [mask.sum() for mask in self.rule.frozen.values()]
         total = sum(layer.weight.numel() for layer in self._layers.values())
+        # (layers,) to ()
         share = 100.0 * torch.stack(frozen).sum().item() / total if frozen else 0.0
         return {"freezing/share": share, "freezing/threshold": self._threshold(self._step)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps done, and the state of the rule."""
+        """Return the number of steps done and the state of the rule."""
         return {"step": self._step, "rule": self.rule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -198,7 +202,7 @@ class IterativeFreezing(Remedy):
 
 
 def _place(layer: QuantLinear, codes: Tensor, frozen: Tensor, new: Tensor | None) -> None:
-    """Put frozen weights at the centres of their bins: all under a learned step, else new and misplaced ones."""
+    """Put frozen weights at the centres of their bins: all with a learned step, else only new and misplaced ones."""
     quantizer = weight_quantizer(layer)
     centre = (codes + offset(quantizer)) * _INWARD
     if isinstance(quantizer, LSQQuantizer):
@@ -214,20 +218,20 @@ def _place(layer: QuantLinear, codes: Tensor, frozen: Tensor, new: Tensor | None
 
 
 def _put(layer: QuantLinear, position: Tensor, where: Tensor) -> None:
-    """Set weights to positions in steps of their rows."""
-    step = weight_quantizer(layer).step(layer.weight).view(-1, 1)
+    """Set weights to positions, which are in steps of their rows, (rows, columns)."""
+    step = weight_quantizer(layer).step(layer.weight).view(-1, 1)  # (rows, 1), or (1, 1) for a single step
     torch.where(where, position * step, layer.weight, out=layer.weight)
 
 
 def _pull(quantizer: LSQQuantizer, weight: Tensor, frozen: Tensor) -> None:
-    """Give the learned step the gradient of values whose codes are constants.
+    """Give the learned step the gradient gamma*g*(code + offset) of frozen weights, whose codes are constants.
 
-    The quantizer's own is gamma*g*(code + offset - w/step), as if the latent weight followed the step the other way.
+    The quantizer's own gradient is gamma*g*(code + offset - w/step): it lets the code change with the step.
     """
     scale = quantizer.scale
     if weight.grad is None or scale.grad is None:
         return
-    step = quantizer.step(weight).view(-1, 1)
+    step = quantizer.step(weight).view(-1, 1)  # (rows, 1), or (1, 1) for a single step
     pull = (weight.grad * weight / step).masked_fill_(~frozen, 0.0)
     largest = 2.0 ** (quantizer.bits - 1) - 1
     gamma = (largest * weight.numel() / scale.numel()) ** -0.5

@@ -11,14 +11,14 @@ from torch import nn
 from ofq.config.settings import RemedySettings
 from ofq.errors import UserError
 from ofq.quant.hook import Hook
-from ofq.runs.code import module_file
+from ofq.runs.code_digest import module_file
 
 
 def make_remedy(remedy: RemedySettings, student: nn.Module, steps: int) -> Hook:
-    """The remedy for a quantized and calibrated student: ``Class(student, steps, **arguments)``.
+    """Make the remedy for a quantized and calibrated student: ``Class(student, steps, **arguments)``.
 
     Raises:
-        UserError: as :func:`remedy_class`, or the class refuses the student or the arguments.
+        UserError: as in :func:`remedy_class`, or the class refuses the student or the arguments.
     """
     made = remedy_class(remedy)
     try:
@@ -29,10 +29,10 @@ def make_remedy(remedy: RemedySettings, student: nn.Module, steps: int) -> Hook:
 
 
 def remedy_class(remedy: RemedySettings) -> type[Any]:
-    """The class that the settings name.
+    """Import the class that the settings name.
 
-    It is imported by its name here and nowhere else, so that the code of a run (``RunConfig.modules``) has that of its
-    own remedy and not that of others.
+    Remedies are imported by name here and nowhere else, so the code of a run (``RunConfig.modules``) holds its own
+    remedy and no other.
 
     Raises:
         UserError: the module cannot be imported, the class is no remedy, or it does not take such arguments.

@@ -1,4 +1,4 @@
-"""Annealing: continue a finished run at its last learning rate with confident weights, all or none held still."""
+"""Annealing: continue a finished run at its last learning rate with confident weights, all or none frozen."""
 
 from torch import nn
 
@@ -16,9 +16,14 @@ from ofq.training.student import load_data, loss_from, publish
 
 
 def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
-    """Anneal, measure and publish the parent's student; its optimizer and oscillation state go on.
+    """Anneal, measure and publish the parent's student.
 
-    Reversals are counted from the start of annealing.
+    The parent's optimizer and oscillation state go on; reversals are counted from the start of annealing.
+
+    Args:
+        run: what is trained.
+        config: of the run; names the parent and the annealing.
+        keeping: how the resumable state is kept.
     """
     assert config.parent is not None and config.cga is not None
     parent = run.sibling(config.parent)
@@ -40,7 +45,7 @@ def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
             optimizer,
             data,
             config.train,
-            # Images in another order than the parent saw them in its last epochs.
+            # So that the order of the images differs from that of the parent's last epochs.
             seed=config.seed + 1_000_003,
             label=run.label,
             checkpoints=current.checkpoints,

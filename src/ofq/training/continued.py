@@ -1,4 +1,4 @@
-"""Take up a finished student where its run ended."""
+"""Continue a finished student where its run ended."""
 
 from torch import nn
 from torch.optim import AdamW
@@ -15,13 +15,13 @@ from ofq.training.student import make_student
 
 
 def last_state(run: Run, config: RunConfig, data: StudyData) -> tuple[nn.Module, AdamW, OscillationRecorder]:
-    """A finished run's student, its optimizer with its moments, and its recorder, which counts reversals anew.
+    """Load a finished run's student, its optimizer with its moments, and its recorder, which counts reversals anew.
 
-    They are copies: nothing that is done to them reaches the run's files.
+    They are copies: no change to them reaches the run's files.
 
     Args:
         run: finished.
-        config: of the run or of what continues it; names model and quantization.
+        config: of the run, or of what continues it; names model and quantization.
         data: of the run's study.
 
     Raises:
@@ -42,6 +42,6 @@ def last_state(run: Run, config: RunConfig, data: StudyData) -> tuple[nn.Module,
 
 
 def hold_rate(optimizer: AdamW, lr: float) -> None:
-    """Let the optimizer go on at a constant rate: its moments stay, the schedule of the run that made them does not."""
+    """Set the optimizer to a constant learning rate; its moments stay, the earlier run's schedule does not."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = lr

@@ -1,4 +1,4 @@
-"""What every training run has around it: threads, seeds, its locked directory, the files it publishes."""
+"""The surroundings of every training run: threads, seeds, its locked directory, the files it publishes."""
 
 import datetime
 import logging
@@ -20,7 +20,7 @@ from ofq.environment import UNDER_SNAKEMAKE
 from ofq.errors import missing
 from ofq.runs import checkpoint, states
 from ofq.runs.checkpoint import Checkpoints, Maker
-from ofq.runs.code import code_digest
+from ofq.runs.code_digest import code_digest
 from ofq.runs.events import EventLog
 from ofq.runs.files import remove_unfinished, write_bytes, write_json, write_text
 from ofq.runs.paths import Run
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Session:
-    """A run that is being trained: where its state lies and what it came from."""
+    """A run that is being trained, with the place of its state and its origin."""
 
     run: Run
     config: RunConfig
@@ -44,7 +44,7 @@ class Session:
 
     @property
     def digests(self) -> dict[str, Any]:
-        """Of the code and of the files that the run reads."""
+        """Digests of the code and of the files that the run reads."""
         return {"code": self.state.origin.code, "inputs": self.state.origin.inputs}
 
     def publish(self, model: nn.Module, metrics: dict[str, float], trainer: dict[str, Any] | None = None) -> None:
@@ -52,8 +52,8 @@ class Session:
 
         Args:
             model: trained model; its state goes to ``model.safetensors``.
-            metrics: what is deterministic; seed and steps are added.
-            trainer: optimizer and oscillation state from which a later phase continues.
+            metrics: deterministic results; seed and steps are added.
+            trainer: optimizer and oscillation state from which a later phase continues, if any.
         """
         files = self.run.files
         write_bytes(files.model, save({name: value.contiguous() for name, value in model.state_dict().items()}))
@@ -92,15 +92,15 @@ class Session:
 def session(
     run: Run, config: RunConfig, keeping: Keeping, module: str, inputs: Sequence[Path], *, aside: str = ""
 ) -> Iterator[Session]:
-    """Prepare a run: fixed threads, deterministic kernels, a locked directory keyed by all that it depends on.
+    """Prepare a run: fixed threads, deterministic kernels, a locked directory keyed by all that the run depends on.
 
     Args:
         run: coordinates.
         config: everything in ``params.yaml`` that the run depends on.
         keeping: how the resumable state is kept.
-        module: the step's module, whose code (imports followed) is part of the key.
+        module: the step's module; its code, imports followed, is part of the key.
         inputs: files that the run reads; their content is part of the key.
-        aside: folder for the state of what is not the run itself, so that its event log is not taken for the run's.
+        aside: folder for the state of work beside the run itself, so that its event log is not taken for the run's.
 
     Raises:
         UserError: an input is missing, or another process trains this run.
@@ -145,7 +145,7 @@ def session(
 
 
 def _earlier(run: Run, state: states.State, found: list[states.State], keeping: Keeping) -> Path | None:
-    """The state of other code to go on from, if that was asked for; says so where one is left behind."""
+    """Return the state of other code to continue from, if that was asked for; warn where a state is left behind."""
     if state.step or not found:
         return None
     same = [other for other in found if other.origin.differences(state.origin) == ["code"]]

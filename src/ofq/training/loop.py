@@ -41,10 +41,10 @@ def train(
 ) -> None:
     """Train the model in place for ``phase.steps`` steps, resuming from the newest checkpoint.
 
-    A checkpoint is saved from time to time, when the run is told to stop, and after the last step.
+    A checkpoint is saved from time to time, when a signal stops the run, and after the last step.
 
     Args:
-        model: what is trained and evaluated.
+        model: trained and evaluated.
         loss_of: scalar loss of a batch.
         optimizer: over the model's parameters.
         data: training and evaluation images.
@@ -52,12 +52,12 @@ def train(
         seed: of the order of the images.
         label: names the run in progress lines.
         checkpoints: what to resume from, and where to save.
-        events: receives one ``step`` event an interval.
+        events: receives one ``step`` event per interval.
         hooks: called around every optimizer step, in order.
 
     Raises:
-        UserError: the loss is not finite, what a hook adds to it trains nothing, or a checkpoint cannot be written.
-        Stopped: SIGINT, SIGTERM, SIGHUP or SIGUSR1 came; the state after the last finished step is saved.
+        UserError: the loss is not finite, a hook's term depends on no weight, or a checkpoint cannot be written.
+        Stopped: on SIGINT, SIGTERM, SIGHUP or SIGUSR1; the state after the last finished step is saved.
     """
     schedule = make_schedule(optimizer, phase)
     interval = max(1, phase.steps // INTERVALS)
@@ -94,7 +94,7 @@ def train(
             loss = loss_of(data.train_batch(seed, step - 1, phase.batch_size))
             terms = [term for hook in hooks if (term := _term(hook)) is not None]
             optimizer.zero_grad()
-            sum(terms, loss).backward()  # what is logged as the loss is that of the batch alone
+            sum(terms, loss).backward()  # the logged loss is that of the batch alone, without the hooks' terms
             for hook in hooks:
                 hook.before_update()
             optimizer.step()
@@ -125,7 +125,10 @@ def train(
 
 
 def _term(hook: Hook) -> Tensor | None:
-    """What a hook adds to the loss: a scalar that depends on a parameter, or it would do nothing and not say so."""
+    """Return what a hook adds to the loss.
+
+    Anything but a scalar that depends on a parameter is refused: it would silently do nothing.
+    """
     term = hook.loss()
     if term is None or (isinstance(term, Tensor) and term.numel() == 1 and term.requires_grad):
         return term
@@ -141,7 +144,7 @@ def _term(hook: Hook) -> Tensor | None:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: StudyData) -> tuple[float, float]:
-    """Top-1 accuracy in percent and mean cross-entropy over all evaluation images, in evaluation mode."""
+    """Return top-1 accuracy in percent and mean cross-entropy over all evaluation images, in evaluation mode."""
     model.eval()
     correct, loss = 0, 0.0
     for images, labels in data.eval_batches():
@@ -163,7 +166,7 @@ def _progress(label: str, step: int, steps: int, values: dict[str, float], secon
 
 @contextmanager
 def _deferred_signals() -> Iterator[list[int]]:
-    """Collect what tells the run to stop, so that a step is finished and saved before it ends."""
+    """Collect the signals that stop the run, so that it first finishes and saves the current step."""
     received: list[int] = []
     before = {
         number: signal.signal(number, lambda signum, frame: received.append(signum))

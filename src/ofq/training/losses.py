@@ -15,16 +15,21 @@ def soft_cross_entropy(
     temperature: float = 1.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
 ) -> Tensor:
-    """Cross-entropy against the teacher's probabilities: -sum_k softmax(t/T)_k * log softmax(o/T)_k.
+    """Compute the cross-entropy of the student's logits o against the teacher's probabilities.
+
+        -sum_k softmax(t/T)_k * log softmax(o/T)_k
 
     No teacher entropy is subtracted (it is not the KL divergence) and there is no factor T^2. The teacher's side is
     not detached here.
 
     Args:
-        logits: of the student, (B, classes).
-        teacher_logits: of the teacher, (B, classes).
+        logits: o, of the student, (B, classes).
+        teacher_logits: t, of the teacher, (B, classes).
         temperature: T, above 0.
-        reduction: mean or sum over the batch, or none: a vector (B,).
+        reduction: mean or sum over the batch, or none.
+
+    Returns:
+        A scalar, or without reduction a vector (B,).
 
     Raises:
         ValueError: an unknown reduction, or a temperature that is not positive.
@@ -42,10 +47,12 @@ def soft_cross_entropy(
 
 
 def distillation_loss(student: Logits, teacher_logits: Logits, labels: Tensor) -> Tensor:
-    """CE(class logits, labels) + soft cross-entropy(distillation logits, teacher), both with weight 1.
+    """Compute the distillation loss, from labels and from a teacher, both with weight 1.
+
+        CE(class logits, labels) + soft cross-entropy(distillation logits, teacher)
 
     Args:
-        student: logits (B, classes), which then serve for both terms, or the pair (class, distillation) of logits.
+        student: logits (B, classes), used for both terms, or the pair (class, distillation) of logits.
         teacher_logits: (B, classes), or a pair of which only the first entry is used.
         labels: class numbers (B,), or probabilities (B, classes).
 

@@ -11,10 +11,11 @@ _WARMUP_LR = 1e-6
 
 
 def make_optimizer(model: nn.Module, phase: TrainingRecipe) -> AdamW:
-    """AdamW; weight decay only on parameters of at least two dimensions that the model does not exempt.
+    """Make an AdamW with weight decay only on parameters of at least two dimensions that the model does not exempt.
 
-    Tokens, position embedding, biases, quantizer steps and move biases are not decayed (released recipe,
-    tests/golden/README.md section 9).
+    Tokens, position embedding, biases, quantizer steps and move biases are not decayed.
+
+    Source: released recipe, tests/golden/README.md section 9.
     """
     named = getattr(model, "no_weight_decay", None)
     exempt = named() if callable(named) else set()
@@ -23,7 +24,7 @@ def make_optimizer(model: nn.Module, phase: TrainingRecipe) -> AdamW:
 
 
 def make_schedule(optimizer: AdamW, phase: TrainingRecipe) -> CosineLRScheduler:
-    """Linear warm-up, cosine from ``lr`` to ``min_lr``, then ``constant_steps`` at ``min_lr``.
+    """Make a schedule: linear warm-up, cosine from ``lr`` to ``min_lr``, then ``constant_steps`` at ``min_lr``.
 
     Call ``step_update(step)`` before each optimizer step; the rate is a function of the step alone.
     """

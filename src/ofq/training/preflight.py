@@ -1,4 +1,4 @@
-"""Check before anything is trained that a study can be trained to its end."""
+"""Check that a study can be trained to its end, before anything is trained."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from ofq.training.student import build_model, quantize_as
 
 
 def check_study(study: str, configs: Sequence[RunConfig]) -> None:
-    """Check that one model, on a study's data, can be trained and become every student that is asked of it.
+    """Check that one model can be trained on a study's data and become every student that its runs ask for.
 
-    The model is built without memory for its weights (on torch's ``meta`` device), so that this takes an instant.
+    The model is built without memory for its weights (on torch's ``meta`` device), so this takes an instant.
 
     Args:
-        study: its data has been prepared.
+        study: name of a study whose data has been prepared.
         configs: runs of one model.
 
     Raises:
@@ -37,12 +37,12 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
     with torch.device("meta"):
         _check_fit(build_model(configs[0], data), model.timm, data)
         asked = [config.quantization for config in configs if config.quantization]
-        # What can be converted does not depend on the bits.
+        # Whether a model can be converted does not depend on the bits.
         for quantization in {one.model_copy(update={"weight_bits": 2, "input_bits": 2}): one for one in asked}.values():
             quantize_as(build_model(configs[0], data), quantization, model.timm)
         for config in configs:
             if config.remedy and config.quantization:
-                if ":" in config.remedy.name:  # the user's may need weights that have numbers
+                if ":" in config.remedy.name:  # a user's remedy may need weights that hold numbers
                     remedy_class(config.remedy)
                     continue
                 student = quantize_as(build_model(config, data), config.quantization, model.timm)
@@ -50,7 +50,7 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
 
 
 def _check_fit(model: nn.Module, name: str, data: StudyData) -> None:
-    """Raise :class:`UserError` where the model does not take the study's images or give logits."""
+    """Raise :class:`UserError` if the model does not take the study's images or does not give logits."""
     height, width = data.image_size
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if patch and (height % patch[0] or width % patch[1]):
@@ -60,7 +60,7 @@ def _check_fit(model: nn.Module, name: str, data: StudyData) -> None:
         )
     try:
         logits = model.eval()(torch.empty(1, data.channels, height, width))
-    except Exception as error:  # timm's models check little: a wrong argument fails in them with whatever comes of it
+    except Exception as error:  # timm's models check little: a wrong argument can fail in any way
         raise UserError(
             f"{name} does not take images of {height}x{width} pixels ({type(error).__name__}: {str(error)[:200]}); "
             "mend its arguments under models in params.yaml"

@@ -12,7 +12,13 @@ from ofq.training.student import load_data, loss_from, make_student, publish
 
 
 def run_qat(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
-    """Train, measure and publish one quantized student."""
+    """Train, measure and publish one quantized student.
+
+    Args:
+        run: what is trained.
+        config: of the run.
+        keeping: how the resumable state is kept.
+    """
     inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught]
     with session(run, config, keeping, __name__, inputs) as current:
         data = load_data(run, config)

@@ -1,4 +1,4 @@
-"""What quantization-aware training and annealing share: a quantized student, its teacher, its record."""
+"""The shared parts of quantization-aware training and annealing: a quantized student, its teacher, its record."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ from ofq.training.losses import distillation_loss
 
 
 def build_model(config: RunConfig, data: StudyData) -> nn.Module:
-    """The run's model in full precision, for the study's images."""
+    """Build the run's model in full precision, for the study's images."""
     return build(
         config.model, image_size=data.image_size, channels=data.channels, classes=data.classes, seed=config.seed
     )
@@ -34,8 +34,13 @@ def build_model(config: RunConfig, data: StudyData) -> nn.Module:
 def quantize_as(model: nn.Module, quantization: Quantization, name: str) -> nn.Module:
     """Quantize a model in place.
 
+    Args:
+        model: in full precision.
+        quantization: what to quantize to.
+        name: of the model, for the error.
+
     Raises:
-        UserError: it cannot be quantized so.
+        UserError: the model cannot be quantized in this way.
     """
     try:
         return quantize_model(model, QuantConfig(**quantization.model_dump(exclude_none=True)))
@@ -46,9 +51,9 @@ def quantize_as(model: nn.Module, quantization: Quantization, name: str) -> nn.M
 
 
 def load_teacher(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
-    """The run's trained teacher, in evaluation mode and without gradients.
+    """Load the run's trained teacher, without gradients and in the mode that ``teacher_mode`` names.
 
-    In training mode (``teacher_mode``), as in the released code, one with two heads gives the pair of their outputs.
+    In training mode, as in the released code, a teacher with two heads gives the pair of their outputs.
     """
     model = build_model(config, data)
     load_weights(model, run.teacher.files.model)
@@ -57,7 +62,10 @@ def load_teacher(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
 
 
 def make_student(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
-    """A quantized model that holds every weight and bias of the teacher (QKR drops the query and key biases)."""
+    """Make a quantized model with the weights and biases of the teacher (QKR drops the query and key biases).
+
+    With ``attention_init: random`` the attention projections are drawn anew.
+    """
     student = load_teacher(run, config, data).requires_grad_(True)
     assert config.quantization is not None
     if config.attention_init == "random":
@@ -67,7 +75,7 @@ def make_student(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
 
 
 def load_data(run: Run, config: RunConfig) -> StudyData:
-    """The study's data, with the stored output of the run's teacher where the recipe says so.
+    """Load the study's data, with the stored output of the run's teacher where the recipe says so.
 
     Raises:
         UserError: the output is missing, damaged, or belongs to other images.
@@ -88,9 +96,10 @@ def load_data(run: Run, config: RunConfig) -> StudyData:
 
 
 def loss_from(run: Run, config: RunConfig, data: StudyData, student: nn.Module) -> Callable[[Batch], Tensor]:
-    """Distillation loss of a batch: cross-entropy on the labels plus soft cross-entropy on the teacher's output.
+    """Make the function that gives the distillation loss of a batch.
 
-    Of a teacher that gives a pair (class, distillation) the first teaches.
+    It is cross-entropy on the labels plus soft cross-entropy on the teacher's output. If the teacher gives a pair
+    (class, distillation), only the first is used.
     """
     teacher = None if config.teacher_once else load_teacher(run, config, data)
 

@@ -17,10 +17,15 @@ from ofq.training.optim import make_optimizer
 
 
 def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
-    """Train one teacher on the labels and publish it; the model after the last step is the one evaluated.
+    """Train one teacher on the labels, evaluate it after the last step and publish it.
 
     Its output on every training image is published too: training images do not change from epoch to epoch, so students
     need not compute it again.
+
+    Args:
+        run: what is trained.
+        config: of the run.
+        keeping: how the resumable state is kept.
     """
     with session(run, config, keeping, __name__, [data_dir(run.study) / "manifest.json"]) as current:
         data = batches.load(run.study)
@@ -45,14 +50,15 @@ def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None
 
 
 def _loss(logits: Logits, labels: Tensor) -> Tensor:
-    """Cross-entropy on the labels; of a model with two heads the mean over both, so that each can teach alone."""
+    """Return the cross-entropy on the labels, for two heads the mean over both, so that each can teach alone."""
     if isinstance(logits, Tensor):
         return cross_entropy(logits, labels)
-    return torch.stack([cross_entropy(one, labels) for one in logits]).mean()
+    return torch.stack([cross_entropy(one, labels) for one in logits]).mean()  # (heads,) to ()
 
 
 @torch.no_grad()
 def _outputs(model: nn.Module, data: batches.StudyData) -> Tensor:
-    """Logits of every training image (n, classes), in evaluation mode and batches of a fixed size."""
+    """Compute the logits of every training image (n, classes), in evaluation mode and batches of a fixed size."""
     model.eval()
+    # Batches (B, channels, height, width)
     return torch.cat([model(images) for images in data.train_images.split(batches.EVAL_BATCH)])

@@ -1,8 +1,8 @@
 """Quantized attention as one function of the autograd graph: what lies between two linear layers, fused.
 
-Queries, keys and values stay token by token, (B, N, A), scores and probabilities head by head, (H, B, N, N): the
-product of a head reads views, and no tensor is copied to bring the heads forward. Of a rounded tensor only its place on
-the grid is kept, of the probabilities only the softmax; the rounded values are made again in the backward pass.
+Queries, keys and values have the layout (B, N, A), scores and probabilities (H, B, N, N). So the product of a head
+reads views, and no tensor is copied to bring the heads to the front. The backward pass computes rounded values again:
+of a rounded tensor only its place on the grid is kept, of the probabilities only the softmax.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from ofq.quant.rounding import QuantGrid
 
 @dataclass(frozen=True)
 class Heads:
-    """What the fused attentions have in common.
+    """Heads, quantizers and dropout that both fused attentions need after the scores.
 
     Attributes:
-        count: H.
+        count: number of heads H.
         values: quantizer of the values (B, N, A).
-        probabilities: quantizer of the probabilities, one step a query.
+        probabilities: quantizer of the probabilities, one step per query.
         dropout: rate for the quantized probabilities; 0 in evaluation.
     """
 
@@ -34,16 +34,20 @@ class Heads:
 
 
 def plain_attention(qkv: Tensor, qk: LSQQuantizer, heads: Heads, scale: float) -> Tensor:
-    """Context of quantized queries, keys, values and probabilities.
+    """Compute the context of quantized queries, keys, values and probabilities.
+
+        p = Q_p(softmax(scale*Q(q) Q(k)^T)),   context = p Q(v)
 
     Args:
         qkv: queries, keys and values side by side (B, N, 3A).
         qk: quantizer of queries and keys as (B, N, 2, A).
-        heads: what stands behind the scores.
+        heads: what comes after the scores.
         scale: of the scores, 1/sqrt(d).
 
     Returns:
         (B, N, A).
+
+    Source: tests/golden/README.md section 5.
     """
     batch, tokens, width = qkv.shape
     context = Context.of(heads, batch, tokens, width // 3)
@@ -56,7 +60,14 @@ def plain_attention(qkv: Tensor, qk: LSQQuantizer, heads: Heads, scale: float) -
 
 @dataclass(frozen=True)
 class Context:
-    """Softmax, quantized probabilities and quantized values, forward and backward."""
+    """Softmax, quantized probabilities and quantized values, forward and backward.
+
+    Attributes:
+        heads: number of heads H.
+        v: grid of the values.
+        p: grid of the probabilities.
+        dropout: rate for the quantized probabilities.
+    """
 
     heads: int
     v: QuantGrid
@@ -65,14 +76,14 @@ class Context:
 
     @classmethod
     def of(cls, heads: Heads, batch: int, tokens: int, width: int) -> "Context":
-        """For a batch of B images with N tokens and values of width A."""
+        """Make the context for a batch of B images with N tokens and values of width A."""
         v = heads.values.grid_for(torch.Size((batch, tokens, width)))
         p = heads.probabilities.grid_for(torch.Size((batch, heads.count, tokens, tokens)))
         return cls(heads.count, v, p, heads.dropout)
 
     @staticmethod
     def parameters(heads: Heads) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """The learned vectors in the order of the last arguments of :meth:`forward`."""
+        """Return the learned vectors in the order of the last arguments of :meth:`forward`."""
         v = heads.values
         return v.scale, v.before, v.after, heads.probabilities.scale
 
@@ -85,9 +96,12 @@ class Context:
         v_after: Tensor | None,
         p_scale: Tensor,
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Scores (H, B, N, N) and values (B, N, A) to the context (B, N, A), and what the way back needs."""
+        """Map scores (H, B, N, N) and values (B, N, A) to the context (B, N, A), and to what :meth:`backward` needs.
+
+        The scores are overwritten.
+        """
         v_step, p_step = self.v.step(v_scale), self.p.step(p_scale)
-        # In place, here and on the way back: these are the largest tensors, and holes of their size stay in the heap.
+        # In place, here and in the backward pass: holes of the size of these largest tensors would stay in the heap.
         probabilities = torch.softmax(scores, -1, out=scores)
         mask = None
         quantized = self.p.rounded(probabilities, p_step, None)
@@ -96,6 +110,7 @@ class Context:
             quantized.mul_(mask)
         v_u, values = self.v.place_and_values(v, v_step, v_before, v_after)
         context = torch.empty_like(values)
+        # out, part (B, N, d); p (B, N, N)
         for out, p, part in zip(self.split(context), quantized, self.split(values), strict=True):
             out.copy_(torch.bmm(p, part))  # not out=: into a view the library multiplies image by image
         return context, (probabilities, p_step, v_u, v_step, v_after, mask)
@@ -103,17 +118,23 @@ class Context:
     def backward(
         self, g: Tensor, saved: tuple[Tensor, ...], grad_v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
-        """Gradients of the scores and, in ``grad_v``, of the values, and those of :meth:`parameters`."""
+        """Return the gradients of the scores and of :meth:`parameters`, and write that of the values to ``grad_v``.
+
+        Args:
+            g: gradient of the context (B, N, A).
+            saved: second result of :meth:`forward`.
+            grad_v: (B, N, A), overwritten.
+        """
         probabilities, p_step, v_u, v_step, v_after, mask = saved
         p_u, codes = self.p.place_and_codes(probabilities, p_step, None)
-        scaled = g * p_step  # the step of a query goes with its gradient
+        scaled = g * p_step  # p = code*step: the step of a query multiplies its gradient, not its row of codes
         values = self.v.values(v_u, v_step, v_after)
         grad_p = torch.empty_like(codes)
         quantized = codes if mask is None else codes.mul_(mask)
-        parts = (self.split(x) for x in (values, g, scaled, grad_v))
+        parts = (self.split(x) for x in (values, g, scaled, grad_v))  # H of (B, N, d) each
         for p, grad, value, one, scaled_one, out in zip(quantized, grad_p, *parts, strict=True):
-            torch.bmm(one, value.transpose(1, 2), out=grad)
-            out.copy_(torch.bmm(p.transpose(1, 2), scaled_one))
+            torch.bmm(one, value.transpose(1, 2), out=grad)  # value^T (B, d, N), grad (B, N, N)
+            out.copy_(torch.bmm(p.transpose(1, 2), scaled_one))  # p^T (B, N, N), keys by queries; out (B, N, d)
         if mask is not None:
             grad_p.mul_(mask)
         grad_p_scale, _ = self.p.gradients(grad_p, p_u, p_step.numel())
@@ -123,8 +144,8 @@ class Context:
         return grad_p, grad_v_scale, grad_v_before, grad_v_after, grad_p_scale
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The heads of (B, N, A), views (B, N, d)."""
-        return x.chunk(self.heads, dim=-1)
+        """Return the heads of x (B, N, A) as views (B, N, d)."""
+        return x.chunk(self.heads, dim=-1)  # H of (B, N, d)
 
 
 class _PlainAttention(torch.autograd.Function):
@@ -144,13 +165,13 @@ class _PlainAttention(torch.autograd.Function):
         factor: float,
     ) -> Tensor:
         batch, tokens, width = qkv.shape
-        parts = qkv.unflatten(-1, (3, -1))
+        parts = qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
         step = grid.step(scale)
         u, qk = grid.place_and_values(parts[:, :, :2], step, before, after)
-        q, k = qk.unbind(2)
+        q, k = qk.unbind(2)  # (B, N, 2, A) to (B, N, A) each
         scores = qkv.new_empty(context.heads, batch, tokens, tokens)
         for out, one, other in zip(scores, context.split(q), context.split(k), strict=True):
-            out.baddbmm_(one, other.transpose(1, 2), beta=0, alpha=factor)
+            out.baddbmm_(one, other.transpose(1, 2), beta=0, alpha=factor)  # (B, N, d) x (B, d, N) to (B, N, N)
         out, saved = context.forward(scores, parts[:, :, 2], v_scale, v_before, v_after, p_scale)
         ctx.save_for_backward(u, step, after, *saved)
         ctx.grid, ctx.context, ctx.factor, ctx.width = grid, context, factor, width
@@ -163,15 +184,15 @@ class _PlainAttention(torch.autograd.Function):
         grid: QuantGrid = ctx.grid
         context: Context = ctx.context
         grad_qkv = g.new_empty(*g.shape[:2], ctx.width)
-        parts = grad_qkv.unflatten(-1, (3, -1))
+        parts = grad_qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
         grad_scores, *grad_rest = context.backward(g, tuple(saved), parts[:, :, 2])
-        q, k = grid.values(u, step, after).unbind(2)
-        grad_qk = parts[:, :, :2]
+        q, k = grid.values(u, step, after).unbind(2)  # (B, N, A) each
+        grad_qk = parts[:, :, :2]  # (B, N, 2, A), a view
         grad_scores.mul_(ctx.factor)
-        parts_of_heads = (context.split(x) for x in (q, k, *grad_qk.unbind(2)))
+        parts_of_heads = (context.split(x) for x in (q, k, *grad_qk.unbind(2)))  # (B, N, A) each to H of (B, N, d)
         for grad, one, other, out_q, out_k in zip(grad_scores, *parts_of_heads, strict=True):
             out_q.copy_(torch.bmm(grad, other))
-            out_k.copy_(torch.bmm(grad.transpose(1, 2), one))
+            out_k.copy_(torch.bmm(grad.transpose(1, 2), one))  # grad^T (B, N, N), keys by queries
         grad_after = None if after is None else grid.move_gradient(grad_qk)[: after.numel()]
         grad_scale, grad_before = grid.gradients(grad_qk, u, step.numel())
         return grad_qkv, grad_scale, grad_before, grad_after, *grad_rest, None, None, None

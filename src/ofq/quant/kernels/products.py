@@ -1,10 +1,10 @@
 """Matrix products of fake-quantized factors, with the rounding of the input inside them.
 
-The backward pass needs the rounded input and the place of each value on its grid. The second is kept, one tensor of the
-input's size, and the first is made from it again.
+The backward pass needs the rounded input and the place of each value on its grid. Only the place is kept, one tensor of
+the input's size; the rounded input is computed from it again.
 
-Where the processor multiplies 8-bit integers fast, the forward product is one of the integer codes. It is exact, so it
-has a smaller rounding error than the product in floating point, whose place it takes.
+Where the processor multiplies 8-bit integers fast, the forward pass multiplies the integer codes. That product is
+exact, so its rounding error is smaller than that of the floating-point product it replaces.
 """
 
 from functools import cache
@@ -29,7 +29,7 @@ class Weight(NamedTuple):
     Attributes:
         values: (out, in).
         integers: int8 of the same shape, or None where a product of integers would be no faster.
-        step: values = step*integers, (out, 1) or a single one; None without integers.
+        step: values = step*integers, (out, 1) or (1,); None without integers.
     """
 
     values: Tensor
@@ -38,11 +38,11 @@ class Weight(NamedTuple):
 
 
 def quantized(weight: Tensor, quantizer: Quantizer | None, *, beside: Quantizer) -> Weight:
-    """A matrix through its quantizer, if any.
+    """Quantize a weight matrix, with integers where a product of integers pays.
 
     Args:
         weight: (out, in).
-        quantizer: its quantizer.
+        quantizer: of the weight, or None for full precision.
         beside: quantizer of the other factor of the product.
     """
     if quantizer is None:
@@ -52,55 +52,63 @@ def quantized(weight: Tensor, quantizer: Quantizer | None, *, beside: Quantizer)
     if not by_row or not integers_pay(rounded.codes) or max(quantizer.bits, beside.bits) > INTEGER_BITS:
         return Weight(rounded.values)
     step = rounded.step.detach()
-    if rounded.offset:  # half steps, so that the offset is a whole one
+    if rounded.offset:  # in half steps, so that code + 1/2 becomes a whole number
         return Weight(rounded.values, (2 * rounded.codes + 2 * rounded.offset).to(torch.int8), step / 2)
     return Weight(rounded.values, rounded.codes.to(torch.int8), step)
 
 
 def integers_pay(x: Tensor) -> bool:
-    """Whether products of int8 matrices on the tensor's device are faster than of its dtype."""
+    """Return whether int8 matrix products are faster on the tensor's device than products in its dtype."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and _multiplies_integers()
 
 
 def rounded_product(codes: Tensor, step: Tensor, after: Tensor | None, weight: Weight, bias: Tensor | None) -> Tensor:
-    """(codes*step + after) W^T + bias, with W*after added to the bias instead of ``after`` to the input.
+    """Compute (codes*step + after) W^T + bias, adding W*after to the bias instead of ``after`` to the input.
 
     Args:
         codes: (..., in), int8 where the weight has integers.
-        step: one a row, or a single one.
+        step: (N, 1), one per token, or (1,).
         after: (in,).
         weight: (out, in).
         bias: (out,).
+
+    Returns:
+        (..., out).
     """
     if after is not None:
         bias = torch.mv(weight.values, after) if bias is None else torch.addmv(bias, weight.values, after)
     if weight.integers is None or weight.step is None:
         return F.linear(codes * step, weight.values, bias)
     # Exact: sums of products of such small integers stay far below 2^24.
+    # (rows, in) x (in, out) to (rows, out)
     dots = torch._int_mm(codes.to(torch.int8).flatten(0, -2), weight.integers.t())
-    steps = weight.step.expand(len(weight.values), 1).flatten()
-    out = dots.view(torch.float32).copy_(dots).unflatten(0, codes.shape[:-1]).mul_(step)  # where the integers stood
+    steps = weight.step.expand(len(weight.values), 1).flatten()  # (out, 1) to (out,)
+    # In the memory of the integers. (rows, out) to (..., out)
+    out = dots.view(torch.float32).copy_(dots).unflatten(0, codes.shape[:-1]).mul_(step)
     return out.mul_(steps) if bias is None else torch.addcmul(bias, out, steps, out=out)
 
 
 def fuses(x: Tensor, *quantizers: Quantizer | None) -> bool:
-    """Whether a fused function can take the place of the quantizers and the product."""
+    """Return whether a fused function can take the place of the quantizers and the product."""
     if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
-        return False  # the parts are cast or traced one by one
+        return False  # autocast casts and the compiler traces the parts one by one
     return all(isinstance(quantizer, LSQQuantizer) and quantizer.fusible for quantizer in quantizers)
 
 
 def quantized_linear(x: Tensor, quantizer: LSQQuantizer, weight: Weight, bias: Tensor | None) -> Tensor:
-    """(Q(x + before) + after) W^T + bias.
+    """Compute (Q(x + before) + after) W^T + bias.
 
-    The ``after`` bias never meets a tensor of the input's size: it adds W*after to the bias, and its gradient is the
-    bias's times W.
+    No tensor of the input's size is made for the ``after`` bias: it adds W*after to the bias, and its gradient is the
+    gradient of the bias times W.
 
     Args:
         x: (..., in).
-        quantizer: of the input, one step a row or one for all.
+        quantizer: of the input, one step per token or one for all.
         weight: (out, in).
         bias: (out,).
+
+    Returns:
+        (..., out).
 
     Source: tests/golden/README.md section 4.
     """
@@ -136,16 +144,16 @@ class _QuantizedLinear(torch.autograd.Function):
         u, step, weight, after = ctx.saved_tensors
         grid: QuantGrid = ctx.grid
         needs_x, _, needs_before, needs_after, needs_weight, needs_bias = ctx.needs_input_grad[:6]
-        rows = g.flatten(0, -2)
+        rows = g.flatten(0, -2)  # (rows, out)
         grad_weight = grad_after = None
         grad_bias = rows.sum(0)
         if needs_weight:
-            grad_weight = rows.t() @ grid.values(u, step, None).flatten(0, -2)
+            grad_weight = rows.t() @ grid.values(u, step, None).flatten(0, -2)  # (out, rows) x (rows, in) to (out, in)
             if after is not None:
                 grad_weight.addr_(grad_bias, after)
         if needs_after:
-            grad_after = weight.t() @ grad_bias
-        grad = (rows @ weight).view_as(u)
+            grad_after = weight.t() @ grad_bias  # (in, out) x (out,) to (in,)
+        grad = (rows @ weight).view_as(u)  # (rows, in) to (..., in)
         grad_scale, grad_before = grid.gradients(grad, u, ctx.steps)
         return (
             grad if needs_x else None,
@@ -161,7 +169,7 @@ class _QuantizedLinear(torch.autograd.Function):
 
 @cache
 def _multiplies_integers() -> bool:
-    """Whether this processor has instructions for dot products of int8."""
+    """Return whether this processor has instructions for int8 dot products."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
     names = ("avx512_vnni", "avx_vnni", "amx_int8")
     return torch.backends.mkldnn.is_available() and any(capabilities.get(name) for name in names)

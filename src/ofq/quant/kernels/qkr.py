@@ -1,4 +1,4 @@
-"""Query-key reparameterization as one function of the autograd graph; habits as in the kernel of plain attention."""
+"""Query-key reparameterization as one function of the autograd graph, with the layouts of the plain attention."""
 
 from typing import Any
 
@@ -22,20 +22,24 @@ def qkr_attention(
     heads: Heads,
     scale: float,
 ) -> Tensor:
-    """Context of query-key reparameterization.
+    """Compute the context of query-key reparameterization.
+
+        x' = Q(x),   u_h = Q(x' P_h^T),   p_h = Q_p(softmax(scale*x' u_h^T)),   context_h = p_h Q(x' W_v,h^T + b_v,h)
 
     Args:
         x: (B, N, C), not quantized.
         quantizer: of ``x``.
-        product: the heads' products W_q^T W_k below each other (H*C, C).
-        product_quantizer: of u = x' product^T as (B, N, H, C).
+        product: the stacked products P_h = W_q,h^T W_k,h of the heads (H*C, C).
+        product_quantizer: of u as (B, N, H, C).
         v: weight of the values (A, C).
         v_bias: (A,).
-        heads: what stands behind the scores.
+        heads: what comes after the scores.
         scale: of the scores, 1/sqrt(d).
 
     Returns:
         (B, N, A).
+
+    Source: tests/golden/README.md section 5; OFQ paper section 3.
     """
     batch, tokens, channels = x.shape
     context = Context.of(heads, batch, tokens, len(v.values))
@@ -78,15 +82,16 @@ class _QKRAttention(torch.autograd.Function):
         integers = factors[0][0] is not None
         x_u, codes = x_grid.place_and_codes(x, x_step, x_before, integers=integers)
         products = (Weight(product, *factors[0]), None), (Weight(v_weight, *factors[1]), v_bias)
-        u, v = (rounded_product(codes, x_step, x_after, *pair) for pair in products)
+        u, v = (rounded_product(codes, x_step, x_after, *pair) for pair in products)  # (B, N, H*C), (B, N, A)
+        # u (B, N, H, C)
         u_u, u_codes = u_grid.place_and_codes(u.unflatten(-1, (context.heads, -1)), u_step, u_before)
         if integers and u_after is None and u_grid.high < 2**INTEGER_BITS:
             scores = _integer_scores(codes, x_step, x_after, u_codes, u_step, factor)
         else:
             values, keys = x_grid.values(x_u, x_step, x_after), u_grid.values(u_u, u_step, u_after)
             scores = x.new_empty(context.heads, *x.shape[:2], x.shape[1])
-            for out, key in zip(scores, keys.unbind(2), strict=True):
-                out.baddbmm_(values, key.transpose(1, 2), beta=0, alpha=factor)
+            for out, key in zip(scores, keys.unbind(2), strict=True):  # out (B, N, N), key (B, N, C)
+                out.baddbmm_(values, key.transpose(1, 2), beta=0, alpha=factor)  # (B, N, C) x (B, C, N) to (B, N, N)
         out, saved = context.forward(scores, v, v_scale, v_before, v_after, p_scale)
         ctx.save_for_backward(x_u, x_step, x_after, u_u, u_step, u_after, product, v_weight, *saved)
         ctx.grids, ctx.context, ctx.factor = grids, context, factor
@@ -104,16 +109,18 @@ class _QKRAttention(torch.autograd.Function):
         x, keys = x_grid.values(x_u, x_step, x_after), u_grid.values(u_u, u_step, u_after)
         grad_u, grad_x = torch.empty_like(keys), torch.empty_like(x)
         grad_scores.mul_(ctx.factor)
+        # grad (B, N, N), queries by keys; key, out (B, N, C)
         for h, (grad, key, out) in enumerate(zip(grad_scores, keys.unbind(2), grad_u.unbind(2), strict=True)):
-            out.copy_(torch.bmm(grad.transpose(1, 2), x))
+            out.copy_(torch.bmm(grad.transpose(1, 2), x))  # grad^T (B, N, N), keys by queries
             grad_x.baddbmm_(grad, key, beta=min(h, 1))
         del keys, grad_scores
         grad_u_after = None if u_after is None else u_grid.move_gradient(grad_u)
         grad_u_scale, grad_u_before = u_grid.gradients(grad_u, u_u, u_step.numel())
 
+        # (B*N, C), (B*N, A), (B*N, H*C)
         rows, v_rows, u_rows = x.flatten(0, 1), grad_v.flatten(0, 1), grad_u.flatten(2).flatten(0, 1)
-        grad_x.flatten(0, 1).addmm_(u_rows, product).addmm_(v_rows, v_weight)
-        grad_product, grad_v_weight = u_rows.t() @ rows, v_rows.t() @ rows
+        grad_x.flatten(0, 1).addmm_(u_rows, product).addmm_(v_rows, v_weight)  # (B*N, C), a view
+        grad_product, grad_v_weight = u_rows.t() @ rows, v_rows.t() @ rows  # (H*C, C), (A, C)
         grad_v_bias = v_rows.sum(0) if ctx.needs_input_grad[9] else None
         grad_x_after = None if x_after is None else x_grid.move_gradient(grad_x)
         grad_x_scale, grad_x_before = x_grid.gradients(grad_x, x_u, x_step.numel())
@@ -128,17 +135,27 @@ class _QKRAttention(torch.autograd.Function):
 def _integer_scores(
     x: Tensor, x_step: Tensor, x_after: Tensor | None, u: Tensor, u_step: Tensor, factor: float
 ) -> Tensor:
-    """Codes x (B, N, C), int8, and u (B, N, H, C) to (x*x_step + x_after) (u*u_step)^T * factor, (H, B, N, N)."""
+    """Compute the scores (x*x_step + x_after) (u*u_step)^T * factor, (H, B, N, N), from codes.
+
+    Args:
+        x: int8 codes (B, N, C).
+        x_step: (N, 1) or (1,).
+        x_after: (C,).
+        u: codes in floating point (B, N, H, C).
+        u_step: (N, H, 1).
+        factor: of the scores, 1/sqrt(d).
+    """
     batch, tokens, heads, channels = u.shape
     keys = torch.empty(batch, heads, tokens, channels, dtype=torch.int8, device=u.device)
-    keys.copy_(u.transpose(1, 2))
+    keys.copy_(u.transpose(1, 2))  # (B, H, N, C)
     dots = torch.empty(batch, tokens, heads * tokens, dtype=torch.int32, device=u.device)
-    for query, key, out in zip(x, keys.flatten(1, 2), dots, strict=True):
-        torch._int_mm(query, key.t(), out=out)
+    for query, key, out in zip(x, keys.flatten(1, 2), dots, strict=True):  # (N, C), (H*N, C), (N, H*N)
+        torch._int_mm(query, key.t(), out=out)  # key^T (C, H*N)
     steps = u_step.view(tokens, heads).t() * factor  # (H, N)
     scores = torch.empty(heads, batch, tokens, tokens, dtype=u.dtype, device=u.device)
-    by_head = dots.unflatten(-1, (heads, tokens)).permute(2, 0, 1, 3)
-    torch.mul(by_head, x_step * steps.view(heads, 1, 1, tokens), out=scores)
+    by_head = dots.unflatten(-1, (heads, tokens)).permute(2, 0, 1, 3)  # (B, N, H, N) to (H, B, N, N)
+    torch.mul(by_head, x_step * steps.view(heads, 1, 1, tokens), out=scores)  # x_step*steps (H, 1, N, N)
     if x_after is not None:
+        # (B, N, H) to (H, B, N), times (H, 1, N); then (H, B, 1, N): the same for all queries
         scores.add_(((u @ x_after).permute(2, 0, 1) * steps.unsqueeze(1)).unsqueeze(2))
     return scores

@@ -13,7 +13,7 @@ from ofq.quant.quantizers.lsq import LSQQuantizer
 
 
 class _Attention(nn.Module):
-    """The part behind the scores: softmax, quantized probabilities, context, projection."""
+    """The part of attention after the scores: softmax, quantized probabilities, context, projection."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class _Attention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def _heads(self) -> Heads | None:
-        """What a fused function needs; None without quantizers."""
+        """Return what a fused function needs, or None where a quantizer is missing."""
         if self.v_quantizer is None or self.probability_quantizer is None:
             return None
         dropout = self.attn_drop.p if self.training else 0.0
@@ -45,11 +45,11 @@ class _Attention(nn.Module):
         return out
 
     def _context(self, scores: Tensor, v: Tensor) -> Tensor:
-        """Scores (B, H, N, N), queries by keys, and values (B, N, A) to the output (B, N, C)."""
+        """Map scores (B, H, N, N), queries by keys, and values (B, N, A) to the output (B, N, C)."""
         probabilities = scores.softmax(dim=-1)
         if self.probability_quantizer is not None:
             probabilities = self.probability_quantizer(probabilities)
-        # Behind the quantizer: its levels are those of the probabilities, which dropout scales.
+        # After the quantizer, because dropout scales the probabilities and the levels are for unscaled ones.
         probabilities = self.attn_drop(probabilities)
         if self.v_quantizer is not None:
             v = self.v_quantizer(v)
@@ -77,7 +77,7 @@ class QuantAttention(_Attention):
     Source: tests/golden/README.md section 5.
     """
 
-    # Every quantized module has these two; here the weights and the input are those of qkv and proj.
+    # Every quantized module has these two; here they are None, because qkv and proj have quantizers of their own.
     weight_quantizer: Quantizer | None = None
     input_quantizer: LSQQuantizer | None = None
 
@@ -106,7 +106,7 @@ class QuantAttention(_Attention):
         self.qk_quantizer = qk_quantizer
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """(B, N, C) to (B, N, C).
+        """Map x (B, N, C) to the output (B, N, C).
 
         Raises:
             ValueError: a mask is asked for, which is not supported.
@@ -117,11 +117,11 @@ class QuantAttention(_Attention):
         if heads and qk_quantizer and fuses(qkv, qk_quantizer, heads.values, heads.probabilities):
             return self._output(plain_attention(qkv, qk_quantizer, heads, self.scale))
         qkv = qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
-        qk, v = qkv.split([2, 1], dim=2)
+        qk, v = qkv.split([2, 1], dim=2)  # (B, N, 2, A), (B, N, 1, A)
         if self.qk_quantizer is not None:
             qk = self.qk_quantizer(qk)
         q, k = qk.unflatten(-1, (self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d)
-        return self._context((q * self.scale) @ k.transpose(-2, -1), v.squeeze(2))
+        return self._context((q * self.scale) @ k.transpose(-2, -1), v.squeeze(2))  # (B, H, N, N), (B, N, A)
 
 
 class QKRAttention(_Attention):
@@ -131,8 +131,8 @@ class QKRAttention(_Attention):
         y = Linear_proj(p Q(Linear_v(x')))
 
     As in the paper's formula the scores have no query and key biases: those of a converted model are dropped. The
-    rows of all P_h stand below each other, (H*C, C), for the weight quantizer; W_q and W_k are not quantized
-    themselves and learn through the product. u has one step per token and head.
+    weight quantizer gets all P_h stacked as one matrix (H*C, C). W_q and W_k are not quantized themselves and learn
+    through the product. u has one step per token and head.
 
     Args:
         heads: number of heads H.
@@ -187,13 +187,13 @@ class QKRAttention(_Attention):
         self.product_quantizer = product_quantizer
 
     def query_key_product(self) -> Tensor:
-        """P, the heads' products W_q,h^T W_k,h below each other, shape (H*C, C)."""
+        """Return P, the stacked products W_q,h^T W_k,h of the heads, shape (H*C, C)."""
         q = self.q.weight.unflatten(0, (self.num_heads, -1))  # (H, d, C)
-        k = self.k.weight.unflatten(0, (self.num_heads, -1))
-        return torch.bmm(q.transpose(1, 2), k).flatten(0, 1)
+        k = self.k.weight.unflatten(0, (self.num_heads, -1))  # (H, d, C)
+        return torch.bmm(q.transpose(1, 2), k).flatten(0, 1)  # (H, C, C) to (H*C, C)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """(B, N, C) to (B, N, C).
+        """Map x (B, N, C) to the output (B, N, C).
 
         Raises:
             ValueError: a mask is asked for, which is not supported.

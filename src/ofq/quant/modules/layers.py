@@ -11,7 +11,9 @@ from ofq.quant.quantizers.lsq import LSQQuantizer
 
 
 class QuantLinear(nn.Linear):
-    """y = Q_x(x) Q_w(W)^T + b, each quantizer optional.
+    """Linear layer with a quantized weight and input, each quantizer optional.
+
+        y = Q_x(x) Q_w(W)^T + b
 
     Args:
         in_features: as in :class:`torch.nn.Linear`.
@@ -21,7 +23,7 @@ class QuantLinear(nn.Linear):
         input_quantizer: of the input (..., in_features), or None for full precision.
         device: of weight and bias.
 
-    Source: tests/golden/README.md section 4. Unlike the released code a layer without bias stays without one.
+    Source: tests/golden/README.md section 4. Unlike in the released code, a layer without bias stays without one.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class QuantLinear(nn.Linear):
     def from_linear(
         cls, linear: nn.Linear, *, weight_quantizer: Quantizer | None, input_quantizer: LSQQuantizer | None
     ) -> Self:
-        """Take over the weight and the bias, the parameters themselves and not copies."""
+        """Make a quantized layer that takes over the weight and bias parameters themselves, not copies."""
         layer = cls(
             linear.in_features,
             linear.out_features,
@@ -55,11 +57,11 @@ class QuantLinear(nn.Linear):
         return layer
 
     def quantized_weight(self) -> Tensor:
-        """Q_w(W), shape (out_features, in_features)."""
+        """Return Q_w(W), shape (out_features, in_features)."""
         return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features)."""
+        """Map x (..., in_features) to (..., out_features)."""
         if self.input_quantizer is None:
             return F.linear(x, self.quantized_weight(), self.bias)
         if self.input_quantizer.axis in (-2, None) and fuses(x, self.input_quantizer):
@@ -71,8 +73,8 @@ class QuantLinear(nn.Linear):
 class QuantConv2d(nn.Conv2d):
     """Convolution of patches that do not overlap (kernel = stride, no padding), as one matrix product.
 
-    The product costs what the convolution does, but its backward pass to the image, which the input quantizer's
-    parameters need, is much cheaper on a CPU.
+    The input quantizer's parameters need the backward pass to the image. On a CPU that of the product is much cheaper
+    than that of the convolution; the forward pass costs the same.
 
     Args:
         in_channels: as in :class:`torch.nn.Conv2d`.
@@ -108,7 +110,7 @@ class QuantConv2d(nn.Conv2d):
     def from_conv(
         cls, conv: nn.Conv2d, *, weight_quantizer: Quantizer | None, input_quantizer: LSQQuantizer | None
     ) -> Self:
-        """Take over the weight and the bias, the parameters themselves and not copies."""
+        """Make a quantized convolution that takes over the weight and bias parameters themselves, not copies."""
         plain = conv.padding in ((0, 0), "valid") and conv.dilation == (1, 1) and conv.groups == 1
         if conv.kernel_size != conv.stride or not plain:
             raise ValueError(
@@ -129,11 +131,11 @@ class QuantConv2d(nn.Conv2d):
         return layer
 
     def quantized_weight(self) -> Tensor:
-        """Q_w(W), shape (out_channels, in_channels, height, width)."""
+        """Return Q_w(W), shape (out_channels, in_channels, height, width)."""
         return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H/height, W/width)."""
+        """Map an image (B, in_channels, H, W) to (B, out_channels, H/height, W/width)."""
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
         height, width = self.kernel_size
@@ -141,12 +143,12 @@ class QuantConv2d(nn.Conv2d):
             raise ValueError(f"image {tuple(x.shape[-2:])} is no multiple of the patch {(height, width)}")
         x = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))  # (B, K, H/h, h, W/w, w)
         patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, H/h, W/w, K*h*w)
-        y = F.linear(patches, self.quantized_weight().flatten(1), self.bias)
+        y = F.linear(patches, self.quantized_weight().flatten(1), self.bias)  # weight (O, K*h*w), y (B, H/h, W/w, O)
         return y.permute(0, 3, 1, 2)  # (B, O, H/h, W/w); timm's PatchEmbed permutes back without copying
 
 
 def _take_over(layer: QuantLinear | QuantConv2d, source: nn.Linear | nn.Conv2d) -> None:
-    """The source's parameters and mode; the quantizers go where they are."""
+    """Give the layer the source's parameters and mode, and move its quantizers to where these are."""
     for quantizer in (layer.weight_quantizer, layer.input_quantizer):
         if quantizer is not None:
             quantizer.to(device=source.weight.device, dtype=source.weight.dtype)

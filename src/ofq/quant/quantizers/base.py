@@ -1,4 +1,4 @@
-"""What every quantizer can be asked for."""
+"""The base class of all quantizers."""
 
 from abc import ABC, abstractmethod
 
@@ -9,12 +9,15 @@ from ofq.quant.rounding import Rounded
 
 
 class Quantizer(nn.Module, ABC):
-    """What the quantizers have in common: values and integer codes are asked for separately.
+    """Base class of the quantizers, with one method for values and another for integer codes.
 
     Attributes:
-        bits: code width.
-        record: keep the codes of the last forward pass in ``last_codes``, at no second quantization.
+        bits: code width, 2 to 8.
+        record: whether to keep the codes of the last forward pass in ``last_codes``; needs no second quantization.
         last_codes: integer codes of the last forward pass while ``record`` is set.
+
+    Raises:
+        ValueError: ``bits`` out of range.
     """
 
     def __init__(self, bits: int) -> None:
@@ -26,23 +29,26 @@ class Quantizer(nn.Module, ABC):
         self.last_codes: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantized ``x``, same shape."""
+        """Fake-quantize ``x``; the shape stays."""
         return self.rounded(x).values
 
     @abstractmethod
     def rounded(self, x: Tensor) -> Rounded:
-        """Fake-quantized ``x`` with its codes and steps."""
+        """Fake-quantize ``x``, and return its codes and steps too."""
 
     @abstractmethod
     def step(self, w: Tensor) -> Tensor:
-        """Distance between neighbouring levels, one for each index of the axis that keeps its own, in units of w."""
+        """Return the distance between neighbouring levels in units of ``w``, a vector over the axis with own steps."""
 
     @abstractmethod
     def position(self, w: Tensor) -> Tensor:
-        """Unrounded code coordinate, clamped to the outermost codes; rounding thresholds lie at half-integers."""
+        """Return the unrounded code coordinate of each element of ``w``, clamped to the outermost codes.
+
+        Rounding thresholds lie at half-integers.
+        """
 
     def codes(self, w: Tensor) -> Tensor:
-        """Integer codes of ``w`` (int8, uint8 where unsigned, int16 where the sign is detected)."""
+        """Return the integer codes of ``w`` (int8, uint8 where unsigned, int16 where the sign is detected)."""
         with torch.no_grad():
             return self.position(w).round_().to(self._code_dtype())
 
@@ -58,5 +64,5 @@ class Quantizer(nn.Module, ABC):
         self.last_codes.copy_(codes)
 
     def extra_repr(self) -> str:
-        """Shown by ``print(model)``."""
+        """Return what ``print(model)`` shows."""
         return f"bits={self.bits}"

@@ -1,4 +1,4 @@
-"""LSQ: the step is learned; and LSQ with move biases, for the inputs of a layer."""
+"""LSQ, whose step is learned, and LSQ with move biases, for the inputs of a layer."""
 
 import math
 from collections.abc import Mapping
@@ -21,23 +21,24 @@ SIGN_THRESHOLD = -1e-5
 class LSQQuantizer(Quantizer):
     """Quantizer with learned steps; see :func:`ofq.quant.rounding.round_learned` for the formulas.
 
-    Codes lie in [-2^(bits-1), 2^(bits-1)-1], or in [0, 2^bits-1] if unsigned. The steps, the vector ``scale``, do not
-    exist before :func:`ofq.quant.calibrate` or a calibrated state dict; calibration sets them to
-    kappa*mean|x|/sqrt(largest code), kappa = 4 for an unsigned quantizer with an axis, else 2.
+    Codes lie in [-2^(bits-1), 2^(bits-1)-1], or in [0, 2^bits-1] if unsigned. The steps are the vector ``scale``. It
+    does not exist until :func:`ofq.quant.calibrate` makes it or a calibrated state dict is loaded. Calibration sets it
+    to kappa*mean|x|/sqrt(largest code), kappa = 4 for an unsigned quantizer with an axis, else 2.
 
     Args:
         bits: 2 to 8.
-        signed: sign of the codes. ``"detect"``: unsigned until a value below -1e-5 was seen, signed ever after, in
-            training and evaluation; the flag is a buffer of the state dict.
-        axis: the axis that keeps its own steps (0 output row, 1 image channel, -1 channel, -2 token), neighbouring
-            axes that do as a tuple, or None for one step for the whole tensor.
-        grid: ``"integer"``: values at step*code. ``"midrise"``: values at step*(code + 1/2) as StatsQ has them,
-            initial step 2*mean|w|/2^(bits-1) as StatsQ's.
-        learned: whether the steps learn; False: they stay as calibrated.
+        signed: whether codes have a sign. ``"detect"``: unsigned until a value below -1e-5 was seen, signed from then
+            on, in training and evaluation; the flag is a buffer of the state dict.
+        axis: the axis that has a step for each index (0 output row, 1 image channel, -1 channel, -2 token), a tuple of
+            neighbouring axes with a step for each pair of indices, or None for one step for the whole tensor.
+        grid: ``"integer"``: values at step*code. ``"midrise"``: values at step*(code + 1/2) and an initial step of
+            2*mean|w|/2^(bits-1), both as in StatsQ.
+        learned: whether the steps learn; if not, they stay as calibrated.
         clipped_gradient: of elements beyond the outermost codes: ``"zero"`` as in LSQ, or ``"identity"`` as in StatsQ.
 
     Raises:
-        ValueError: ``bits`` out of range, axes not neighbours, or an unsigned mid-rise grid.
+        ValueError: ``bits``, ``signed`` or ``grid`` is none of these, axes are not neighbours in order, or a mid-rise
+            grid is not signed.
         RuntimeError: on a forward pass before calibration.
 
     Source: tests/golden/README.md section 3; LSQ paper (Esser et al. 2020).
@@ -75,19 +76,20 @@ class LSQQuantizer(Quantizer):
         self.after: nn.Parameter | None = None
         self._axes = axes
         self._offset = 0.5 if grid == "midrise" else 0.0
-        self._means: list[Tensor] | None = None  # of |x|, one for each calibration batch; None: not calibrating
+        self._means: list[Tensor] | None = None  # of |x|, one per calibration batch; None: not calibrating
         self.scale: nn.Parameter = _Unset(requires_grad=learned)
         self.register_buffer("negative_seen", torch.zeros(()) if signed == "detect" else None)
 
     def rounded(self, x: Tensor) -> Rounded:
-        """Fake-quantized ``x`` with its codes and steps."""
+        """Fake-quantize ``x``, and return its codes and steps too."""
         before = self.before
         if self.signed == "detect":
             if before is not None:
-                x, before = x + before.view(self.shape), None  # the sign is that of what is rounded
+                # The sign is that of what is rounded. before: (shape), the sizes of the last axes of x
+                x, before = x + before.view(self.shape), None
             self._detect_sign(x)
         if self._means is not None:
-            self._observe(x if before is None else x + before.view(self.shape))
+            self._observe(x if before is None else x + before.view(self.shape))  # before: (shape)
         grid = self.grid_for(x.shape)
         values, codes = round_on(grid, x, self.scale, before, self.after)
         self._keep(codes)
@@ -95,11 +97,11 @@ class LSQQuantizer(Quantizer):
 
     @property
     def fusible(self) -> bool:
-        """Whether another function may do the rounding, on the grid of :meth:`grid_for`."""
+        """Whether a fused function may do the rounding itself, on the grid of :meth:`grid_for`."""
         return self.signed != "detect" and self._means is None and not self.record
 
     def grid_for(self, shape: torch.Size) -> QuantGrid:
-        """How the levels and steps stand beside a tensor of the given shape.
+        """Return the grid for a tensor of the given shape.
 
         Raises:
             RuntimeError: there is no step yet.
@@ -111,21 +113,24 @@ class LSQQuantizer(Quantizer):
         return QuantGrid(low, high, self._step_shape(shape), self._offset, self.shape, passes_clipped=passes)
 
     def step(self, w: Tensor) -> Tensor:
-        """max(scale, 1e-5), the same for every ``w``."""
+        """Return max(scale, 1e-5), the same vector for every ``w``."""
         del w
         self._require_scale()
         return self.scale.detach().clamp_min(STEP_FLOOR)
 
     @torch.no_grad()
     def position(self, w: Tensor) -> Tensor:
-        """clamp(w/step - offset, lowest code, largest code), same shape; offset 1/2 on the mid-rise grid."""
+        """Return clamp(w/step - offset, smallest code, largest code), same shape; offset 1/2 on the mid-rise grid."""
         step = self.step(w)
         low, high = self.levels()
-        u = (w / step.view(self._step_shape(w.shape))).sub_(self._offset)
+        u = (w / step.view(self._step_shape(w.shape))).sub_(self._offset)  # step: (rows, 1) for axis 0
         return torch.clamp(u, low, high)  # type: ignore[arg-type]
 
     def levels(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
-        """Smallest and largest code; tensors where the sign is detected, so that asking does not stop a device."""
+        """Return the smallest and the largest code.
+
+        They are tensors without axes where the sign is detected, so that nobody waits for the device.
+        """
         half = 2.0 ** (self.bits - 1)
         if self.signed == "detect":
             low = self.negative_seen * -half
@@ -138,13 +143,17 @@ class LSQQuantizer(Quantizer):
         return type(self.scale) is not _Unset
 
     def begin_calibration(self) -> None:
-        """From here on every forward pass counts into the step."""
+        """Let every forward pass from here on count into the step.
+
+        Raises:
+            RuntimeError: the quantizer is calibrated already.
+        """
         if self.calibrated:
             raise RuntimeError("calibrate() was called on a calibrated quantizer: its learned steps would be lost")
         self._means = []
 
     def end_calibration(self, *, keep: bool) -> bool:
-        """Back to normal; the step is discarded unless ``keep``. Returns whether a forward pass was seen."""
+        """End the calibration, drop the step unless ``keep``, and return whether a forward pass was seen."""
         seen = bool(self._means)
         self._means = None
         if not keep and self.calibrated:
@@ -163,7 +172,7 @@ class LSQQuantizer(Quantizer):
         kept = {axis % x.ndim for axis in self._axes}
         shared = [axis for axis in range(x.ndim) if axis not in kept]
         self._means.append(x.abs().mean(shared) if kept else x.abs().mean())
-        mean = torch.stack(self._means).mean(0).flatten()
+        mean = torch.stack(self._means).mean(0).flatten()  # (batches, *kept) to (steps,)
         if self.grid == "midrise":
             step = mean * 2.0 ** (2 - self.bits)
         else:
@@ -174,7 +183,7 @@ class LSQQuantizer(Quantizer):
         self.scale.copy_(step)
 
     def _step_shape(self, shape: torch.Size) -> tuple[int, ...]:
-        """How the vector of steps stands beside a tensor.
+        """Return the shape in which the vector of steps broadcasts against a tensor.
 
         Raises:
             ValueError: the axis has another size than at calibration.
@@ -231,25 +240,26 @@ class LSQQuantizer(Quantizer):
             self._parameters["scale"] = scale
 
     def extra_repr(self) -> str:
-        """Shown by ``print(model)``."""
+        """Return what ``print(model)`` shows."""
         return f"{super().extra_repr()}, signed={self.signed}, axis={self.axis}, grid={self.grid}"
 
 
 class MovedLSQQuantizer(LSQQuantizer):
     """LSQ between two learned biases: Q(x + before) + after, both zero at first.
 
-    The second does not undo the first. Both are fused into the rounding. They are vectors whatever the shape that they
-    stand for, so that a rule such as "no weight decay for vectors" finds them.
+    The second does not undo the first. Both are fused into the rounding. They are stored as vectors, so that a rule
+    such as "no weight decay for vectors" finds them.
 
     Args:
         bits: 2 to 8.
-        shape: what ``before`` stands for: the sizes of the last axes of the input.
+        shape: shape in which ``before`` is added: the sizes of the last axes of the input.
         signed: as in :class:`LSQQuantizer`.
         axis: as in :class:`LSQQuantizer`.
-        after_rows: how many leading rows of ``shape`` have an ``after``, the others being left as they are; None for
-            all, 0 for no ``after`` at all.
+        after_rows: number of leading rows of ``shape`` that have an ``after``; nothing is added to the others. None
+            for all, 0 for no ``after`` at all.
 
     Raises:
+        ValueError: as in :class:`LSQQuantizer`.
         RuntimeError: on a forward pass before calibration.
 
     Source: tests/golden/README.md section 4.

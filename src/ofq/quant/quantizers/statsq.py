@@ -8,7 +8,7 @@ from ofq.quant.rounding import Rounded, round_statistical, statistical_position,
 
 
 class StatsQuantizer(Quantizer):
-    """Weight quantizer whose step is a statistic of the row: 2*mean|w| / 2^(bits-1), without learned parameter.
+    """Weight quantizer whose step is a statistic of the row, 2*mean|w| / 2^(bits-1); nothing in it is learned.
 
     Codes lie in [-n, n-1] with n = 2^(bits-1), values at step*(code + 1/2): 2^bits symmetric levels, none at zero.
     The gradient is the identity for every element. See :func:`ofq.quant.rounding.round_statistical`.
@@ -23,17 +23,17 @@ class StatsQuantizer(Quantizer):
     """
 
     def rounded(self, x: Tensor) -> Rounded:
-        """Fake-quantized weight with its codes and steps."""
+        """Fake-quantize a weight, and return its codes and steps too."""
         values, codes, step = round_statistical(x, self.bits)
         self._keep(codes)
         return Rounded(values, codes, step, 0.5)
 
     @torch.no_grad()
     def step(self, w: Tensor) -> Tensor:
-        """sigma/n of each output row, shape (rows,)."""
-        return statistical_step(w, self.bits).flatten()
+        """Return sigma/n of each output row, shape (rows,)."""
+        return statistical_step(w, self.bits).flatten()  # (rows, 1) to (rows,)
 
     @torch.no_grad()
     def position(self, w: Tensor) -> Tensor:
-        """clamp(w/step - 1/2, -n, n-1), same shape."""
+        """Return clamp(w/step - 1/2, -n, n-1), same shape."""
         return statistical_position(w, statistical_step(w, self.bits), self.bits)
