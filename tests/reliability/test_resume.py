@@ -139,7 +139,7 @@ def test_a_run_that_could_not_publish_goes_on_from_its_last_step(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ofq.training.job.write_bytes", fail)
+        patch.setattr("ofq.training.publish.write_bytes", fail)
         with pytest.raises(OSError, match="No space"):
             train(run)
     capsys.readouterr()

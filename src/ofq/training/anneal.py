@@ -12,7 +12,7 @@ from ofq.runs.paths import Run, data_dir
 from ofq.training.continued import hold_rate, last_state
 from ofq.training.job import session
 from ofq.training.loop import train
-from ofq.training.student import load_data, loss_from, publish
+from ofq.training.student import load_data, loss_from, publish_student
 
 
 def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
@@ -54,7 +54,7 @@ def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
         )
         with replacing(run.files.annealing) as temporary:
             trace.frame().to_parquet(temporary, index=False)
-        publish(current, student, optimizer, recorder, data)
+        publish_student(current, student, optimizer, recorder, data)
 
 
 def _annealing(student: nn.Module, cga: Cga) -> Annealing:

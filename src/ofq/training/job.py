@@ -1,9 +1,5 @@
 """The surroundings of every training run: threads, seeds, its locked directory, the files it publishes."""
 
-import datetime
-import logging
-import os
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,21 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
-from torch import nn
 
 from ofq.config.resolve import Keeping, RunConfig
-from ofq.environment import UNDER_SNAKEMAKE
 from ofq.errors import missing
-from ofq.runs import checkpoint, states
+from ofq.runs import states
 from ofq.runs.checkpoint import Checkpoints, Maker
 from ofq.runs.code_digest import code_digest
 from ofq.runs.events import EventLog
-from ofq.runs.files import remove_unfinished, write_bytes, write_json, write_text
+from ofq.runs.files import remove_unfinished
 from ofq.runs.paths import Run
-from ofq.runs.provenance import file_digest, git_commit, machine, versions
-
-_log = logging.getLogger(__name__)
+from ofq.runs.provenance import file_digest, versions
+from ofq.training.resume import state_to_continue
 
 
 @dataclass(frozen=True)
@@ -46,46 +38,6 @@ class Session:
     def digests(self) -> dict[str, Any]:
         """Digests of the code and of the files that the run reads."""
         return {"code": self.state.origin.code, "inputs": self.state.origin.inputs}
-
-    def publish(self, model: nn.Module, metrics: dict[str, float], trainer: dict[str, Any] | None = None) -> None:
-        """Write the run's results, ``metrics.json`` last.
-
-        Args:
-            model: trained model; its state goes to ``model.safetensors``.
-            metrics: deterministic results; seed and steps are added.
-            trainer: optimizer and oscillation state from which a later phase continues, if any.
-        """
-        files = self.run.files
-        write_bytes(files.model, save({name: value.contiguous() for name, value in model.state_dict().items()}))
-        if trainer is not None:
-            checkpoint.write(files.trainer, trainer)
-        metrics = {**metrics, "seed": self.run.seed, "steps": self.config.train.steps}
-        self.events.append("end", **metrics)
-        write_text(files.events, self.events.text())
-        write_json(files.info, self._info())
-        write_json(files.metrics, metrics)
-        if UNDER_SNAKEMAKE not in os.environ:
-            states.drop(self.state.directory)
-
-    def _info(self) -> dict[str, Any]:
-        return {
-            "run": str(self.run),
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - self.started, 2),
-            "cpu_seconds": round(time.process_time() - self.started_cpu, 2),
-            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            "device": "cpu",
-            "threads": self.config.threads,
-            "machine": machine(),
-            "versions": versions(),
-            "config": self.config.model_dump(mode="json", exclude_none=True),
-            "digests": self.digests,
-            "state": self.state.directory.name,
-            "rerun_on_code": self.keeping.rerun_on_code,
-            "resume_across_code": self.keeping.resume_across_code,
-            "history": self.checkpoints.history,
-            **({"git": commit} if (commit := git_commit()) else {}),
-        }
 
 
 @contextmanager
@@ -118,7 +70,7 @@ def session(
     key = config.key(str({"code": code, "inputs": read}))
     state = states.State(base / key, states.Origin(config.canonical(), read, code))
     with states.only_trainer(base):
-        earlier = _earlier(run, state, states.of_run(base), keeping)
+        earlier = state_to_continue(run, state, states.of_run(base), keeping)
         state.begin()
         remove_unfinished(state.directory)
         if not aside:
@@ -142,23 +94,3 @@ def session(
             started,
             started_cpu,
         )
-
-
-def _earlier(run: Run, state: states.State, found: list[states.State], keeping: Keeping) -> Path | None:
-    """Return the state of other code to continue from, if that was asked for; warn where a state is left behind."""
-    if state.step or not found:
-        return None
-    same = [other for other in found if other.origin.differences(state.origin) == ["code"]]
-    if same and keeping.across_code:
-        return same[-1].directory
-    last = (same or found)[-1]
-    _log.warning(
-        "%s: %s changed since step %d was saved; starting from the first step in %s; the earlier state stays in %s%s",
-        run,
-        " and ".join(last.origin.differences(state.origin)),
-        last.step,
-        state.directory,
-        last.directory,
-        "; to go on from it: --resume-across-code" if same else "",
-    )
-    return None

@@ -2,10 +2,8 @@
 
 import logging
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +17,11 @@ from ofq.quant.hook import Hook
 from ofq.runs.checkpoint import Checkpoints
 from ofq.runs.events import EventLog
 from ofq.training.optim import make_schedule
+from ofq.training.signals import deferred
 
 _log = logging.getLogger(__name__)
 
 INTERVALS = 12  # progress lines, curve points and oscillation records of a run
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def train(
@@ -87,7 +85,7 @@ def train(
             },
         )
 
-    with _deferred_signals() as received:
+    with deferred() as received:
         for step in range(first + 1, phase.steps + 1):
             model.train()
             schedule.step_update(step - 1)
@@ -162,19 +160,3 @@ def _progress(label: str, step: int, steps: int, values: dict[str, float], secon
         f"{label:<28}  step {step:>{len(str(steps))}}/{steps}  loss {values['train/loss']:6.3f}"
         f"  top1 {values['val/top1']:6.2f} %{oscillating}  left {minutes}:{seconds:02d}"
     )
-
-
-@contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
-    """Collect the signals that stop the run, so that it first finishes and saves the current step."""
-    received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda signum, frame: received.append(signum))
-        for number in _STOP_SIGNALS
-        if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

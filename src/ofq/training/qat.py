@@ -8,7 +8,7 @@ from ofq.runs.paths import Run, data_dir
 from ofq.training.job import session
 from ofq.training.loop import train
 from ofq.training.optim import make_optimizer
-from ofq.training.student import load_data, loss_from, make_student, publish
+from ofq.training.student import load_data, loss_from, make_student, publish_student
 
 
 def run_qat(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
@@ -40,4 +40,4 @@ def run_qat(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
             events=current.events,
             hooks=[recorder, *remedies],
         )
-        publish(current, student, optimizer, recorder, data)
+        publish_student(current, student, optimizer, recorder, data)

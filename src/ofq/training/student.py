@@ -22,6 +22,7 @@ from ofq.runs.paths import Run
 from ofq.training.job import Session
 from ofq.training.loop import evaluate
 from ofq.training.losses import distillation_loss
+from ofq.training.publish import publish
 
 
 def build_model(config: RunConfig, data: StudyData) -> nn.Module:
@@ -114,7 +115,7 @@ def loss_from(run: Run, config: RunConfig, data: StudyData, student: nn.Module) 
     return loss_of
 
 
-def publish(
+def publish_student(
     current: Session,
     student: nn.Module,
     optimizer: torch.optim.AdamW,
@@ -130,4 +131,4 @@ def publish(
         with replacing(path) as temporary:
             frame.to_parquet(temporary, index=False)
     trainer = {"optimizer": optimizer.state_dict(), "recorder": recorder.state_dict()}
-    current.publish(student, {"top1": top1, "top1_best": best, "loss": loss, **measured}, trainer)
+    publish(current, student, {"top1": top1, "top1_best": best, "loss": loss, **measured}, trainer)

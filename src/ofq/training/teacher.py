@@ -14,6 +14,7 @@ from ofq.training.job import session
 from ofq.training.loop import evaluate, train
 from ofq.training.losses import Logits
 from ofq.training.optim import make_optimizer
+from ofq.training.publish import publish
 
 
 def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
@@ -46,7 +47,7 @@ def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None
         )
         write_bytes(run.files.logits, save({"train": _outputs(model, data)}))
         top1, loss = evaluate(model, data)
-        current.publish(model, {"top1": top1, "loss": loss})
+        publish(current, model, {"top1": top1, "loss": loss})
 
 
 def _loss(logits: Logits, labels: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """Start training jobs from a warm process.
 
-Importing torch and timm and building the first optimizer costs some nine CPU seconds, about as much as
-training one run of the digits study, and Snakemake starts one process for each of its 57 runs. So the
-Snakefile starts one server beside local jobs: it imports the libraries (none of this package's modules)
-at the first request and forks a child for each job. The child gets the caller's arguments, directory,
-environment, standard streams and signals, and its exit code; killing the caller kills the child.
-Without a server, or where it does not answer, a job runs in its own process, with the same numbers.
+Importing torch and timm and building the first optimizer costs some nine CPU seconds, about as much as training one run
+of the digits study, and Snakemake starts one process for each of its 57 runs. So the Snakefile starts one server beside
+local jobs: it imports the libraries (none of this package's modules) at the first request and forks a child for each
+job. The child gets the caller's arguments, directory, environment, standard streams and signals, and its exit code;
+killing the caller kills the child. Without a server, or where it does not answer, a job runs in its own process, with
+the same numbers.
+
+Three lines go over a caller's connection: from the server the child's process id, from the caller the job, which the
+child reads, and from the server the exit code. If the connection ends before that, the other side is gone.
 """
 
 import atexit
@@ -14,11 +17,10 @@ import ctypes
 import importlib
 import json
 import os
-import selectors
+import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -33,30 +35,26 @@ LIBRARIES = ("pydantic", "yaml", "pandas", "pyarrow.parquet", "safetensors.torch
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """What tells a job to stop: passed on by its caller to the child."""
 
-_POLL_SECONDS = 1.0
-_REFUSED = 0  # in place of a child's number: the server is ending, or its Snakemake is gone
-_NUMBER = struct.Struct("<i")
+_REFUSED = 0  # in place of a child's process id: the server is ending, or its Snakemake is gone
 _PR_SET_PDEATHSIG = 1
 
 
 def delegate(address: str, job: Sequence[Any]) -> int | None:
-    """Run a job in a child of the warm process: its exit code, or None where no server answers.
+    """Run a job in a child of the warm process and return its exit code, or None where no server answers.
 
     Args:
         address: of the server.
         job: what JSON can hold; the server's ``run`` gets it as its arguments.
     """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with connection:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, connection.makefile() as answers:
         try:
             connection.connect(address)
-            request = json.dumps({"job": job, "cwd": str(Path.cwd()), "env": dict(os.environ)}).encode()
-            socket.send_fds(connection, [_NUMBER.pack(len(request))], [0, 1, 2])
-            connection.sendall(request)
-            child = _read_number(connection)
-        except OSError:
-            return None
-        if child is None:
+            child = int(answers.readline())
+            if child != _REFUSED:
+                request = json.dumps({"job": job, "cwd": str(Path.cwd()), "env": dict(os.environ)})
+                socket.send_fds(connection, [b" "], [0, 1, 2])  # file descriptors travel with a byte
+                connection.sendall(f"{request}\n".encode())
+        except (OSError, ValueError):  # there is no server, or it ended before it answered
             return None
         if child == _REFUSED:
             print("ofq: error: the snakemake of this job is ending; run snakemake again", file=sys.stderr)
@@ -69,11 +67,10 @@ def delegate(address: str, job: Sequence[Any]) -> int | None:
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, forward)
-        code = _read_number(connection)
-        if code is None:
-            print("ofq: error: the warm process ended; run snakemake again", file=sys.stderr)
-            return 1
-        return code
+        if code := answers.readline():
+            return int(code)
+        print("ofq: error: the warm process ended; run snakemake again", file=sys.stderr)
+        return 1
 
 
 class WarmProcess:
@@ -85,7 +82,10 @@ class WarmProcess:
         self._folder = ""
 
     def start(self) -> None:
-        """Start the server and lead the jobs of this process to it; elsewhere than on Linux do nothing."""
+        """Start the server and lead the jobs of this process to it; elsewhere than on Linux do nothing.
+
+        Call it in a thread that lives as long as the process: to Linux, that thread is the server's parent.
+        """
         if sys.platform != "linux":
             return
         self.started = time.time()
@@ -108,63 +108,59 @@ class WarmProcess:
 
 
 def serve(address: str, run: Callable[..., int]) -> None:
-    """Answer requests until SIGTERM comes or the process that started this one is gone; the children then save and end.
+    """Answer callers until SIGTERM comes or the process that started this one is gone; the children then save and end.
 
     Snakemake deletes what the children of a killed Snakemake would still write, so going on would be in vain.
+
+    Args:
+        address: a new file, removed at the end.
+        run: runs a job in a child and returns its exit code.
+
+    Raises:
+        OSError: the file cannot be made.
     """
+    owner = os.getppid()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(address)  # first of all: it may fail
+    listener.bind(address)  # before anything is changed: it may fail
     listener.listen(64)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a fork must find no running threads
-    owner = os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children; they save and end
     stopping: list[int] = []
-    children: dict[int, socket.socket] = {}
-
-    def ending() -> bool:
-        return bool(stopping) or os.getppid() != owner
-
-    def stop(signum: int, frame: object) -> None:
-        stopping.append(signum)
-        for pid in list(children):  # they save and end
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGCHLD, lambda signum, frame: None)
-    wakeup, wake = socket.socketpair()
-    wakeup.setblocking(False)
-    wake.setblocking(False)
-    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-    selector = selectors.DefaultSelector()
-    selector.register(listener, selectors.EVENT_READ)
-    selector.register(wakeup, selectors.EVENT_READ)
+    children: dict[int, tuple[int, socket.socket]] = {}  # process id and caller, by the caller's file descriptor
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children; they save and end
+    signal.signal(signal.SIGTERM, lambda signum, frame: stopping.append(signum))
+    signal.signal(signal.SIGCHLD, lambda signum, frame: None)  # only signals with a handler are written to the pipe
+    signals, pipe = os.pipe2(os.O_NONBLOCK)
+    signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
+    _end_with(owner)
+    epoll = select.epoll()
+    epoll.register(listener, select.EPOLLIN)
+    epoll.register(signals, select.EPOLLIN)
     try:
-        while children or not stopping:
-            if os.getppid() != owner and not stopping:
-                stop(signal.SIGTERM, None)
-            for key, _ in selector.select(_POLL_SECONDS):
-                if key.fileobj is listener:
-                    connection, _ = listener.accept()
-                    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-                    try:
-                        if (pid := _start(connection, run, ending, mask)) is not None:
-                            children[pid] = connection
-                            selector.register(connection, selectors.EVENT_READ, pid)
-                    finally:
-                        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-                elif key.fileobj is wakeup:
-                    with contextlib.suppress(BlockingIOError):
-                        wakeup.recv(4096)
-                else:  # the caller is gone: the child goes as it would have gone
-                    selector.unregister(key.fileobj)
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(key.data, signal.SIGKILL)
-            _report_ended(children, selector)
-        listener.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:  # who still waits would otherwise run in a process of its own
-                _refuse(listener.accept()[0])
+        # Who still waits at the end is answered too: they would otherwise run in processes of their own.
+        while ready := epoll.poll(0 if stopping and not children else None):
+            for source, _ in ready:
+                if source == listener.fileno():
+                    caller, _ = listener.accept()
+                    for name in () if stopping else LIBRARIES:  # takes seconds; meanwhile SIGTERM may come
+                        importlib.import_module(name)
+                    pid = _REFUSED if stopping else _fork(caller, run)
+                    _send(caller, pid)
+                    if pid != _REFUSED:
+                        children[caller.fileno()] = pid, caller
+                        epoll.register(caller, select.EPOLLONESHOT)  # tells its end, once
+                elif source in children:  # its caller is gone: the child goes as it would have gone
+                    os.kill(children[source][0], signal.SIGKILL)
+                elif signal.SIGTERM in os.read(signals, 4096):
+                    for pid, _ in children.values():
+                        os.kill(pid, signal.SIGTERM)
+            for source, (pid, caller) in list(children.items()):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    code = os.waitstatus_to_exitcode(status)
+                    _send(caller, code if code >= 0 else 128 - code)
+                    epoll.unregister(caller)
+                    caller.close()
+                    del children[source]
     finally:
         Path(address).unlink(missing_ok=True)
         if os.getppid() != owner:  # nobody else is left to remove the folder that was made for the socket
@@ -172,106 +168,52 @@ def serve(address: str, run: Callable[..., int]) -> None:
                 Path(address).parent.rmdir()
 
 
-def _start(
-    connection: socket.socket,
-    run: Callable[..., int],
-    ending: Callable[[], bool],
-    mask: set[int | signal.Signals],
-) -> int | None:
-    """Read one request and fork a child for it, unless the server is ending; its process id.
-
-    Args:
-        connection: of the caller.
-        run: runs a job and returns its exit code.
-        ending: whether the server is told to stop or its owner is gone; importing the libraries takes seconds.
-        mask: signals that are blocked in the child. In this process more are blocked until the caller restores it.
-    """
+def _fork(caller: socket.socket, run: Callable[..., int]) -> int:
+    """Fork a child that runs the job of a caller, and return its process id."""
+    server = os.getpid()
+    # The child starts with the server's handlers; a signal that it got then would be lost.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    if pid := os.fork():
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return pid
+    code = 1
     try:
-        request, streams = _receive(connection)
-    except (OSError, ValueError, struct.error):
-        connection.close()
-        return None
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    # A signal that came between the fork and the note of the child would reach neither of them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    if ending():
-        _send_refusal(connection, streams)
-        return None
-    pid = os.fork()
-    if pid == 0:
-        code = 1
+        signal.set_wakeup_fd(-1)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):  # until the job runs, it simply ends
+            signal.signal(signum, signal.SIG_DFL)
+        _end_with(server)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
-            for number, stream in enumerate(streams):
-                os.dup2(stream, number)
-            os.closerange(3, 256)
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.environ.clear()
-            os.environ.update(request["env"])
-            os.chdir(request["cwd"])
-            code = run(*request["job"])
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            with contextlib.suppress(BaseException):
-                sys.stdout.flush()
-                sys.stderr.flush()
+            _, streams, _, _ = socket.recv_fds(caller, 1, 3)
+            with caller.makefile() as lines:
+                request = json.loads(lines.readline())
+        except (OSError, ValueError):  # the caller is gone
             os._exit(code)
-    for stream in streams:
-        os.close(stream)
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        os.closerange(3, 256)
+        os.environ.clear()
+        os.environ.update(request["env"])
+        os.chdir(request["cwd"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = run(*request["job"])
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _end_with(parent: int) -> None:
+    """Let this process get SIGTERM when its parent is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it went before
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _send(caller: socket.socket, number: int) -> None:
+    """Send a number to a caller, if it is still there."""
     with contextlib.suppress(OSError):
-        connection.sendall(_NUMBER.pack(pid))
-    return pid
-
-
-def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """A caller's request and its standard streams."""
-    connection.setblocking(True)
-    head, streams, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
-    return json.loads(_read(connection, _NUMBER.unpack(head)[0])), list(streams)
-
-
-def _refuse(connection: socket.socket) -> None:
-    """Tell a caller that nothing is started any more; read first what it sends, or it would take us for gone."""
-    with contextlib.suppress(OSError, ValueError, struct.error):
-        _send_refusal(connection, _receive(connection)[1])
-    connection.close()
-
-
-def _send_refusal(connection: socket.socket, streams: list[int]) -> None:
-    for stream in streams:
-        os.close(stream)
-    with contextlib.suppress(OSError):
-        connection.sendall(_NUMBER.pack(_REFUSED))
-    connection.close()
-
-
-def _report_ended(children: dict[int, socket.socket], selector: selectors.BaseSelector) -> None:
-    """Send the exit codes of ended children to their callers."""
-    for pid, connection in list(children.items()):
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            with contextlib.suppress(OSError):
-                connection.sendall(_NUMBER.pack(code if code >= 0 else 128 - code))
-            with contextlib.suppress(KeyError):
-                selector.unregister(connection)
-            connection.close()
-            del children[pid]
-
-
-def _read(connection: socket.socket, count: int) -> bytes:
-    content = b""
-    while len(content) < count and (part := connection.recv(count - len(content))):
-        content += part
-    return content
-
-
-def _read_number(connection: socket.socket) -> int | None:
-    content = _read(connection, _NUMBER.size)
-    return int(_NUMBER.unpack(content)[0]) if len(content) == _NUMBER.size else None
+        caller.sendall(b"%d\n" % number)
