@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ofq.quant import StatsQuantizer
-from ofq.quant.rounding import round_learned, round_statistical
+from ofq.quant.quantizers.lsq import round_learned
+from ofq.quant.rounding import round_statistical
 from tests.quant import reference
 
 BITS = st.integers(2, 8)

@@ -24,6 +24,7 @@ class QuantGrid:
         low: smallest code: 0, a negative power of two, or a tensor without axes.
         high: largest code: one less than a power of two, or a tensor without axes.
         step_shape: shape of the steps; broadcasts against the tensor.
+        gradient_factor: what the gradient of a step is multiplied by.
         offset: 0 for levels at whole steps, 1/2 for levels halfway between them.
         move_shape: shape of the move biases: the sizes of the tensor's last axes.
         passes_clipped: :func:`round_on` gives x the gradient g everywhere, also beyond the outermost codes.
@@ -32,6 +33,7 @@ class QuantGrid:
     low: float | Tensor
     high: float | Tensor
     step_shape: tuple[int, ...]
+    gradient_factor: float | Tensor
     offset: float = 0.0
     move_shape: tuple[int, ...] = ()
     passes_clipped: bool = False
@@ -86,18 +88,18 @@ class QuantGrid:
         missing = math.prod(self.move_shape) - after.numel()
         return (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(self.move_shape)  # move_shape
 
-    def gradients(self, g: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor | None]:
-        """Turn ``g`` into dL/dx in place, and return dL/dscale and dL/dbefore; see :func:`round_learned`.
+    def gradients(self, g: Tensor, u: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Turn ``g`` into dL/dx in place, and return dL/dscale and dL/dbefore.
+
+        The formulas stand in :func:`ofq.quant.quantizers.lsq.round_learned`.
 
         Args:
             g: gradient of the rounded tensor.
             u: what :meth:`place` returned, same shape.
-            steps: number of learned steps.
 
         Returns:
             dL/dscale, a vector, and dL/dbefore, a vector, or None on a grid without move biases.
         """
-        gamma = (self.high * (u.numel() / steps)) ** -0.5
         # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
         pull = self.codes(u).mul_(g)
         if self.offset:
@@ -106,7 +108,7 @@ class QuantGrid:
         pull.addcmul_(g, u, value=-1)
         if self.offset:
             pull.sub_(g, alpha=self.offset)
-        grad_scale = pull.sum_to_size(self.step_shape).mul_(gamma).flatten()  # (steps,)
+        grad_scale = pull.sum_to_size(self.step_shape).mul_(self.gradient_factor).flatten()  # (steps,)
         return grad_scale, self.move_gradient(g) if self.move_shape else None
 
     def move_gradient(self, g: Tensor) -> Tensor:
@@ -158,52 +160,10 @@ class Rounded(NamedTuple):
     offset: float
 
 
-def round_learned(
-    x: Tensor,
-    scale: Tensor,
-    low: float | Tensor,
-    high: float | Tensor,
-    *,
-    step_shape: tuple[int, ...],
-    offset: float = 0.0,
-    before: Tensor | None = None,
-    after: Tensor | None = None,
-    move_shape: tuple[int, ...] = (),
-) -> tuple[Tensor, Tensor]:
-    """Fake-quantize with a learned step (LSQ), with the move biases of an activation quantizer fused in.
-
-    With s = max(scale, 1e-5), u = (x + before)/s - offset and code = round(clamp(u, low, high)):
-
-        out = (code + offset)*s + after
-        dL/dx      = g * 1[low <= u <= high]                    both ends included
-        dL/dscale  = gamma * sum(g*((code + offset) - (u + offset)*1[low <= u <= high])),   gamma = 1/sqrt(high*M)
-        dL/dbefore = sum of dL/dx,   dL/dafter = sum of g       over the axes that they are broadcast along
-
-    M is the number of elements that share one step. The backward pass keeps x and no other tensor of its size.
-
-    Args:
-        x: what is rounded.
-        scale: learned steps, a vector.
-        low: smallest code: 0, a negative power of two, or a tensor without axes.
-        high: largest code: one less than a power of two, or a tensor without axes.
-        step_shape: shape of the steps; broadcasts against ``x``.
-        offset: 0 for levels at whole steps, 1/2 for levels halfway between them (not with ``after``).
-        before: added to ``x`` first; a vector.
-        after: added to the result; a vector, which may be shorter than ``before``: zeros follow.
-        move_shape: shape of ``before`` and ``after``: the sizes of the last axes of ``x``.
-
-    Returns:
-        The fake-quantized tensor and its codes (same dtype, no gradient).
-
-    Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
-    """
-    return round_on(QuantGrid(low, high, step_shape, offset, move_shape), x, scale, before, after)
-
-
 def round_on(
     grid: QuantGrid, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Fake-quantize ``x`` on a grid; see :func:`round_learned`."""
+    """Fake-quantize ``x`` on a grid; formulas in :func:`ofq.quant.quantizers.lsq.round_learned`."""
     out, codes = _RoundLearned.apply(x, scale, before, after, grid)
     return out, codes
 
@@ -273,7 +233,7 @@ class _RoundLearned(torch.autograd.Function):
 
         # x and not u: a weight or an image is in memory anyway.
         ctx.save_for_backward(x, step, before)
-        ctx.grid, ctx.steps = grid, scale.numel()
+        ctx.grid = grid
         ctx.after_size = 0 if after is None else after.numel()
         ctx.mark_non_differentiable(codes)
         ctx.set_materialize_grads(False)
@@ -291,7 +251,7 @@ class _RoundLearned(torch.autograd.Function):
         u = grid.place(x, step, before)
         grad_after = grid.move_gradient(g)[: ctx.after_size] if needs_after else None
         grad_x = g.clone(memory_format=torch.contiguous_format)
-        grad_scale, grad_before = grid.gradients(grad_x, u, ctx.steps)
+        grad_scale, grad_before = grid.gradients(grad_x, u)
         if grid.passes_clipped:
             grad_x = g
         return grad_x if needs_x else None, grad_scale, grad_before if before is not None else None, grad_after, None

@@ -137,10 +137,10 @@ class Context:
             out.copy_(torch.bmm(p.transpose(1, 2), scaled_one))  # p^T (B, N, N), keys by queries; out (B, N, d)
         if mask is not None:
             grad_p.mul_(mask)
-        grad_p_scale, _ = self.p.gradients(grad_p, p_u, p_step.numel())
+        grad_p_scale, _ = self.p.gradients(grad_p, p_u)
         torch._softmax_backward_data(grad_p, probabilities, -1, grad_p.dtype, grad_input=grad_p)
         grad_v_after = self.v.move_gradient(grad_v) if v_after is not None else None
-        grad_v_scale, grad_v_before = self.v.gradients(grad_v, v_u, v_step.numel())
+        grad_v_scale, grad_v_before = self.v.gradients(grad_v, v_u)
         return grad_p, grad_v_scale, grad_v_before, grad_v_after, grad_p_scale
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -194,5 +194,5 @@ class _PlainAttention(torch.autograd.Function):
             out_q.copy_(torch.bmm(grad, other))
             out_k.copy_(torch.bmm(grad.transpose(1, 2), one))  # grad^T (B, N, N), keys by queries
         grad_after = None if after is None else grid.move_gradient(grad_qk)[: after.numel()]
-        grad_scale, grad_before = grid.gradients(grad_qk, u, step.numel())
+        grad_scale, grad_before = grid.gradients(grad_qk, u)
         return grad_qkv, grad_scale, grad_before, grad_after, *grad_rest, None, None, None

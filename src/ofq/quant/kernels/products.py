@@ -135,7 +135,7 @@ class _QuantizedLinear(torch.autograd.Function):
         step = grid.step(scale)
         u, codes = grid.place_and_codes(x, step, before, integers=factors[0] is not None)
         ctx.save_for_backward(u, step, weight, after)
-        ctx.grid, ctx.steps = grid, scale.numel()
+        ctx.grid = grid
         return rounded_product(codes, step, after, Weight(weight, *factors), bias)
 
     @staticmethod
@@ -154,7 +154,7 @@ class _QuantizedLinear(torch.autograd.Function):
         if needs_after:
             grad_after = weight.t() @ grad_bias  # (in, out) x (out,) to (in,)
         grad = (rows @ weight).view_as(u)  # (rows, in) to (..., in)
-        grad_scale, grad_before = grid.gradients(grad, u, ctx.steps)
+        grad_scale, grad_before = grid.gradients(grad, u)
         return (
             grad if needs_x else None,
             grad_scale,

@@ -115,7 +115,7 @@ class _QKRAttention(torch.autograd.Function):
             grad_x.baddbmm_(grad, key, beta=min(h, 1))
         del keys, grad_scores
         grad_u_after = None if u_after is None else u_grid.move_gradient(grad_u)
-        grad_u_scale, grad_u_before = u_grid.gradients(grad_u, u_u, u_step.numel())
+        grad_u_scale, grad_u_before = u_grid.gradients(grad_u, u_u)
 
         # (B*N, C), (B*N, A), (B*N, H*C)
         rows, v_rows, u_rows = x.flatten(0, 1), grad_v.flatten(0, 1), grad_u.flatten(2).flatten(0, 1)
@@ -123,7 +123,7 @@ class _QKRAttention(torch.autograd.Function):
         grad_product, grad_v_weight = u_rows.t() @ rows, v_rows.t() @ rows  # (H*C, C), (A, C)
         grad_v_bias = v_rows.sum(0) if ctx.needs_input_grad[9] else None
         grad_x_after = None if x_after is None else x_grid.move_gradient(grad_x)
-        grad_x_scale, grad_x_before = x_grid.gradients(grad_x, x_u, x_step.numel())
+        grad_x_scale, grad_x_before = x_grid.gradients(grad_x, x_u)
         return (
             *(grad_x, grad_x_scale, grad_x_before, grad_x_after),
             *(grad_product, grad_u_scale, grad_u_before, grad_u_after, grad_v_weight, grad_v_bias),

@@ -19,7 +19,7 @@ SIGN_THRESHOLD = -1e-5
 
 
 class LSQQuantizer(Quantizer):
-    """Quantizer with learned steps; see :func:`ofq.quant.rounding.round_learned` for the formulas.
+    """Quantizer with learned steps; see :func:`round_learned` for the formulas.
 
     Codes lie in [-2^(bits-1), 2^(bits-1)-1], or in [0, 2^bits-1] if unsigned. The steps are the vector ``scale``. It
     does not exist until :func:`ofq.quant.calibrate` makes it or a calibrated state dict is loaded. Calibration sets it
@@ -109,8 +109,15 @@ class LSQQuantizer(Quantizer):
         """
         self._require_scale()
         low, high = self.levels()
-        passes = self.clipped_gradient == "identity"
-        return QuantGrid(low, high, self._step_shape(shape), self._offset, self.shape, passes_clipped=passes)
+        return QuantGrid(
+            low,
+            high,
+            self._step_shape(shape),
+            gradient_factor(high, shape.numel() / self.scale.numel()),
+            self._offset,
+            self.shape,
+            passes_clipped=self.clipped_gradient == "identity",
+        )
 
     def step(self, w: Tensor) -> Tensor:
         """Return max(scale, 1e-5), the same vector for every ``w``."""
@@ -279,3 +286,58 @@ class MovedLSQQuantizer(LSQQuantizer):
         self.shape = shape
         self.before = nn.Parameter(torch.zeros(math.prod(shape)))
         self.after = nn.Parameter(torch.zeros(rows * math.prod(shape[1:]))) if rows else None
+
+
+def gradient_factor(high: float | Tensor, elements: float) -> float | Tensor:
+    """Return gamma = 1/sqrt(high*M), by which the gradient of a learned step is multiplied.
+
+    Args:
+        high: largest code.
+        elements: M, the number of elements that share the step.
+
+    Source: tests/golden/README.md section 3; LSQ paper (Esser et al. 2020) section 2.2.
+    """
+    return (high * elements) ** -0.5
+
+
+def round_learned(
+    x: Tensor,
+    scale: Tensor,
+    low: float | Tensor,
+    high: float | Tensor,
+    *,
+    step_shape: tuple[int, ...],
+    offset: float = 0.0,
+    before: Tensor | None = None,
+    after: Tensor | None = None,
+    move_shape: tuple[int, ...] = (),
+) -> tuple[Tensor, Tensor]:
+    """Fake-quantize with a learned step (LSQ), with the move biases of an activation quantizer fused in.
+
+    With s = max(scale, 1e-5), u = (x + before)/s - offset and code = round(clamp(u, low, high)):
+
+        out = (code + offset)*s + after
+        dL/dx      = g * 1[low <= u <= high]                    both ends included
+        dL/dscale  = gamma * sum(g*((code + offset) - (u + offset)*1[low <= u <= high])),   gamma = 1/sqrt(high*M)
+        dL/dbefore = sum of dL/dx,   dL/dafter = sum of g       over the axes that they are broadcast along
+
+    M is the number of elements that share one step. The backward pass keeps x and no other tensor of its size.
+
+    Args:
+        x: what is rounded.
+        scale: learned steps, a vector.
+        low: smallest code: 0, a negative power of two, or a tensor without axes.
+        high: largest code: one less than a power of two, or a tensor without axes.
+        step_shape: shape of the steps; broadcasts against ``x``.
+        offset: 0 for levels at whole steps, 1/2 for levels halfway between them (not with ``after``).
+        before: added to ``x`` first; a vector.
+        after: added to the result; a vector, which may be shorter than ``before``: zeros follow.
+        move_shape: shape of ``before`` and ``after``: the sizes of the last axes of ``x``.
+
+    Returns:
+        The fake-quantized tensor and its codes (same dtype, no gradient).
+
+    Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
+    """
+    factor = gradient_factor(high, x.numel() / scale.numel())
+    return round_on(QuantGrid(low, high, step_shape, factor, offset, move_shape), x, scale, before, after)
