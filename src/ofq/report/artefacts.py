@@ -70,14 +70,9 @@ class Artefact:
         getattr(import_module(self.module), self.writer.partition(":")[2])(grid)
 
 
-def parts_of(grid: Grid) -> list[Artefact]:
-    """The parts that a grid's report has."""
-    return [artefact for artefact in ARTEFACTS if artefact.made(grid)]
-
-
 def files_of(grid: Grid) -> list[str]:
     """Every file of a grid's report, below its directory."""
-    return [name for artefact in parts_of(grid) for name in artefact.makes]
+    return [name for artefact in ARTEFACTS if artefact.made(grid) for name in artefact.makes]
 
 
 def _sweep(grid: Grid) -> bool:

@@ -41,6 +41,7 @@ class Plan:
     def __init__(self, params: Params) -> None:
         self.params = params
         self._code = cache(code_digest)
+        self._config = cache(partial(resolve, params))
         self._grid = cache(partial(Grid, params=params))
 
     @property
@@ -92,7 +93,7 @@ class Plan:
 
     def settings(self, wildcards: Wildcards) -> str:
         """The settings that a run uses and no others: a change of them, and of nothing else, reruns it."""
-        return resolve(self.params, self.run(wildcards)).canonical()
+        return self._config(self.run(wildcards)).canonical()
 
     def data_settings(self, wildcards: Wildcards) -> str:
         """The settings of a study's data."""
@@ -104,7 +105,7 @@ class Plan:
 
     def code_of(self, step: str) -> Callable[[Wildcards], str]:
         """The digest of a training step's code, the module of the run's remedy included."""
-        return lambda wildcards: self._code(ENTRIES[step], *resolve(self.params, self.run(wildcards)).modules)
+        return lambda wildcards: self._code(ENTRIES[step], *self._config(self.run(wildcards)).modules)
 
     def report_code(self, artefact: Artefact) -> str:
         """The digest of the code that writes a part of the report."""
