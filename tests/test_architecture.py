@@ -35,7 +35,7 @@ FILES = {
 }
 ROOM_FILES = {name: path for name, path in FILES.items() if name not in ("ofq", "ofq.__main__")}
 MOST_FILES = 16
-MOST_LINES = 370
+MOST_LINES = 350
 
 
 def room_of(module: str) -> str:

@@ -1,5 +1,6 @@
 """Code digests: what reruns a rule and what does not."""
 
+import ast
 import re
 import shutil
 from pathlib import Path
@@ -50,6 +51,60 @@ def test_a_comment_or_docstring_reruns_nothing(package: Path) -> None:
     reworded = re.sub(r'"""(?=\S)', '"""Reworded: ', text)
     quantizers.write_text(f"# a comment\n{reworded}\n\n# another\n")
     assert changed(before) == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("training/loop.py", "the loss is ", "the loss was "),
+        ("training/loop.py", "resumed after step", "going on after step"),
+        ("quant/quantizers/lsq.py", "a quantizer has no step yet", "this quantizer has no step"),
+        ("quant/convert.py", "the model is quantized already", "it is quantized already"),
+        ("runs/checkpoint.py", "is damaged and passed over", "is damaged"),
+        ("runs/files.py", "what was there before is kept", "the old file is kept"),
+        ("errors.py", "did you mean", "do you mean"),
+    ],
+)
+def test_another_message_reruns_nothing(package: Path, module: str, old: str, new: str) -> None:
+    before = digests()
+    path = package / module
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert changed(before) == set()
+
+
+def test_every_module_that_training_imports_counts_or_has_a_reason_not_to(package: Path) -> None:
+    """A digest that is too narrow says nothing: each module is edited, and what does not count is in the list."""
+    entries = ("ofq.training.teacher", "ofq.training.qat", "ofq.training.anneal", "ofq.remedies.freezing")
+    imported, waiting = set(), list(entries)
+    while waiting:
+        if (name := waiting.pop()) not in imported:
+            imported.add(name)
+            waiting += code._imports(name)
+    counted = code._closure(entries)
+    for name in sorted(counted):
+        path = code.module_file(name)
+        assert path is not None and path.is_relative_to(package)
+        before = code._fingerprint(name)
+        append(path, "\nADDED = 1\n")
+        code._tree.cache_clear()
+        code._fingerprint.cache_clear()
+        assert code._fingerprint(name) != before, name
+    packages = {name for name in imported if code._is_package(name)}
+    assert imported - counted == packages | (set(code.APART) & imported)
+    assert all(reason.strip() for reason in code.APART.values())
+
+
+def test_a_package_only_passes_names_on(package: Path) -> None:
+    """What stands in an ``__init__`` counts in no digest, so that nothing may be computed there."""
+    for path in package.rglob("__init__.py"):
+        body = ast.parse(path.read_text()).body
+        allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.If, ast.Assign)
+        others = [node for node in body if not isinstance(node, allowed)]
+        if path == package / "__init__.py":
+            assert [node.name for node in others if isinstance(node, ast.FunctionDef)] == ["lazy_names"]
+        else:
+            assert others == [], path
 
 
 @pytest.mark.parametrize(

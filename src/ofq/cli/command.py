@@ -22,10 +22,10 @@ class Command:
     """One command.
 
     Attributes:
-        name: on the command line.
+        name: name on the command line.
         function: takes the arguments by their names.
-        arguments: that it takes.
-        help: first what the list of commands shows, then, after a blank line, what is read and written, and an example.
+        arguments: the arguments that it takes.
+        help: what the list of commands shows; then, after a blank line, what is read and written, and an example.
         warm: whether it may run in a child of the warm process.
     """
 
@@ -41,10 +41,10 @@ class Command:
         return " ".join(self.help.partition("\n\n")[0].split())
 
     def parse(self, argv: list[str]) -> dict[str, Any]:
-        """Its arguments by name.
+        """Parse the arguments and return them by name.
 
         Raises:
-            UserError: they are wrong; names the first.
+            UserError: an argument is wrong; names the first.
             SystemExit: help was asked for, and printed.
         """
         parser = _Parser(
@@ -59,21 +59,21 @@ class Command:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line in place of the usage."""
+        """Raise an error of one line instead of printing the usage."""
         raise UserError(f"{message}; see: {self.prog} --help")
 
 
 class Commands(dict[str, Command]):
-    """Commands of one module by their names; an instance is the decorator that adds one."""
+    """Commands of one module by name; an instance is also the decorator that adds a command."""
 
     def __call__(
         self, *arguments: Argument, name: str | None = None, warm: bool = False
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Make a function a command, named as the function is, or as ``name`` says.
+        """Return a decorator that makes a function a command, named after the function or as ``name`` says.
 
         Args:
-            arguments: that it takes.
-            name: in place of the function's.
+            arguments: the arguments that it takes.
+            name: name in place of the function's.
             warm: whether it may run in a child of the warm process.
         """
 

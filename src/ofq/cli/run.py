@@ -23,12 +23,12 @@ _MOVED = {"drill": "the drill is a tool of the project; run it with: python -m t
 
 
 def commands() -> dict[str, Command]:
-    """Every command by its name."""
+    """Return every command by its name."""
     return {name: command for module in _MODULES for name, command in import_module(module).COMMANDS.items()}
 
 
 def find(name: str) -> Command:
-    """The command of that name.
+    """Return the command of that name.
 
     Raises:
         UserError: there is none; names the nearest.
@@ -72,7 +72,7 @@ def run(name: str, arguments: dict[str, Any]) -> int:
 
 
 def fail(message: str) -> int:
-    """Say what is wrong, in one line, and return the exit code of a user's mistake."""
+    """Print what is wrong in one line, and return the exit code of a user's mistake."""
     print(f"ofq: error: {message}", file=sys.stderr)
     return 2
 

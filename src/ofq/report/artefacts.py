@@ -1,7 +1,7 @@
-"""The parts of a report, each once: what it is made from, what it makes, when it is made, and who writes it.
+"""The parts of a report, listed once: what each is made from, what it makes, when it is made, and what writes it.
 
-Rules, targets, reserved names, the command ``report`` and the page docs/report.md follow from :data:`ARTEFACTS`. A new
-table or figure is one entry here and one file in ``report/parts``.
+Rules, targets, reserved names, the command ``report`` and the page docs/report.md are derived from :data:`ARTEFACTS`. A
+new table or figure is one entry here and one file in ``report/parts``.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,18 +20,18 @@ Needs = dict[str, list[Path]]
 
 @dataclass(frozen=True)
 class Artefact:
-    """One part of a report: some tables, figures and files that one function writes from the files of runs.
+    """One part of a report: tables, figures and files that one function writes from the files of runs.
 
     Attributes:
-        name: of the rule; as a part of the command ``report`` with hyphens.
-        writer: ``module:function`` below ``ofq.report``; it takes the grid.
-        needs: from a grid to the files that the part is made from, by a word for each kind.
-        summary: what it does, in the imperative: message of the rule and help of the command.
-        when: in words, which grids have it.
-        made: whether a grid has it.
-        tables: title of each table by its name.
-        figures: title of each figure by its name.
-        files: what else it makes, below the report's directory.
+        name: name of the rule; the command ``report`` takes it with hyphens.
+        writer: ``module:function`` below ``ofq.report``; the function takes the grid.
+        needs: returns the files that a grid's part is made from, by kind.
+        summary: what it does, in the imperative; the rule's message and the command's help.
+        when: which grids have it, in words.
+        made: returns whether a grid has it.
+        tables: titles of the tables by name.
+        figures: titles of the figures by name.
+        files: other files that it makes, below the report's directory.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Artefact:
 
     @property
     def makes(self) -> list[str]:
-        """Everything that it makes, below the report's directory."""
+        """All files that it makes, below the report's directory."""
         tables = [f"tables/{name}.{suffix}" for name in self.tables for suffix in TABLE]
         figures = [f"figures/{name}.{suffix}" for name in self.figures for suffix in FIGURE]
         return [*tables, *figures, *self.files]
 
     def write(self, grid: Grid) -> None:
-        """Write it into the report of a grid.
+        """Write the part into a grid's report.
 
         Raises:
             UserError: the grid has no such part, or a file of a run is missing or damaged.
@@ -71,7 +71,7 @@ class Artefact:
 
 
 def files_of(grid: Grid) -> list[str]:
-    """Every file of a grid's report, below its directory."""
+    """Return every file of a grid's report, below its directory."""
     return [name for artefact in ARTEFACTS if artefact.made(grid) for name in artefact.makes]
 
 
@@ -96,7 +96,7 @@ def _common(grid: Grid) -> Needs:
 
 
 def _tables(grid: Grid) -> Needs:
-    record = record_dir(grid.directory) / "tables" / "main.csv"  # with which the main table is compared
+    record = record_dir(grid.directory) / "tables" / "main.csv"  # the main table is compared with it
     return _common(grid) | {"record": [record] if record.exists() else []}
 
 
@@ -109,7 +109,7 @@ def _annealing(grid: Grid) -> Needs:
 
 
 def _records(grid: Grid) -> Needs:
-    """What verdicts are made of: every run of a study and its groups, teachers too, and what was measured on them."""
+    """Return the inputs of verdicts: records of all runs of a study and its groups, their teachers and measurements."""
     runs = all_runs(grid.params, grid.study)
     files = {path for run in {*runs, *(run.teacher for run in runs)} for path in published(grid.params, run)}
     files |= {path for each in grids(grid.params, grid.study) for path in each.measured}
@@ -216,7 +216,7 @@ BY_NAME = {artefact.name: artefact for artefact in ARTEFACTS}
 
 
 def page() -> str:
-    """The page docs/report.md: one row a part."""
+    """Return the page docs/report.md: one row for each part."""
     lines = [
         "# Parts of a report",
         "",

@@ -11,31 +11,31 @@ from ofq.errors import UserError, missing
 from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 
-MADE_FROM = "Made from the runs:"  # begins the description that figures carry in their metadata
+MADE_FROM = "Made from the runs:"  # starts the description in the metadata of figures
 KEYS = ["model", "bits", "variant"]
 
 
 def metrics(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run: its name, model, bits, variant, seed, and everything in its ``metrics.json``."""
+    """Return one row for each run: its name, model, bits, variant, seed, and everything in its ``metrics.json``."""
     rows = []
     for run in runs:
         coordinates = {"run": str(run), "model": run.model, "bits": run.bits, "variant": run.variant}
-        found = read_json(run.files.metrics)
-        if not isinstance(found, dict) or not all(isinstance(found.get(key), int | float) for key in ("top1", "loss")):
+        saved = read_json(run.files.metrics)
+        if not isinstance(saved, dict) or not all(isinstance(saved.get(key), int | float) for key in ("top1", "loss")):
             raise UserError(f"{run.files.metrics} has no top1 and loss; delete it and run snakemake again")
-        rows.append(coordinates | found)
+        rows.append(coordinates | saved)
     return pd.DataFrame(rows)
 
 
 def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
-    """A Parquet record of every run, below each other, with the coordinates.
+    """Return one Parquet record of every run, concatenated, with the coordinates of the runs.
 
     Args:
-        runs: whose.
+        runs: the runs whose record is read.
         file: ``oscillation``, ``weights``, ``annealing`` or ``noise``.
 
     Raises:
-        UserError: no runs, or a file is missing or damaged.
+        UserError: there are no runs, or a file is missing or damaged.
     """
     _some(runs, f"{file}.parquet")
     frames = []
@@ -52,7 +52,7 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
 
 
 def probes(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    """Every run with its ``probe.json``."""
+    """Return every run with its ``probe.json``."""
     _some(runs, "probe.json")
     return [(run, read_json(run.files.probe)) for run in runs]
 
@@ -63,14 +63,14 @@ def _some(runs: Sequence[Run], file: str) -> None:
 
 
 def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """Mean over weights: layers count by their number of weights."""
+    """Return means over weights: each layer counts by its number of weights."""
     weighted = record[[*columns]].mul(record["weights"], axis=0).assign(weights=record["weights"])
     sums = weighted.groupby([record[name] for name in by], sort=False).sum()
     return sums[[*columns]].div(sums["weights"], axis=0).assign(weights=sums["weights"]).reset_index()
 
 
 def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = KEYS) -> pd.DataFrame:
-    """Number, mean and sample standard deviation over seeds, and the runs behind them.
+    """Return number, mean and sample standard deviation over seeds, and the names of the runs behind them.
 
     The deviation of a single seed is missing.
     """
@@ -84,16 +84,16 @@ def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = KEYS
 
 
 def in_order(data: pd.DataFrame, grid: Grid) -> pd.DataFrame:
-    """The rows in the order of the grid's models and bit widths; within those as they were."""
+    """Sort rows by the grid's order of models and bit widths; rows of one model and width keep their order."""
     places = [grid.places.index(key) for key in data[["model", "bits"]].itertuples(index=False, name=None)]
     return data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table that the report wrote, with the runs behind each row in the column ``runs`` where they are known.
+    """Read a table that the report wrote; the column ``runs`` names the runs behind each row if they are known.
 
     Raises:
-        UserError: missing, damaged, or no CSV.
+        UserError: the file is missing, damaged, or not CSV.
     """
     try:
         names = path.with_suffix(".runs.json")

@@ -1,4 +1,4 @@
-"""Panels of a figure and their common legend, so laid out that some fifteen variants stay legible."""
+"""Panels of a figure and their shared legend, laid out so that about fifteen variants stay legible."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +12,18 @@ from matplotlib.figure import Figure
 from ofq.config.grid import Grid
 from ofq.report.style import WIDTH
 
-_CROWDED = 8  # variants, above which panels do not stand side by side
+_CROWDED = 8  # with more variants than this, panels do not stand side by side
 _SMALL = 8  # points
-_KEY, _LETTER = 0.5, 0.068  # inches that an entry of the legend takes beside its text, and for each letter
+_KEY, _LETTER = 0.5, 0.068  # inches that a legend's entry takes besides its text, and for each letter
 
 
 def crowded(names: Sequence[str]) -> bool:
-    """Whether there are so many variants that a panel needs the whole width."""
+    """Return whether there are so many variants that a panel needs the whole width."""
     return len(names) > _CROWDED
 
 
 def panels(columns: int, rows: int, *, height: float, sharey: bool | str = "row") -> tuple[Figure, np.ndarray]:
-    """A grid of axes, ``height`` inches a row, always as a two-dimensional array."""
+    """Return a figure and its axes, ``height`` inches a row; the array is always two-dimensional."""
     figure, axes = plt.subplots(
         rows,
         columns,
@@ -35,7 +35,7 @@ def panels(columns: int, rows: int, *, height: float, sharey: bool | str = "row"
 
 
 def wrapped(count: int, *, height: float, most: int = 3) -> tuple[Figure, list[Axes]]:
-    """So many panels with one vertical axis, in rows of at most ``most``, each ``height`` inches."""
+    """Return a figure and ``count`` panels with one vertical axis, at most ``most`` a row, ``height`` inches each."""
     columns = min(most, count)
     figure, axes = panels(columns, -(-count // columns), height=height, sharey=True)
     for ax in list(axes.flat)[count:]:
@@ -44,12 +44,12 @@ def wrapped(count: int, *, height: float, most: int = 3) -> tuple[Figure, list[A
 
 
 def sideways(count: int) -> np.ndarray:
-    """Where so many markers stand beside each other around 0: at most 0.1 apart, so that a gap is left to the next."""
+    """Return the offsets of ``count`` markers around 0, at most 0.1 apart, so that a gap to the next place is left."""
     return min(0.1, 0.85 / count) * (np.arange(count) - (count - 1) / 2)
 
 
 def places(ax: Axes, names: Sequence[str]) -> None:
-    """Name the places 0, 1, ... of an axis and shade every other one."""
+    """Label the places 0, 1, ... of the horizontal axis and shade every other one."""
     ax.set_xticks(range(len(names)), names)
     ax.set_xlim(-0.5, len(names) - 0.5)
     ax.grid(visible=False, axis="x")
@@ -58,7 +58,7 @@ def places(ax: Axes, names: Sequence[str]) -> None:
 
 
 def legend(figure: Figure, axes: np.ndarray | Sequence[Axes]) -> None:
-    """One legend for all panels, below them, in as many columns as fit the width; each label once."""
+    """Draw one legend for all panels below them, each label once, in as many columns as fit the width."""
     handles = {
         label: handle
         for ax in np.ravel(np.asarray(axes, dtype=object))
@@ -75,13 +75,13 @@ def legend(figure: Figure, axes: np.ndarray | Sequence[Axes]) -> None:
 
 
 def variants(grid: Grid) -> list[str]:
-    """The grid's variants in the order of ``params.yaml``, which is that of colours and markers."""
+    """Return the grid's variants in the order of ``params.yaml``, which is also that of colours and markers."""
     listed = grid.variants
     return [name for name in grid.params.variants if name in listed]
 
 
 def line(ax: Axes, x: pd.Series, mean: pd.Series, sd: pd.Series, look: dict[str, Any], **style: Any) -> None:
-    """A line with a band of one standard deviation around it, none where there is a single seed."""
+    """Draw a line with a band of one standard deviation around it; a single seed gets no band."""
     sd = sd.fillna(0)
     ax.plot(x, mean, linewidth=1.2, markersize=4, **look, **style)
     ax.fill_between(x, mean - sd, mean + sd, color=look["color"], alpha=0.2, linewidth=0)

@@ -1,8 +1,8 @@
-"""Published ImageNet numbers that stand beside ours, and how sure they are.
+"""Published ImageNet numbers that are shown beside ours, and how certain they are.
 
-The text of the paper was not at hand. Its main results are those of its authors' README; what else is known comes from
-a reading note and an extract that others made of the paper, and is marked *second-hand*. Where a number was computed
-from published ones, it is marked *implied*.
+The text of the paper was not at hand. Its main results are taken from its authors' README. Everything else comes from a
+reading note and an extract that others made of the paper, and is marked *second-hand*. A number computed from published
+ones is marked *implied*.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ TOP1: dict[str, dict[str, dict[str, float]]] = {
     },
 }
 
-# The method's number less its stated 2-bit gain over the best before: 9.88, 7.72 and 4.64 points. Of DeiT-S the gain is
-# said to be that over LSQ; for the other two LSQ is the likely best before (an LSQ of others has 54.6 on DeiT-T).
+# The method's number minus its stated 2-bit gain over the best earlier result: 9.88, 7.72 and 4.64 points. For DeiT-S
+# this is said to be LSQ; for the other two it is probably LSQ (an LSQ by others has 54.6 on DeiT-T).
 _IMPLIED_TOP1: dict[str, dict[str, dict[str, float]]] = {
     "deit_tiny": {"w2a2": {"lsq": 54.45}},
     "deit_small": {"w2a2": {"lsq": 68.00}},
@@ -44,11 +44,11 @@ IMPLIED_SOURCE = (
 
 @dataclass(frozen=True)
 class PaperNumber:
-    """A number as it was printed, and the mark that must stand beside it.
+    """A number as it was printed, and the mark that must be shown with it.
 
     Attributes:
-        text: with the digits and the sign that were published.
-        mark: ``implied``, ``second-hand``, or empty for what the authors published themselves.
+        text: the number with the digits and the sign that were published.
+        mark: ``implied``, ``second-hand``, or empty if the authors published it themselves.
     """
 
     text: str
@@ -61,7 +61,7 @@ class PaperNumber:
 
     @property
     def shown(self) -> str:
-        """As tables show it: ``68.00 (implied)``."""
+        """The number and its mark as tables show them: ``68.00 (implied)``."""
         return f"{self.text} ({self.mark})" if self.mark else self.text
 
 
@@ -90,7 +90,7 @@ REMEDIES = (
 
 
 def top1(paper_model: str | None, bits: str, variant: str) -> PaperNumber | None:
-    """Published or implied top-1 in percent with its mark, or None where there is none."""
+    """Return published or implied top-1 in percent with its mark, or None if there is none."""
     for numbers, mark in ((TOP1, ""), (_IMPLIED_TOP1, IMPLIED)):
         value = numbers.get(paper_model or "", {}).get(bits, {}).get(variant)
         if value is not None:
@@ -99,5 +99,5 @@ def top1(paper_model: str | None, bits: str, variant: str) -> PaperNumber | None
 
 
 def gain(paper_model: str | None, bits: str, variant: str) -> PaperNumber | None:
-    """Published gain of top-1 over LSQ in percentage points, or None where none is published."""
+    """Return the published gain in top-1 over LSQ in percentage points, or None if none is published."""
     return _GAINS.get(paper_model or "", {}).get(bits, {}).get(variant)

@@ -1,4 +1,4 @@
-"""How figures look: one colour and marker for a variant everywhere, sizes legible at the README's width."""
+"""The look of figures: each variant has one colour and marker everywhere; sizes are legible at the README's width."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,9 +14,9 @@ from ofq.runs.files import replacing
 
 WIDTH = 8.0  # inches; 800 pixels in the PNG at 100 dpi, doubled for sharp screens
 _DPI = 200
-# Okabe and Ito's palette, distinguishable with colour-blindness, with brown in the place of its yellow, which is too
-# pale for lines; then four of Tol's. The numbers of colours and of markers have no common divisor, so that no two of
-# the first 132 variants look alike.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, with brown instead of its yellow, which is too
+# pale for lines; then four of Tol's colours. The numbers of colours and of markers have no common divisor, so that no
+# two of the first 132 variants look alike.
 _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C510A", "#000000"]
 _COLOURS += ["#882255", "#999933", "#332288", "#AA4499"]
 _LINES, _FILLS = ["-", "--", ":"], ["full", "none", "left"]
@@ -33,16 +33,16 @@ plt.rcParams.update(
         "grid.color": "#dddddd",
         "legend.frameon": False,
         "savefig.dpi": _DPI,
-        "svg.hashsalt": "ofq",  # the same figure is the same file
+        "svg.hashsalt": "ofq",  # equal figures give equal files
         "figure.constrained_layout.use": True,
     }
 )
 
 
 def look(names: list[str]) -> dict[str, dict[str, str]]:
-    """Colour, marker and line of each variant, by its place in ``params.yaml``.
+    """Return colour, marker and line of each variant, by its place in ``params.yaml``.
 
-    Where the colours begin anew, lines are broken and markers are not filled.
+    When the colours repeat, lines are broken and markers are not fully filled.
     """
     return {
         name: {
@@ -56,19 +56,19 @@ def look(names: list[str]) -> dict[str, dict[str, str]]:
 
 
 def save(figure: Figure, directory: Path, name: str, runs: Iterable[str]) -> None:
-    """Write PNG and SVG, with the runs that they show in their metadata, and without dates.
+    """Write a figure as PNG and SVG, with the names of its runs in the metadata, and without dates.
 
     Args:
-        figure: closed at the end.
-        directory: of the two files.
-        name: without a suffix.
+        figure: the figure; it is closed at the end.
+        directory: folder of the two files.
+        name: name of the files without a suffix.
         runs: names of the runs, in any order and number.
     """
     write(figure, directory, name, f"{MADE_FROM} {' '.join(sorted(set(runs)))}")
 
 
 def write(figure: Figure, directory: Path, name: str, description: str) -> None:
-    """As :func:`save`, with any description in the metadata."""
+    """Write a figure as :func:`save` does, with any description in the metadata."""
     for suffix, unwanted in (("png", "Software"), ("svg", "Date")):
         metadata = {unwanted: None, "Description": description}
         with replacing(directory / f"{name}.{suffix}") as temporary:

@@ -1,4 +1,4 @@
-"""Where a cell of a table, or a figure, comes from: runs, seeds, settings, digests, versions, MLflow ids."""
+"""The origin of a table's cells or a figure: runs, seeds, settings, digests, versions, MLflow ids."""
 
 import html
 import json
@@ -17,15 +17,15 @@ from ofq.tracking.mirror import stamp
 
 
 def explain(path: Path, bits: str | None = None, variant: str | None = None) -> str:
-    """Everything behind the cells of a table or figure of the report, as text.
+    """Return as text everything behind the cells of a table or behind a figure of the report.
 
     Args:
-        path: a CSV of the tables, or a PNG or SVG of the figures.
-        bits: such as ``w2a2``; None for every bit width.
-        variant: its name; None for every variant.
+        path: CSV of a table, or PNG or SVG of a figure.
+        bits: bit width such as ``w2a2``; None for every bit width.
+        variant: name of a variant; None for every variant.
 
     Raises:
-        UserError: the file is missing or none of the report's, it has no such cell, or a run behind it is gone.
+        UserError: the file is missing or not one of the report's, it has no such cell, or a run behind it is gone.
     """
     if path.suffix not in (".csv", ".png", ".svg"):
         raise UserError(f"{path} is no table or figure that names its runs; name the CSV, PNG or SVG beside it")
@@ -35,7 +35,7 @@ def explain(path: Path, bits: str | None = None, variant: str | None = None) -> 
 
 
 def _table(path: Path, bits: str | None, variant: str | None) -> tuple[str, list[str]]:
-    """The chosen rows as text, and the runs behind them."""
+    """Return the chosen rows as text, and the names of the runs behind them."""
     table = read_table(path)
     if not {"bits", "variant", "runs"} <= set(table.columns):
         raise UserError(f"{path} does not name the runs of its rows; name a CSV of results/STUDY/report/tables")
@@ -50,7 +50,7 @@ def _table(path: Path, bits: str | None, variant: str | None) -> tuple[str, list
 
 
 def _figure(path: Path, bits: str | None, variant: str | None) -> tuple[str, list[str]]:
-    """The figure's path, and those of its runs that were asked for."""
+    """Return the figure's path, and the names of those of its runs that were asked for."""
     try:
         if path.suffix == ".png":
             with Image.open(path) as image:
@@ -61,10 +61,10 @@ def _figure(path: Path, bits: str | None, variant: str | None) -> tuple[str, lis
         raise missing(path) from None
     except (UnidentifiedImageError, ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error})") from None
-    found = re.search(rf"{re.escape(MADE_FROM)}((?: [^\s<]+/seed\d+)+)", text)
-    if found is None:
+    match = re.search(rf"{re.escape(MADE_FROM)}((?: [^\s<]+/seed\d+)+)", text)
+    if match is None:
         raise UserError(f"{path} does not name its runs; name a figure of results/STUDY/report/figures")
-    names = found[1].split()
+    names = match[1].split()
     for place, (kind, value) in enumerate((("bits", bits), ("variant", variant)), start=2):
         if value is not None:
             known = {name.split("/")[place] for name in names}
@@ -75,14 +75,14 @@ def _figure(path: Path, bits: str | None, variant: str | None) -> tuple[str, lis
 
 
 def _recorded(path: Path) -> list[str]:
-    """What a committed record says of itself; the files of its runs are not kept."""
+    """Return what a committed record says about itself; the files of its runs are not kept."""
     file = REFERENCE / path.relative_to(REFERENCE).parts[0] / "record.json"
     record = pd.json_normalize(read_json(file))
     return [f"a committed record, whose runs are not kept; from {file}:", *_settings(record, [str(file)])]
 
 
 def _current(runs: list[Run]) -> list[str]:
-    """Each run by itself, then what they have in common or differ in."""
+    """Describe each run by itself, then what the runs have in common and where they differ."""
     infos = [read_json(run.files.info) for run in runs]
     seeds = sorted({run.seed for run in runs})
     lines = [f"runs: {len(runs)}; seeds: {', '.join(map(str, seeds))}"]
@@ -105,7 +105,7 @@ def _current(runs: list[Run]) -> list[str]:
 
 
 def _settings(table: pd.DataFrame, names: list[str]) -> list[str]:
-    """One line a column; where the rows differ, one for each value, with the names of its rows."""
+    """Return one line for each column; if its rows differ, one for each value, with the names of its rows."""
     width = max(map(len, table.columns), default=0)
     lines = []
     for column in table.columns:
@@ -113,8 +113,8 @@ def _settings(table: pd.DataFrame, names: list[str]) -> list[str]:
         for name, value in zip(names, table[column].tolist(), strict=True):
             text = value if isinstance(value, str) else json.dumps(value)
             rows.setdefault("–" if text == "NaN" else text, []).append(name)
-        for text, those in rows.items():
-            lines.append(f"  {column:<{width}}  {text}{'' if len(rows) == 1 else '  in ' + shorten(those)}")
+        for text, matches in rows.items():
+            lines.append(f"  {column:<{width}}  {text}{'' if len(rows) == 1 else '  in ' + shorten(matches)}")
     return lines
 
 

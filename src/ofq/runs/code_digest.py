@@ -7,19 +7,32 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "ofq"
-# Left out of digests: a run takes from these only its resolved settings, which Snakemake compares separately; the names
-# of its files, which are the rules' outputs; the text of an error; or the name of an environment variable.
-_APART = {f"ofq.config.{name}" for name in ("settings", "studies", "params", "checks", "grid", "resolve", "yaml_model")}
-_APART |= {"ofq.runs.paths", "ofq.errors", "ofq.environment"}
+APART = {
+    **dict.fromkeys(
+        (f"ofq.config.{name}" for name in ("settings", "studies", "params", "checks", "grid", "resolve", "yaml_model")),
+        "a run takes only its resolved settings from it, which Snakemake compares separately",
+    ),
+    "ofq.runs.paths": "names of files, which are the outputs of the rules",
+    "ofq.runs.files": "writes files whole or not at all, whatever they hold",
+    "ofq.runs.locks": "says who holds a run",
+    "ofq.runs.states": "says which saved state belongs to a run",
+    "ofq.runs.provenance": "says what a number came from, in files that nobody compares",
+    "ofq.runs.code_digest": "is this digest",
+    "ofq.training.resume": "chooses the saved state to go on from, which holds all that a run needs",
+    "ofq.training.signals": "says when a run is told to stop",
+    "ofq.errors": "words of errors",
+    "ofq.environment": "names of environment variables, and how much is told",
+}
+"""Modules of the package that no digest counts, with the reason: they change no number."""
 _ROOT = Path(__file__).parents[1]
 
 
 def code_digest(*modules: str) -> str:
     """Return the digest of the package's code that the named modules run, including what they import.
 
-    It is taken from the syntax tree without docstrings: a comment, a docstring or formatting does not change it; any
-    other edit to one of the modules or to what they import does. The types of the parameters and the names of files
-    are left out: the values that a run has of them are compared separately.
+    It is taken from the syntax tree without words: a comment, a docstring, formatting, and the arguments of ``raise``,
+    ``warnings.warn`` and logging calls do not change it; any other edit to one of the modules or to what they import
+    does. Left out are the modules of :data:`APART`, and what a package's ``__init__`` only passes on.
 
     Args:
         modules: entry modules, such as ``"ofq.training.qat"``, or the user's modules in the working directory, whose
@@ -59,10 +72,10 @@ def _closure(modules: Iterable[str]) -> set[str]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name not in seen and name not in _APART:
+        if name not in seen and name not in APART:
             seen.add(name)
             waiting += _imports(name)
-    return seen
+    return {name for name in seen if _first(name) != PACKAGE or not _is_package(name)}
 
 
 @cache
@@ -75,7 +88,20 @@ def _tree(module: str) -> ast.Module:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             # Docstrings of modules, classes and functions, and those below constants.
             node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _tells(node.value.func):
+            node.value.args, node.value.keywords = [], []
     return tree
+
+
+def _tells(function: ast.expr) -> bool:
+    """Whether a call of the function tells people something: ``_log.info``, ``logging.warning``, ``warnings.warn``."""
+    return (
+        isinstance(function, ast.Attribute)
+        and isinstance(function.value, ast.Name)
+        and function.value.id in ("_log", "logging", "warnings")
+    )
 
 
 @cache
@@ -120,6 +146,11 @@ def _defined_in(package: str, name: str) -> list[str]:
         return []
     nodes = [node for node in ast.walk(_tree(package)) if isinstance(node, ast.ImportFrom)]
     return [_base(package, node) for node in nodes if name in {alias.asname or alias.name for alias in node.names}]
+
+
+def _is_package(module: str) -> bool:
+    path = module_file(module)
+    return path is not None and path.name == "__init__.py"
 
 
 def _first(module: str) -> str:

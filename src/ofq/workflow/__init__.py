@@ -1,1 +1,1 @@
-"""What Snakemake and DVC ask, and what tends a project as a whole."""
+"""Answers to Snakemake and DVC, and the commands that concern a project as a whole."""

@@ -19,22 +19,22 @@ def clean(*, yes: bool) -> None:
         yes: do not ask, and remove the resumable states under ``runs/`` too.
 
     Raises:
-        UserError: this is no project, snakemake is at work in it, or a file cannot be removed.
+        UserError: this is not a project, snakemake is working in it, or a file cannot be removed.
     """
     if not PARAMS.is_file():
         raise UserError(f"{PARAMS} not found in {Path.cwd()}; run from the project's root")
     if _snakemake_works_here():
         raise UserError("snakemake works in this directory; wait for it or end it")
-    found = [path for path in _candidates(runs=yes) if path.exists()]
-    if not found:
+    existing = [path for path in _candidates(runs=yes) if path.exists()]
+    if not existing:
         print("Nothing to remove.")
         return
-    for path in found:
+    for path in existing:
         print(f"{_mebibytes(path):>10}  {path}")
     if not yes and not _agreed():
         print("Nothing was removed.")
         return
-    for path in found:
+    for path in existing:
         _remove(path)
     print("Removed.")
 
@@ -67,7 +67,7 @@ def _remove(path: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink()  # of a link, only the link: what it points to may be shared
+            path.unlink()  # only the link itself: what it points to may be shared
     except OSError as error:
         raise (
             refused(error, path, action="remove")

@@ -1,4 +1,4 @@
-"""What the steps of a study cost, from the ``run.json`` of its runs."""
+"""The cost of a study's steps, from the ``run.json`` of its runs."""
 
 import resource
 import time
@@ -12,10 +12,10 @@ from ofq.runs.paths import RESULTS, TEACHER, Run
 
 
 def summary(*, since: float) -> str:
-    """Wall time, CPU split and the largest job of what was trained since a moment (seconds since the epoch).
+    """Return wall time, CPU split and the largest job of what was trained since a time (seconds since the epoch).
 
-    CPU seconds outside training are those of this process and its ended children less those that the runs
-    counted themselves: imports, planning, data, tables and figures.
+    CPU seconds outside training (imports, planning, data, tables and figures) are those of this process and its ended
+    children minus those that the runs counted themselves.
     """
     infos = [
         read_json(path)
@@ -36,7 +36,7 @@ def summary(*, since: float) -> str:
 
 
 def table(params: Params, study: str) -> str:
-    """Markdown tables of the finished runs of a study and its groups: by step, and by the target that makes them."""
+    """Return Markdown tables of a study's and its groups' finished runs: by step, and by the target that makes them."""
     main, *others = grids(params, study)
     runs = all_runs(params, study)
     infos = {run: read_json(run.files.info) for run in _with_sources(params, runs) if run.files.info.exists()}
@@ -63,7 +63,7 @@ def table(params: Params, study: str) -> str:
 
 
 def _with_sources(params: Params, runs: list[Run]) -> list[Run]:
-    """The runs, their teachers, and those that annealed ones continue."""
+    """Return the runs, their teachers, and the runs that annealed ones continue."""
     parents = {run: params.variant(run.variant).parent for run in runs if not run.full_precision}
     continued = {run.sibling(parent) for run, parent in parents.items() if parent is not None}
     return sorted({*runs, *(run.teacher for run in runs), *continued})

@@ -1,7 +1,7 @@
-"""``dvc.yaml`` for the study that ``params.yaml`` names: four coarse stages, each of which asks Snakemake.
+"""``dvc.yaml`` for the study that ``params.yaml`` names: four coarse stages, each of which calls Snakemake.
 
-DVC wants every output directory by name: it can neither take all that match a pattern nor look up a list by the
-study's name. So the file is generated (``python -m ofq stages``), and the Snakefile warns where it has fallen behind.
+DVC needs every output directory by name: it can neither match a pattern nor look up a list by the study's name. So the
+file is generated (``python -m ofq stages``), and the Snakefile warns if it is out of date.
 """
 
 from pathlib import Path
@@ -21,10 +21,10 @@ _CODE = ["Snakefile", "rules", "report", "src/ofq"]
 
 
 def stages(params: Params) -> str:
-    """The text of ``dvc.yaml``.
+    """Return the text of ``dvc.yaml``.
 
-    Snakemake decides what reruns; a stage's dependencies only say when to ask it. Every output is ``persist: true``:
-    DVC would otherwise delete the finished runs before it asks.
+    Snakemake decides what reruns; a stage's dependencies only say when to call it. Every output is ``persist: true``,
+    because DVC would otherwise delete the finished runs before it calls Snakemake.
     """
     name = params.study
     study = params.studies[name]
@@ -57,9 +57,9 @@ def stages(params: Params) -> str:
 
 
 def unlisted(params: Params, path: Path) -> list[str]:
-    """Folders of the study that ``dvc.yaml`` at ``path`` does not list; none where there is no such file.
+    """Return the study's folders that ``dvc.yaml`` at ``path`` does not list; none if there is no such file.
 
-    A file that is no such YAML is left to DVC to complain of.
+    A file that is not such YAML gives none either; DVC reports what is wrong with it.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -71,7 +71,7 @@ def unlisted(params: Params, path: Path) -> list[str]:
 
 
 def _folders(params: Params) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Folders of the data, the teachers, the students and the report of the study, the toy's beside the last."""
+    """Return the study's folders of data, teachers, students and report; the toy's folder is listed with the last."""
     study = params.studies[params.study]
     models = [RESULTS / params.study / model for model in study.models]
     students = [str(model / bits) for model in models for bits in study.bits]

@@ -1,6 +1,6 @@
-"""The few places in which this project reaches into Snakemake; written for Snakemake 9.27, and tried with each new one.
+"""The few places that use internals of Snakemake; written for Snakemake 9.27, and tested with each new version.
 
-Everything else uses what Snakemake documents.
+The rest of the project uses only what Snakemake documents.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ _FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
 
 
 def is_main(workflow: Any) -> bool:
-    """Whether this process is the Snakemake that somebody started, not one that it starts for a job."""
+    """Return whether this process is the Snakemake that somebody started, not one that it starts for a job."""
     return bool(workflow.exec_mode == workflow.exec_mode.DEFAULT)
 
 
 def arguments(workflow: Any) -> Namespace | None:
-    """The arguments of the snakemake that a person started; None in the processes that it starts itself."""
+    """Return the arguments of the snakemake that a person started; None in the processes that it starts itself."""
     if Path(sys.argv[0]).name != "snakemake" or not is_main(workflow):
         return None
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -39,18 +39,18 @@ def arguments(workflow: Any) -> Namespace | None:
 
 
 def jobs_to_run(workflow: Any) -> Iterable[Any]:
-    """The jobs that will run, once the graph is there."""
+    """Return the jobs that will run; the job graph must have been built."""
     jobs: Iterable[Any] = workflow.dag.needrun_jobs()
     return jobs
 
 
 def logs_of_failed_jobs(workflow: Any) -> list[str]:
-    """Where failed jobs printed to."""
+    """Return the log files of failed jobs."""
     return sorted({path for job in workflow.scheduler.failed for path in job.log})
 
 
 def shorten_reasons() -> None:
-    """Let the reason of a job name three files and count the others; a study's target has a thousand."""
+    """Make the reason of a job name three files and count the others; a study's target has a thousand."""
     logger.addFilter(_shorten_reason)
 
 
@@ -65,10 +65,10 @@ def _first_three(names: list[str]) -> str:
 
 
 def keep_finished(keeps: Callable[[str, str], bool]) -> None:
-    """Let neither another shell text of a rule nor another digest of its code rerun what some studies have finished.
+    """Keep what some studies have finished when the shell text of a rule or the digest of its code changes.
 
     Args:
-        keeps: from the names of a rule and a study to whether its finished outputs stay.
+        keeps: returns, from the names of a rule and a study, whether finished outputs stay.
     """
     code_changed, params_changed = PersistenceBase._code_changed, PersistenceBase.params_changed
 
@@ -89,7 +89,7 @@ def keep_finished(keeps: Callable[[str, str], bool]) -> None:
 
 
 def append_to_logs() -> None:
-    """Let a job that runs again append to its log, which Snakemake would remove with the job's old outputs."""
+    """Make a job that runs again append to its log, which Snakemake would remove with the job's old outputs."""
     remove = Job.remove_existing_output
 
     async def remove_all_but_logs(self: Any) -> None:
@@ -103,12 +103,12 @@ def append_to_logs() -> None:
 
 
 def outputs(artefact: Artefact, subcategory: Callable[[Any], str], root: Path) -> list[Any]:
-    """The outputs of a part of the report, as rules name them; tables and figures are flagged for Snakemake's report.
+    """Return the outputs of a part of the report as rules name them, tables and figures flagged for Snakemake's report.
 
     Args:
         artefact: the part.
-        subcategory: under which the report lists it, from a job's wildcards.
-        root: of the project, whose folder ``report`` may have a caption for each table and figure.
+        subcategory: returns the subcategory under which the report lists it, from a job's wildcards.
+        root: root of the project; its folder ``report`` may have a caption for each table and figure.
     """
     shown = {f"tables/{name}.html": ("Tables", "table", title) for name, title in artefact.tables.items()}
     shown |= {f"figures/{name}.png": ("Figures", "figure", title) for name, title in artefact.figures.items()}

@@ -1,4 +1,4 @@
-"""What each rule of the Snakefile reads and depends on, from its wildcards."""
+"""What each rule of the Snakefile reads and depends on, derived from its wildcards."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from ofq.runs.code_digest import code_digest
 from ofq.runs.paths import EVERYTHING, FULL_PRECISION, Run, data_dir
 from ofq.workflow.targets import named, report_files, targets_of
 
-# Entry modules of the steps, whose code is part of what their outputs depend on.
+# Entry modules of the steps; the outputs of a step depend on the code of its module.
 ENTRIES = {
     "data": "ofq.data.prepare",
     "teacher": "ofq.training.teacher",
@@ -33,7 +33,7 @@ Wildcards = Any  # Snakemake's: an attribute for each wildcard of the rule
 
 
 class Plan:
-    """Answers what rules ask, from the validated ``params.yaml``.
+    """What rules ask for, derived from the validated ``params.yaml``.
 
     Every method that takes wildcards serves as an input function or a parameter of a rule.
     """
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def constraints(self) -> dict[str, str]:
-        """A regular expression for each wildcard: the names that ``params.yaml`` has."""
+        """A regular expression for each wildcard, which matches the names in ``params.yaml``."""
         known = [Coordinates.of(self.params, study) for study in self.params.studies]
         groups = {group for study in self.params.studies.values() for group in study.groups}
         return {
@@ -61,17 +61,17 @@ class Plan:
 
     @property
     def trained_variants(self) -> str:
-        """Constraint: variants that are no annealing."""
+        """Wildcard constraint: variants that are not annealed."""
         return _one_of(name for name in self._variants if self.params.variant(name).parent is None)
 
     @property
     def annealed_variants(self) -> str:
-        """Constraint: variants that anneal another one's finished run."""
+        """Wildcard constraint: variants that anneal another one's finished run."""
         return _one_of(name for name in self._variants if self.params.variant(name).parent is not None)
 
     @property
     def names(self) -> dict[str, Callable[[Wildcards], list[Path | str]]]:
-        """What can be asked for by name, each with an input function for all that it makes."""
+        """The names that can be asked for, each with an input function for all that it makes."""
 
         def asks_for(study: str, group: str | None) -> Callable[[Wildcards], list[Path | str]]:
             return lambda wildcards: targets_of(self.params, study, group)
@@ -79,11 +79,11 @@ class Plan:
         return {name: asks_for(*place) for name, place in named(self.params).items()}
 
     def all(self, wildcards: Wildcards) -> list[Path | str]:
-        """What a bare ``snakemake`` makes."""
+        """Return what a bare ``snakemake`` makes."""
         return targets_of(self.params, self.params.study)
 
     def run(self, wildcards: Wildcards) -> Run:
-        """The run that a training job's wildcards name."""
+        """Return the run that a training job's wildcards name."""
         bits, name = (
             (FULL_PRECISION, wildcards.teacher)
             if hasattr(wildcards, "teacher")
@@ -92,62 +92,62 @@ class Plan:
         return Run(wildcards.study, wildcards.model, bits, name, int(wildcards.seed))
 
     def settings(self, wildcards: Wildcards) -> str:
-        """The settings that a run uses and no others: a change of them, and of nothing else, reruns it."""
+        """Return only the settings that a run uses, so that a change of other settings does not rerun it."""
         return self._config(self.run(wildcards)).canonical()
 
     def data_settings(self, wildcards: Wildcards) -> str:
-        """The settings of a study's data."""
+        """Return the settings of a study's data."""
         return json.dumps(self.params.studies[wildcards.study].data.model_dump(mode="json"), sort_keys=True)
 
     def code(self, step: str) -> str:
-        """The digest of a step's code, where it is the same for all of its jobs."""
+        """Return the digest of the code of a step whose jobs all run the same code."""
         return self._code(ENTRIES[step])
 
     def code_of(self, step: str) -> Callable[[Wildcards], str]:
-        """The digest of a training step's code, the module of the run's remedy included."""
+        """Return a function for the digest of a training step's code, including the module of the run's remedy."""
         return lambda wildcards: self._code(ENTRIES[step], *self._config(self.run(wildcards)).modules)
 
     def report_code(self, artefact: Artefact) -> str:
-        """The digest of the code that writes a part of the report."""
+        """Return the digest of the code that writes a part of the report."""
         return self._code(artefact.module)
 
     def threads(self, wildcards: Wildcards) -> int:
-        """Threads of a study's jobs."""
+        """Return the number of threads of a study's jobs."""
         return self.params.studies[wildcards.study].threads
 
     def manifest(self, wildcards: Wildcards) -> Path:
-        """The manifest of a study's data."""
+        """Return the path of the manifest of a study's data."""
         return data_dir(wildcards.study) / "manifest.json"
 
     def teacher(self, wildcards: Wildcards) -> list[Path]:
-        """What a student reads of its teacher."""
+        """Return the files that a student reads of its teacher."""
         return self.run(wildcards).teacher.files.taught
 
     def parent(self, wildcards: Wildcards) -> dict[str, Path]:
-        """What an annealing reads of the run that it continues."""
+        """Return the files that an annealing reads of the run that it continues."""
         parent = self.params.variant(wildcards.variant).parent
         assert parent is not None
         files = self.run(wildcards).sibling(parent).files
         return {"parent_model": files.model, "parent_trainer": files.trainer}
 
     def grid(self, wildcards: Wildcards) -> Grid:
-        """The grid whose report the wildcards name."""
+        """Return the grid whose report the wildcards name."""
         return self._grid(study=wildcards.study, group=self._group(wildcards))
 
     def group(self, wildcards: Wildcards) -> str:
-        """Its group as an argument of the command line: nothing for the main grid."""
+        """Return the grid's group as an argument of the command line: empty for the main grid."""
         return self._group(wildcards) or ""
 
     def grid_name(self, wildcards: Wildcards) -> str:
-        """As people read it."""
+        """Return the grid's name for people."""
         return " ".join(filter(None, (wildcards.study, self._group(wildcards))))
 
     def needs(self, artefact: Artefact) -> Callable[[Wildcards], dict[str, list[Path]]]:
-        """What a part of the report is made from."""
+        """Return an input function for the files that a part of the report is made from."""
         return lambda wildcards: artefact.needs(self.grid(wildcards))
 
     def report_settings(self, wildcards: Wildcards) -> str:
-        """What tables and figures use beside the runs themselves: their order, and published numbers to show."""
+        """Return what tables and figures use besides the runs: their order, and published numbers to show."""
         grid = self.grid(wildcards)
         return json.dumps(
             {
@@ -159,12 +159,12 @@ class Plan:
         )
 
     def claims_settings(self, wildcards: Wildcards) -> str:
-        """What a claim uses beside the runs: which they are, and on which data."""
+        """Return what a claim uses besides the files of runs: which runs these are, and on which data."""
         runs = [str(run) for run in all_runs(self.params, wildcards.study)]
         return json.dumps([runs, self.params.studies[wildcards.study].data.model_dump(mode="json", exclude={"root"})])
 
     def mirrored(self, wildcards: Wildcards) -> list[Path]:
-        """What MLflow shows: results and event logs of the runs, tables and figures; not weights and records."""
+        """Return what MLflow shows: results and event logs of the runs, tables and figures; not weights and records."""
         files = report_files(self.params, wildcards.study, self._group(wildcards))
         return [path for path in files if path.suffix not in _LARGE]
 
@@ -179,5 +179,5 @@ class Plan:
 
 
 def _one_of(names: Iterable[str]) -> str:
-    """Wildcard constraint: one of the given names."""
+    """Return a wildcard constraint: one of the given names."""
     return "|".join(sorted(map(re.escape, set(names)), key=lambda name: (-len(name), name))) or "(?!)"

@@ -13,11 +13,11 @@ _OF_GROUPS = {".csv", ".json", ".md", ".png"}
 
 
 def record(params: Params, study: str) -> None:
-    """Copy a finished study's tables, figures and claims to ``results/reference/<study>``, and how they were made.
+    """Copy a finished study's tables, figures and claims to ``results/reference/<study>``; write how they were made.
 
-    Those of its groups that are finished go to a folder each, as CSV, Markdown and PNG. What an earlier record has of
-    other groups, and its claims where there are no new ones, stays, under ``kept`` in ``record.json``, which names
-    seeds, versions, machine, threads and code digests.
+    Each finished group gets a folder, with CSV, JSON, Markdown and PNG. Other groups of an earlier record stay, and so
+    do its claims if there are no new ones. ``record.json`` lists these under ``kept``, and names seeds, versions,
+    machine, threads and code digests.
 
     Raises:
         UserError: a run or the report is missing, or the runs were made by different code or versions.
@@ -50,12 +50,12 @@ def record(params: Params, study: str) -> None:
         "code": {step: digests.pop() for step, digests in steps.items()},
         "cpu_seconds": round(sum(info["cpu_seconds"] for info in infos)),
     }
-    # The old record goes only when the new one is whole.
+    # The old record is removed only when the new one is complete.
     target, new, old = REFERENCE / study, REFERENCE / f".{study}-new", REFERENCE / f".{study}-old"
     try:
         for path in sorted(report.rglob("*.*")):
-            # Agreement with the record that is being replaced says nothing; of groups a repository need not have every
-            # form of a table and figure.
+            # Agreement with the record that is being replaced says nothing. For groups, a repository does not need
+            # every form of a table and figure.
             of_a_group = len(path.relative_to(report).parts) > 2
             wanted = not of_a_group or path.suffix in _OF_GROUPS
             if path.is_file() and wanted and not path.name.startswith("agreement."):
@@ -75,5 +75,5 @@ def record(params: Params, study: str) -> None:
             old.rename(target)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-    said = f"; as before, for {study} has not made them: {', '.join(kept)}" if kept else ""
-    print(f"{len(infos)} runs recorded in {target}{said}")
+    note = f"; as before, for {study} has not made them: {', '.join(kept)}" if kept else ""
+    print(f"{len(infos)} runs recorded in {target}{note}")

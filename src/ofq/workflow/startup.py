@@ -1,4 +1,4 @@
-"""What happens around a whole run of Snakemake: checks before it plans, the warm process, what is said at its end."""
+"""What surrounds a run of Snakemake: checks before it plans, the warm process, and messages at its end."""
 
 import atexit
 import logging
@@ -27,25 +27,25 @@ from ofq.workflow.warm import WarmProcess
 _log = logging.getLogger(__name__)
 
 _SNAKEMAKE = Path(".snakemake")
-# Of a study with `rerun_on_code: false`, what these rules have finished stays under other code.
+# In a study with `rerun_on_code: false`, what these rules have finished stays when the code changes.
 _KEPT = {"data", "teacher", "qat", "cga", "probe", "noise"}
 
 
 class Startup:
     """One run of Snakemake, from reading the Snakefile to its end.
 
-    Making it checks the project and what was asked for; a mistake ends the process with one line and exit code 2.
+    Creating it checks the project and the targets; a mistake ends the process with one line and exit code 2.
 
     Args:
-        workflow: Snakemake's, as the Snakefile knows it.
-        config: of ``--config``.
+        workflow: Snakemake's workflow, as the Snakefile has it.
+        config: values of ``--config``.
 
     Attributes:
-        plan: what rules ask.
+        plan: what rules ask for.
     """
 
     def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
-        # Jobs run `python` of this very environment, whether or not it was activated.
+        # Jobs run the `python` of this environment, whether or not it was activated.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', os.defpath)}"
         os.environ[UNDER_SNAKEMAKE] = "1"
         internals.shorten_reasons()
@@ -71,7 +71,7 @@ class Startup:
             )
 
     def on_start(self) -> None:
-        """Before the first job: hand the jobs their settings, and start the warm process for local ones."""
+        """Hand the jobs their settings before the first one starts, and start the warm process for local ones."""
         if not internals.is_main(self._workflow) or self._workflow.touch:
             return
         if warning := self.left_behind():
@@ -85,7 +85,7 @@ class Startup:
             self._warm.start()
 
     def on_success(self) -> None:
-        """After the last job: drop the states of finished runs, and say what they cost."""
+        """Drop the states of finished runs after the last job, and print what they cost."""
         self._warm.stop()
         states.drop_finished()
         if self._warm.started:
@@ -94,16 +94,16 @@ class Startup:
             _log.warning(warning)
 
     def on_error(self) -> None:
-        """After a failure: say last of all where to read what went wrong.
+        """Print after a failure, as the last line, where to read what went wrong.
 
-        States stay, also those of runs that ended well: Snakemake may have stopped before it took note of that, and
-        runs them again.
+        States stay, even those of finished runs: Snakemake may have stopped before it recorded that they finished, and
+        then runs them again.
         """
         self._warm.stop()
         atexit.register(self._name_logs_of_failed_jobs)  # Snakemake itself prints some lines after this
 
     def left_behind(self) -> str | None:
-        """A warning about unfinished runs that start from the first step because other code made them, or None."""
+        """Return a warning about unfinished runs that start from the first step because the code changed, or None."""
         changed = []
         for run, state in states.unfinished().items():
             if self._starts_anew(run, state):
@@ -116,7 +116,7 @@ class Startup:
         )
 
     def _check(self) -> Params:
-        """Everything that can be known to be wrong before a job is planned."""
+        """Check all that can be checked before a job is planned, and return the parameters."""
         params = load_project(Path(self._workflow.basedir) / PARAMS)
         arguments = internals.arguments(self._workflow)
         working = arguments is not None and not arguments.dryrun
@@ -147,9 +147,9 @@ class Startup:
 
 
 def hold_project() -> IO[str]:
-    """Show for as long as this process lives that a snakemake works here, and clear up after one that was killed.
+    """Show while this process lives that a snakemake works here, and clear up after one that was killed.
 
-    Snakemake's own locks are files that stay when it is killed, and would ask for `snakemake --unlock`.
+    Snakemake's own locks are files that stay when it is killed; without this, they would need `snakemake --unlock`.
 
     Returns:
         The file that holds the lock.

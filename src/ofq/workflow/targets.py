@@ -1,4 +1,4 @@
-"""What Snakemake may be asked for: files by name, and one line for a name that does not exist."""
+"""What Snakemake may be asked for: files by name, and a one-line error for a name that does not exist."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,9 @@ from ofq.tracking.mirror import stamp
 
 PROBE = ["probe.json", "probe.parquet"]
 TOY_FILES = [str(TOY / name) for name in ("trace.csv", "toy.png", "toy.svg")]
-# Steps that make one file each, whose name is what to ask for.
+# Steps of the toy, each with the file to ask for in its place.
 _OF_THE_TOY = {"toy": TOY_FILES[0], "toy_figure": TOY_FILES[1]}
-# Snakemake knows rules and studies by one kind of name.
+# Snakemake has one set of names for rules and studies.
 RULES = {"all", "data", "teacher", "qat", "cga", "probe", "noise", "toy", "toy_figure", "track", "track_group"}
 RULES |= {artefact.name for artefact in ARTEFACTS}
 
@@ -37,7 +37,7 @@ def load_project(path: Path = PARAMS) -> Params:
 
 
 def named(params: Params) -> dict[str, tuple[str, str | None]]:
-    """What can be asked for by name: the study, and its group, ``everything``, or None for the main grid.
+    """Return the names that can be asked for: study, and its group, ``everything``, or None for the main grid.
 
     The groups of the study that a bare ``snakemake`` builds have a short name too.
     """
@@ -52,7 +52,7 @@ def named(params: Params) -> dict[str, tuple[str, str | None]]:
 
 
 def targets_of(params: Params, study: str, group: str | None = None) -> list[Path | str]:
-    """What a name asks for: files of the study, the toy, and the file that says that all is mirrored in MLflow."""
+    """Return what a name asks for: files of the study, the toy, and the file that marks all as mirrored in MLflow."""
     rates = params.studies[study].learning_rates if group == EVERYTHING else None
     toy = TOY_FILES if group in (None, EVERYTHING) else []
     return [
@@ -64,12 +64,12 @@ def targets_of(params: Params, study: str, group: str | None = None) -> list[Pat
 
 
 def tracked(study: str, group: str | None) -> Path:
-    """The file that says that what a name asks for is mirrored in MLflow."""
+    """Return the file that marks what a name asks for as mirrored in MLflow."""
     return stamp(study) if group is None else report_dir(study, group) / "tracked"
 
 
 def report_files(params: Params, study: str, group: str | None) -> list[Path]:
-    """Files of what a name asks for: a study itself is its main grid and the groups that always go with it."""
+    """Return the files that a name asks for; a study itself is its main grid and the groups that always go with it."""
     groups = params.studies[study].groups
     if group == EVERYTHING:
         names = [None, *groups]
@@ -83,16 +83,16 @@ def report_files(params: Params, study: str, group: str | None) -> list[Path]:
 
 
 def grid_files(grid: Grid) -> list[Path]:
-    """Tables, figures, and by name every file of every run of a grid.
+    """Return a grid's tables and figures, and by name every file of every run.
 
-    Snakemake does not make a missing intermediate file again while what follows from it is there; a deleted run
-    would go unnoticed.
+    Snakemake does not remake a missing intermediate file while the files made from it exist, so a deleted run that is
+    not named would go unnoticed.
     """
     return sorted([*grid.published, *grid.measured, *(grid.directory / name for name in files_of(grid))])
 
 
 def check_target(params: Params, target: str) -> None:
-    """Raise :class:`UserError` with the nearest right name where a target names something that does not exist."""
+    """Raise :class:`UserError` with the nearest right name if a target names something that does not exist."""
     if not target:
         raise UserError("a target is empty; name a study or a file under results")
     if target.endswith("/"):
@@ -117,7 +117,7 @@ def check_target(params: Params, target: str) -> None:
 
 
 def needs_claims(target: str) -> bool:
-    """Whether a target makes verdicts, so that ``claims.yaml`` should be right before everything has been trained."""
+    """Return whether a target makes verdicts, so that ``claims.yaml`` must be right before everything is trained."""
     return EVERYTHING in target or target.endswith(tuple(f"report/{name}" for name in CLAIMS.makes))
 
 
@@ -163,7 +163,7 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
 
 
 def _files_of_a_study(params: Params, study: str) -> list[str]:
-    """Below ``results/STUDY``, the runs' apart."""
+    """Return the files below ``results/STUDY``, except those of runs."""
     spec = params.studies[study]
     data = [f"data/{name}" for name in ("manifest.json", "train.safetensors", "eval.safetensors", "prepared.json")]
     known = [*data, *(f"report/{name}" for name in files_of(Grid(params, study))), stamp(study).name]
@@ -176,7 +176,7 @@ def _files_of_a_study(params: Params, study: str) -> list[str]:
 
 
 def check_project(*, writing: bool) -> None:
-    """Raise :class:`UserError` where one of the project's folders is no directory, or cannot be written."""
+    """Raise :class:`UserError` if one of the project's folders is not a directory or cannot be written."""
     for name in (str(RESULTS), "logs", "runs"):
         folder = Path(name)
         if not folder.is_dir():

@@ -34,7 +34,7 @@ _WHERE = {"boundary": "near thresholds", "random": "anywhere"}
 
 
 class Row(NamedTuple):
-    """Hold a claim with what came out."""
+    """A claim with its runs and its outcome."""
 
     name: str
     claim: Claim
@@ -43,33 +43,33 @@ class Row(NamedTuple):
 
     @property
     def parts(self) -> dict[tuple[str, str], Estimate]:
-        """Estimate the effect at each model and bit width, not corrected; its p is of no use."""
+        """Estimates of the effect at each model and bit width, not corrected; their p must not be used."""
         return {place: estimate(values) for place, values in self.pairs.parts.items()}
 
     @property
     def disagree(self) -> bool:
-        """Tell whether the intervals of two widths lie on opposite sides of 0; their mean says little then."""
+        """Whether the intervals of two widths lie on opposite sides of 0; then their mean says little."""
         known = [part.interval for part in self.parts.values() if part.interval]
         return any(low > 0 for low, _ in known) and any(high < 0 for _, high in known)
 
 
 def page(grid: Grid, file: ClaimsFile, rows: Sequence[Row]) -> str:
-    """Write a heading, what was tested and corrected for, and a table for each topic.
+    """Return the page: a heading, what was tested and corrected for, and a table for each topic.
 
     Args:
         grid: the study's main grid.
-        file: names the topics.
+        file: the claims file, which names the topics.
         rows: the claims in the order of the file.
     """
     models = list(dict.fromkeys(run.model for row in rows for run in row.pairs.runs)) or grid.models
     seeds = sorted({run.seed for row in rows for run in row.pairs.runs}) or grid.seeds
     counts = Counter(row.outcome.verdict for row in rows)
     tested = sum(row.outcome.p_adjusted is not None for row in rows)
-    told = ", ".join(f"{counts[name]} {name}" for name in ("supported", "contradicted", "undecided", "untested"))
+    verdicts = ", ".join(f"{counts[name]} {name}" for name in ("supported", "contradicted", "undecided", "untested"))
     parts = [
         f"# The papers' claims on {grid.study}",
         f"The {grid.data.evaluate} images of {grid.data.name}; {_named('model', models)}; "
-        f"{_named('seed', [str(seed) for seed in seeds])}. Of {len(rows)} claims: {told}.",
+        f"{_named('seed', [str(seed) for seed in seeds])}. Of {len(rows)} claims: {verdicts}.",
         _EXPLAINED.format(tested=tested, level=100 * LEVEL, study=grid.study),
     ]
     for topic, title in file.topics.items():
@@ -81,11 +81,11 @@ def page(grid: Grid, file: ClaimsFile, rows: Sequence[Row]) -> str:
 
 
 def comparison(claim: Claim, bits: Sequence[str] = ()) -> str:
-    """Say in words what is compared, such as ``osc_share of lsq (q, k) less that of lsq (v)``.
+    """Describe in words what is compared, such as ``osc_share of lsq (q, k) less that of lsq (v)``.
 
     Args:
-        claim: whose quantities are compared.
-        bits: the widths that had runs; those that the claim names where there are none.
+        claim: the claim whose quantities are compared.
+        bits: widths that had runs; if there are none, the widths that the claim names are used.
     """
     left, right = claim.left, claim.right
     if not isinstance(right, Side):
@@ -103,7 +103,7 @@ def comparison(claim: Claim, bits: Sequence[str] = ()) -> str:
 
 
 def _models(row: Row, grid: Grid) -> str:
-    """Name the models where they are not those of the study's main grid."""
+    """Name the models if one of them is not in the study's main grid."""
     models = dict.fromkeys(model for model, _ in row.pairs.parts)
     return "" if set(models) <= set(grid.models) else f"; on {', '.join(models)}"
 
@@ -122,19 +122,19 @@ def _narrowed(options: Options) -> list[str]:
 
 
 def _cells(row: Row, grid: Grid) -> dict[str, str]:
-    found = row.outcome
-    verdict = f"**{found.verdict}** on {grid.study}"
+    outcome = row.outcome
+    verdict = f"**{outcome.verdict}** on {grid.study}"
     if row.disagree:
         verdict += "<br><sub>bit widths disagree</sub>"
-    elif found.seeds is not None:
-        verdict += f"<br><sub>{found.seeds} seeds would decide</sub>"
+    elif outcome.seeds is not None:
+        verdict += f"<br><sub>{outcome.seeds} seeds would decide</sub>"
     about = f"{row.claim.source.rstrip('.')}.<br>Tested: {comparison(row.claim, row.pairs.bits)}{_models(row, grid)}"
     return {
         "verdict": verdict,
         "statement": f"{row.claim.statement}<br><sub>{about}</sub>",
         "effect, 95 % interval": _effect(row),
-        "n": str(found.estimate.n),
-        "p, corrected": _p(found.p_adjusted),
+        "n": str(outcome.estimate.n),
+        "p, corrected": _p(outcome.p_adjusted),
     }
 
 
@@ -153,7 +153,7 @@ def _effect(row: Row) -> str:
 def _interval(found: Estimate) -> str:
     assert found.effect is not None
     numbers = [found.effect, *(found.interval or ())]
-    # As many digits as the largest of them needs to show three.
+    # As many decimals as the largest of them needs to show three digits.
     largest = max(abs(number) for number in numbers)
     digits = 2 if largest >= 0.995 or largest == 0 else 3 if largest >= 0.0995 else 4
     shown = [f"{round(number, digits) + 0.0:+.{digits}f}" for number in numbers]  # no -0.00

@@ -11,13 +11,13 @@ from ofq.runs.paths import TEACHER, Run
 
 @dataclass(frozen=True)
 class Pairs:
-    """What a claim's runs say.
+    """The differences between the runs that a claim compares.
 
     Attributes:
-        differences: by complete seed, the mean over models and bit widths of ``of`` less ``against``.
-        parts: by model and bit width, what the mean is taken of: one number a complete seed.
-        runs: behind them, each once.
-        bits: widths that the mean is taken of, or compared.
+        differences: by complete seed, the mean of ``of`` minus ``against`` over models and bit widths.
+        parts: by model and bit width, the numbers that the mean is taken over, one for each complete seed.
+        runs: the runs behind them, each once.
+        bits: widths that the mean is taken over, or that are compared.
     """
 
     differences: dict[int, float]
@@ -27,44 +27,44 @@ class Pairs:
 
 
 class _Place(NamedTuple):
-    """Where two sides meet."""
+    """A model and the bit widths at which the two sides of a claim are compared."""
 
     study: str
     model: str
-    left: str  # bits
+    left: str  # bit width of this side
     right: str
 
     def runs(self, claim: Claim, seed: int) -> list[Run]:
-        """The quantized runs that the claim needs here."""
+        """Return the quantized runs that the claim needs here."""
         right = claim.right.variants if isinstance(claim.right, Side) else []
         named = [(self.left, name) for name in claim.left.variants] + [(self.right, name) for name in right]
         return [Run(self.study, self.model, bits, name, seed) for bits, name in dict.fromkeys(named)]
 
 
 def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: Records) -> Pairs:
-    """The differences of a claim, one for each seed that has every run that the claim needs.
+    """Return the differences of a claim, one for each seed that has every run that the claim needs.
 
-    A claim is tested on those bit widths at which the study plans all of its runs, or on those that it names; on the
-    models of the study's main grid, or where none of them has all of its variants, on those of its groups. Within a
-    seed the mean over models and widths is taken, so that a seed counts once.
+    A claim is tested at the bit widths that it names, or else at those at which the study plans all of its runs. It is
+    tested on the models of the study's main grid, or, if none of them has all of its variants, on those of its groups.
+    Within a seed the mean over models and widths is taken, so that a seed counts once.
 
     Args:
-        claim: to test.
-        planned: quantized runs of a study, those of its groups included; no other counts.
-        models: of the study's main grid.
-        records: of the runs.
+        claim: the claim to test.
+        planned: quantized runs of a study and its groups; no other run counts.
+        models: models of the study's main grid.
+        records: records of the runs.
 
     Raises:
-        UserError: a file of a run is damaged, or a run has no such layers.
+        UserError: a file of a run is damaged, or a run does not have the layers of the claim.
     """
-    found = set(planned)
+    available = set(planned)
     seeds = sorted({run.seed for run in planned})
-    places = _places(claim, found, seeds, models)
+    places = _places(claim, available, seeds, models)
     differences: dict[int, float] = {}
     parts: dict[tuple[str, str], list[float]] = {(place.model, place.left): [] for place in places}
     runs: dict[Run, None] = {}
     for seed in seeds:
-        if places and all(found.issuperset(place.runs(claim, seed)) for place in places):
+        if places and all(available.issuperset(place.runs(claim, seed)) for place in places):
             values = [_difference(claim, place, seed, records) for place in places]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
@@ -77,7 +77,7 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
 
 
 def _places(claim: Claim, found: set[Run], seeds: Sequence[int], models: Sequence[str]) -> list[_Place]:
-    """Models and bit widths at which the study plans every run of the claim, at one seed at least."""
+    """Return the models and bit widths at which the study plans every run of the claim for at least one seed."""
     study = next(iter(found)).study if found else ""
     if claim.left.bits is not None:
         other = claim.right.bits if isinstance(claim.right, Side) else None
@@ -99,13 +99,13 @@ def _places(claim: Claim, found: set[Run], seeds: Sequence[int], models: Sequenc
 
 
 def _behind(claim: Claim, place: _Place, seed: int) -> list[Run]:
-    """All runs behind a difference, teachers included."""
+    """Return all runs behind a difference, teachers included."""
     runs = place.runs(claim, seed)
     return [*runs, *dict.fromkeys(run.teacher for run in runs)] if claim.against.teacher else runs
 
 
 def _difference(claim: Claim, place: _Place, seed: int, records: Records) -> float | None:
-    """``of`` less ``against`` at one place, or None where one of them is not known."""
+    """Return ``of`` minus ``against`` at one place, or None if one of them is not known."""
     left = _value(claim.left, place, place.left, seed, records)
     right = (
         _value(claim.right, place, place.right, seed, records) if isinstance(claim.right, Side) else float(claim.right)

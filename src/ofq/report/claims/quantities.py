@@ -1,6 +1,6 @@
-"""Quantities of one run that claims compare: where each is read, and in which unit.
+"""The quantities of a run that claims compare: where each is read, and its unit.
 
-A quantity of a run that is not finished, or was not measured in the way that the quantity needs, is None.
+A quantity is None if the run is not finished, or was not measured in the way that the quantity needs.
 """
 
 import math
@@ -21,16 +21,16 @@ WHERE = ("boundary", "random")
 
 _POSITION_BIN = 0.05  # code steps: width of the bins of weights.parquet
 _DISTANCE_BIN = 0.02  # code steps: width of the bins of `boundary` in probe.json
-# The two windows around a threshold whose densities `threshold_density` compares, in code steps.
+# Half-widths in code steps of the two windows around a threshold whose densities `threshold_density` compares.
 _AT, _AROUND = 0.05, 0.25
 
 
 @dataclass(frozen=True)
 class Options:
-    """What narrows a quantity down; each measure takes some of them.
+    """Options that narrow a quantity down; each measure takes some of them.
 
     Attributes:
-        layers: groups of layers, such as q and k; none: all low-bit weights.
+        layers: groups of layers, such as q and k; empty for all low-bit weights.
         within: least and largest distance to the nearest rounding threshold, in code steps.
         where: which weights the noise moved.
     """
@@ -41,17 +41,17 @@ class Options:
 
 
 class Records:
-    """Files of runs, each read once."""
+    """The files of runs, each read once."""
 
     def __init__(self) -> None:
         self._read: dict[Path, Any] = {}
 
     def json(self, path: Path) -> Any:
-        """Content of a JSON file, or None where it is not there."""
+        """Return the content of a JSON file, or None if it does not exist."""
         return self._once(path, read_json)
 
     def table(self, path: Path) -> pd.DataFrame | None:
-        """Content of a Parquet file, or None where it is not there."""
+        """Return the content of a Parquet file, or None if it does not exist."""
         return self._once(path, _read_parquet)
 
     def _once(self, path: Path, read: Callable[[Path], Any]) -> Any:
@@ -65,10 +65,10 @@ class Measure:
     """One kind of quantity.
 
     Attributes:
-        unit: of a difference of two of them.
-        read: the quantity of a finished run, or None.
-        takes: names of the options that it may have.
-        needs: the option that it must have.
+        unit: unit of the difference of two of them.
+        read: returns the quantity of a finished run, or None.
+        takes: names of the options that it accepts.
+        needs: name of the option that it requires, or None.
     """
 
     unit: str
@@ -78,15 +78,15 @@ class Measure:
 
 
 def quantity(records: Records, run: Run, measure: str, options: Options) -> float | None:
-    """A quantity of a run; None where the run is not finished or not measured that way, or the number is not finite.
+    """Return a quantity of a run, or None if it is not finished, not measured that way, or the number is not finite.
 
     Raises:
-        UserError: a file is damaged, or the run has no such layers.
+        UserError: a file is damaged, or the run does not have the layers.
     """
     if records.json(run.files.metrics) is None:
         return None
-    found = MEASURES[measure].read(records, run, options)
-    return found if found is not None and math.isfinite(found) else None
+    value = MEASURES[measure].read(records, run, options)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _metric(key: str) -> Callable[[Records, Run, Options], float | None]:
@@ -98,7 +98,7 @@ def _metric(key: str) -> Callable[[Records, Run, Options], float | None]:
 
 
 def _oscillation(key: str, column: str) -> Callable[[Records, Run, Options], float | None]:
-    """Over all low-bit weights from the metrics; of some groups of layers from the record, at the last step."""
+    """Read the value of all low-bit weights from the metrics, of groups of layers from the last step of the record."""
     whole = _metric(key)
 
     def read(records: Records, run: Run, options: Options) -> float | None:
@@ -119,15 +119,15 @@ def _oscillation(key: str, column: str) -> Callable[[Records, Run, Options], flo
 
 
 def _threshold_density(records: Records, run: Run, options: Options) -> float | None:
-    """Density of the latent weights within 0.05 code steps of a threshold, over that within 0.25; 1 where it is even.
+    """Return the density of latent weights within 0.05 code steps of a threshold over that within 0.25; 1 if even.
 
-    A smooth distribution gives 1 to a few thousandths, whatever its width, because a threshold stands in the middle of
-    both windows; a comparison with all weights would see the shape of the distribution instead.
+    A smooth distribution gives 1 to within a few thousandths, whatever its width, because a threshold lies in the
+    middle of both windows. A comparison with all weights would see the shape of the distribution instead.
     """
     record = records.table(run.files.weights)
     if record is None:
         return None
-    # Codes are -n..n-1, and half-integers between two of them are the thresholds.
+    # Codes are -n..n-1; the thresholds are the half-integers between them.
     n = 2 ** (int(run.bits[1]) - 1)
     thresholds = np.arange(-n, n - 1) + 0.5
     centres = record["bin_left"].to_numpy() + _POSITION_BIN / 2
@@ -138,7 +138,7 @@ def _threshold_density(records: Records, run: Run, options: Options) -> float | 
 
 
 def _gradient_turns(records: Records, run: Run, options: Options) -> float | None:
-    """Percent of the steps at which a weight's gradient has another sign than a step before, by distance."""
+    """Return the percent of steps at which a gradient has another sign than a step before, in a range of distances."""
     boundary = _probe(records, run, "boundary")
     if boundary is None or options.within is None:
         return None
@@ -150,22 +150,22 @@ def _gradient_turns(records: Records, run: Run, options: Options) -> float | Non
 
 
 def _band_kept(records: Records, run: Run, options: Options) -> float | None:
-    """Percent of the weights in the band around the thresholds at the start that are in it at the end too."""
+    """Return the percent of the weights in the band around thresholds at the start that are also in it at the end."""
     band = _probe(records, run, "band")
     return 100.0 * band["both"] / band["start"] if band and band["start"] else None
 
 
 def lift(heads: Sequence[dict[str, Any]], key: str) -> float | None:
-    """How often query and key codes turn round in the same step, over what independent ones would.
+    """Return how often query and key codes reverse in the same step, relative to independent codes.
 
         lift = sum of ``key`` over the heads / sum of ``chance`` over the heads
 
     Args:
         heads: entries of ``coupling`` in ``probe.json``.
-        key: ``same``, in a head itself; or ``other``, query of one head and keys of all others.
+        key: ``same``: query and keys of one head; ``other``: query of one head and keys of all others.
 
     Returns:
-        None where nothing turned round, or a model has a single head and no other.
+        The lift, or None if nothing reversed, or if a model has a single head and thus no other.
     """
     chance = sum(head["chance"] for head in heads)
     values = [head[key] for head in heads]
@@ -180,7 +180,7 @@ def _coupling(key: str) -> Callable[[Records, Run, Options], float | None]:
 
 
 def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Callable[[Records, Run, Options], float | None]:
-    """From the trials with noise at the chosen weights, at every range, and the model without noise."""
+    """Read a quantity from the trials with noise at the chosen weights, at every range, and the model without noise."""
 
     def read(records: Records, run: Run, options: Options) -> float | None:
         record = records.table(run.files.noise)
@@ -193,7 +193,7 @@ def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Callable[[Records,
 
 
 def _step_travel(records: Records, run: Run, options: Options) -> float | None:
-    """Path of the quantizers' steps over the last quarter of an annealed run, per mille of the step; mean of layers."""
+    """Return the path of quantizer steps over an annealed run's last quarter, per mille of the step; mean of layers."""
     record = records.table(run.files.annealing)
     if record is None:
         return None
@@ -203,7 +203,7 @@ def _step_travel(records: Records, run: Run, options: Options) -> float | None:
 
 
 def _probe(records: Records, run: Run, part: str) -> Any:
-    """A part of the run's probe, or None where there is none."""
+    """Return a part of the run's probe, or None if there is none."""
     return (records.json(run.files.probe) or {}).get(part)
 
 
@@ -242,6 +242,6 @@ MEASURES: dict[str, Measure] = {
         "nats", _noise(lambda t, still: t["train_loss"].min() - still["train_loss"]), _BY_PLACE, "where"
     ),
 }
-"""What claims can compare, by name. docs/claims.md says what each means."""
-# Of these a teacher has one too.
+"""The measures that claims can compare, by name; docs/claims.md says what each means."""
+# The measures that a teacher has too.
 OF_TEACHERS = {"top1", "top1_best", "loss"}

@@ -1,4 +1,4 @@
-"""What a few paired differences decide: t-tests, Holm's correction, equivalence, and how many seeds would decide."""
+"""Verdicts from a few paired differences: t-tests, Holm's correction, equivalence, and how many seeds would decide."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ MOST_SEEDS = 1000
 ABSURD = f"more than {MOST_SEEDS}"
 
 Verdict = Literal["supported", "contradicted", "undecided", "untested"]
-_DIGITS = 9  # differences that agree so far differ by rounding only
+_DIGITS = 9  # decimals; differences that agree in these differ by rounding only
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of paired differences, and how surely it lies where.
+    """The mean of paired differences, and how certain it is.
 
     Attributes:
         n: number of differences.
-        effect: their mean, or None without any.
+        effect: their mean, or None if there are none.
         sd: sample standard deviation, or None with fewer than two.
-        interval: 95 % confidence, not corrected; None where the spread is not known.
-        p: against the hypothesis that there is nothing to decide, see :func:`estimate`; None where it is not known.
+        interval: 95 % confidence interval, not corrected; None if the spread is not known.
+        p: p against the hypothesis that there is nothing to decide, see :func:`estimate`; None if it is not known.
     """
 
     n: int
@@ -40,13 +40,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A verdict and what it rests on.
+    """A verdict and the numbers behind it.
 
     Attributes:
-        estimate: of the claim's differences.
+        estimate: estimate from the claim's differences.
         p_adjusted: p after Holm's correction, or None.
-        verdict: of the claim.
-        seeds: how many would decide it; ``more than 1000``; or None where that is not known or not needed.
+        verdict: verdict on the claim.
+        seeds: how many seeds would decide it; ``more than 1000``; or None if that is not known or not needed.
     """
 
     estimate: Estimate
@@ -56,18 +56,18 @@ class Outcome:
 
 
 def estimate(differences: Sequence[float], margin: float | None = None) -> Estimate:
-    """Student's t for the mean d of n differences with standard deviation s, df = n - 1.
+    """Estimate the mean d of n differences with standard deviation s by Student's t, df = n - 1.
 
-    Without a margin, p is that of d = 0, two-sided. With a margin m two hypotheses can be decided, and at most one of
-    them is near: where |d| <= m, p is the larger of the two one-sided tests of d <= -m and of d >= m (equivalence);
-    beyond, it is the two-sided p of |d| <= m.
+    Without a margin, p is the two-sided p of d = 0. With a margin m two hypotheses can be decided, and d says which is
+    tested. If |d| <= m, p is the larger p of the one-sided tests of d <= -m and of d >= m (equivalence). Otherwise it
+    is the two-sided p of |d| <= m.
 
-    Differences that are all alike have no spread to test with: if all are 0, nothing differs and p is 1, or 0 for
-    equivalence; if not, interval and p are None.
+    Equal differences have no spread to test with. If all are 0, nothing differs, and p is 1, or 0 for equivalence.
+    Otherwise interval and p are None.
 
     Args:
-        differences: one a seed.
-        margin: of a claim that two quantities are equal.
+        differences: one for each seed.
+        margin: margin of a claim that two quantities are equal.
     """
     n = len(differences)
     if n == 0:
@@ -96,7 +96,7 @@ def _equivalence(values: np.ndarray, effect: float, margin: float) -> float:
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p: over the m known ones in rising order, max over j <= i of min(1, (m - j) * p_j), j from 0.
+    """Return Holm's adjusted p: with m known p_j in rising order, j from 0, max over j <= i of min(1, (m - j) * p_j).
 
     Source: Holm 1979, A simple sequentially rejective multiple test procedure.
     """
@@ -112,27 +112,27 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 def judge(
     differences: Sequence[Sequence[float]], expectations: Sequence[tuple[Expectation, float | None]]
 ) -> list[Outcome]:
-    """Verdicts of all claims of a study together.
+    """Return the outcomes of all claims of a study together.
 
     Args:
-        differences: of each claim, one a seed.
-        expectations: of each claim, with the margin of one that expects equality.
+        differences: differences of each claim, one for each seed.
+        expectations: expectation of each claim, with its margin if it expects equality.
     """
     estimates = [estimate(values, margin) for values, (_, margin) in zip(differences, expectations, strict=True)]
     adjusted = holm([one.p for one in estimates])
     tested = [p for p in adjusted if p is not None]
-    # What the next claim to be decided has to pass, those decided already set aside.
+    # The level that the next claim to be decided has to pass; those already decided are set aside.
     level = LEVEL / max(1, len(tested) - sum(p < LEVEL for p in tested))
     outcomes = []
     for one, p, (expect, margin) in zip(estimates, adjusted, expectations, strict=True):
-        found = verdict(one, p, expect, margin)
-        seeds = seeds_to_decide(one, level, margin) if found == "undecided" else None
-        outcomes.append(Outcome(one, p, found, seeds))
+        decision = verdict(one, p, expect, margin)
+        seeds = seeds_to_decide(one, level, margin) if decision == "undecided" else None
+        outcomes.append(Outcome(one, p, decision, seeds))
     return outcomes
 
 
 def verdict(found: Estimate, p_adjusted: float | None, expect: Expectation, margin: float | None) -> Verdict:
-    """``supported`` or ``contradicted`` where the adjusted p is below 0.05, by where the effect lies."""
+    """Return ``supported`` or ``contradicted``, by where the effect lies, if the adjusted p is below 0.05."""
     if found.effect is None:
         return "untested"
     if p_adjusted is None or p_adjusted >= LEVEL:
@@ -145,19 +145,20 @@ def verdict(found: Estimate, p_adjusted: float | None, expect: Expectation, marg
 
 
 def seeds_to_decide(found: Estimate, level: float, margin: float | None = None) -> int | str | None:
-    """The least number of seeds with which a claim is decided with 80 % probability.
+    """Return the least number of seeds that decides a claim with 80 % probability.
 
-    Effect d and standard deviation s are taken to be those seen. The power of a t-test with n seeds is the tail of the
-    noncentral t distribution beyond the critical value, its centre at sqrt(n) * d/s. For equivalence within a margin m
-    it is at least P(T(m + d)) + P(T(m - d)) - 1, which is what is used; for a difference beyond it, d - m stands for d.
+    Effect d and standard deviation s are assumed to be those seen. The power of a t-test with n seeds is the tail,
+    beyond the critical value, of the t distribution with noncentrality sqrt(n) * d/s. For equivalence within a margin m
+    the power is at least P(T(m + d)) + P(T(m - d)) - 1, and this bound is used. For a difference beyond the margin,
+    d - m takes the place of d.
 
     Args:
         found: an estimate.
-        level: that p has to pass.
+        level: the level that p has to pass.
         margin: as in :func:`estimate`.
 
     Returns:
-        The number; ``more than 1000``; or None where the spread is not known.
+        The number; ``more than 1000``; or None if the spread is not known.
     """
     if found.effect is None or not found.sd:
         return None
@@ -173,6 +174,6 @@ def seeds_to_decide(found: Estimate, level: float, margin: float | None = None) 
 
 
 def _power(n: np.ndarray, effect: float, one_sided: float) -> np.ndarray:
-    """Probability that t exceeds its critical value, for each number of seeds; ``effect`` in standard deviations."""
+    """Return the probability that t exceeds its critical value, for each n; ``effect`` in standard deviations."""
     power: np.ndarray = stats.nct.sf(stats.t.isf(one_sided, n - 1), n - 1, effect * np.sqrt(n))
     return power

@@ -46,11 +46,11 @@ class Side:
     """One side of a comparison: a measure of the runs of a variant, or its gain over another variant.
 
     Attributes:
-        measure: name under :data:`ofq.report.claims.quantities.MEASURES`.
-        variant: of the runs; ``teacher``: of the teachers of the other side's runs.
-        over: the variant whose quantity is taken off, or None.
-        bits: the width of this side alone, or None for those of the claim.
-        options: of the measure.
+        measure: name in :data:`ofq.report.claims.quantities.MEASURES`.
+        variant: variant of the runs; ``teacher`` for the teachers of the other side's runs.
+        over: the variant whose quantity is subtracted, or None.
+        bits: bit width of this side alone, or None for those of the claim.
+        options: options of the measure.
     """
 
     measure: str
@@ -66,7 +66,7 @@ class Side:
 
 
 class Terms(Strict):
-    """What a side of a comparison may name."""
+    """The terms that a side of a comparison may name."""
 
     variant: Name | None = Field(None, description="variant of the runs")
     over: Name | None = Field(None, description="the quantity is the gain over this variant, seed by seed")
@@ -81,13 +81,13 @@ class Terms(Strict):
 
 
 class Of(Terms):
-    """The side that a claim speaks of."""
+    """The side that a claim is about."""
 
     variant: Name = Field(description="variant of the runs")
 
 
 class Against(Terms):
-    """What it is compared with: other runs, a number, or the teachers. What is left out is as in `of`."""
+    """The other side: other runs, a number, or the teachers. What it leaves out is as in `of`."""
 
     measure: MeasureName | None = Field(None, description="another measure than the claim's, of the same unit")
     value: float | None = Field(None, description="a number")
@@ -123,12 +123,12 @@ class Claim(Strict):
 
     @property
     def left(self) -> Side:
-        """The side that the claim speaks of."""
+        """The side that the claim is about."""
         return _side(self.of, self.of, self.measure)
 
     @property
     def right(self) -> Side | float:
-        """What it is compared with: runs, or a number."""
+        """The other side: runs, or a number."""
         if self.against.value is not None:
             return self.against.value
         if self.against.teacher:
@@ -137,7 +137,7 @@ class Claim(Strict):
 
     @property
     def unit(self) -> str:
-        """Of the effect."""
+        """Unit of the effect."""
         return "%" if self.relative else MEASURES[self.measure].unit
 
     @model_validator(mode="after")
@@ -184,7 +184,7 @@ def load(params: Params, path: Path = CLAIMS) -> ClaimsFile:
     """Read and validate ``claims.yaml``.
 
     Raises:
-        UserError: the file is missing, is no YAML, or names a key, measure, topic or variant that does not exist.
+        UserError: the file is missing, is not YAML, or names a key, measure, topic or variant that does not exist.
     """
     file = read_model(path, ClaimsFile)
     for name, claim in file.claims.items():
@@ -195,7 +195,7 @@ def load(params: Params, path: Path = CLAIMS) -> ClaimsFile:
 
 
 def _named(claim: Claim) -> Iterator[tuple[str, str]]:
-    """Every variant that a claim names, with the place where it does."""
+    """Yield every variant that a claim names, with its place in the claim."""
     for place, terms in (("of", claim.of), ("against", claim.against)):
         for key in ("variant", "over"):
             if (variant := getattr(terms, key)) is not None:
@@ -203,7 +203,7 @@ def _named(claim: Claim) -> Iterator[tuple[str, str]]:
 
 
 def _side(terms: Terms, of: Of, measure: str) -> Side:
-    """A side, with what it leaves out taken from ``of``."""
+    """Return a side; what it leaves out is taken from ``of``."""
     layers, within = terms.layers or of.layers or [], terms.within or of.within
     return Side(
         measure=measure,

@@ -1,4 +1,4 @@
-"""Verdicts on the papers' claims: ``claims.yaml`` against the finished runs of a study."""
+"""Verdicts on the papers' claims: ``claims.yaml`` tested on the finished runs of a study."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from ofq.runs.files import write_json, write_text
 def write_claims(grid: Grid) -> None:
     """Write ``claims.json`` and ``claims.md`` into the study's report.
 
-    Runs that are not finished, or were not measured in the way that a claim needs, do not count for it.
+    A run that is not finished, or was not measured in the way that a claim needs, does not count for that claim.
 
     Args:
         grid: the study's main grid; claims may use the runs of its groups too.
@@ -43,15 +43,15 @@ def write_claims(grid: Grid) -> None:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    found = row.outcome.estimate
+    estimate = row.outcome.estimate
     return {
         "id": row.name,
         "statement": row.claim.statement,
         "source": row.claim.source,
-        "effect": found.effect,
+        "effect": estimate.effect,
         "unit": row.claim.unit,
-        "interval": list(found.interval) if found.interval else None,
-        "n": found.n,
+        "interval": list(estimate.interval) if estimate.interval else None,
+        "n": estimate.n,
         "p_adjusted": row.outcome.p_adjusted,
         "verdict": row.outcome.verdict,
         "runs": [str(run) for run in row.pairs.runs],

@@ -1,1 +1,1 @@
-"""Tables and figures, a part of the report each."""
+"""The tables and figures of the report, part by part."""

@@ -1,4 +1,4 @@
-"""Does a study come out as its committed record says? One verdict for each cell of the main table."""
+"""Agreement of a study with its committed record: one verdict for each cell of the main table."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ NOT_RECORDED = "not in the record"
 
 
 def write_agreement(grid: Grid, main: pd.DataFrame) -> None:
-    """Write the table ``agreement``: the main table against the record in ``results/reference``, which may be absent.
+    """Write the table ``agreement``: compare the main table with the record in ``results/reference``, if there is one.
 
     Args:
-        grid: whose report is written.
-        main: as in ``main.csv``, one row a model, bit width and variant.
+        grid: the grid whose report is written.
+        main: the main table as in ``main.csv``, one row for each model, bit width and variant.
     """
     path = record_dir(grid.directory) / "tables" / "main.csv"
     cells = compare(main, collect.read_table(path) if path.exists() else main.iloc[:0])
@@ -49,15 +49,15 @@ def write_agreement(grid: Grid, main: pd.DataFrame) -> None:
 
 
 def compare(main: pd.DataFrame, record: pd.DataFrame) -> pd.DataFrame:
-    """One row for each cell of the main table: means, spreads and numbers of seeds, difference, limit and verdict.
+    """Return one row for each cell of the main table: means, spreads, numbers of seeds, difference, limit and verdict.
 
         agrees  <=>  |mean - mean_record| <= 2 * sqrt(sd^2 / n + sd_record^2 / n_record)
 
-    A single seed has no spread, so that nothing can be said of it.
+    A single seed has no spread, so nothing can be said about it.
 
     Args:
         main: main table of this run.
-        record: main table of the record; without rows where there is none.
+        record: main table of the record; without rows if there is none.
     """
     parts = []
     for name in QUANTITIES:
@@ -69,7 +69,7 @@ def compare(main: pd.DataFrame, record: pd.DataFrame) -> pd.DataFrame:
     cells["n_record"] = cells["n_record"].fillna(0).astype(int)
     cells["difference"] = cells["mean"] - cells["mean_record"]
     variance = cells["sd"] ** 2 / cells["n"] + cells["sd_record"] ** 2 / cells["n_record"]
-    cells["limit"] = FACTOR * np.sqrt(variance)  # missing where a spread is
+    cells["limit"] = FACTOR * np.sqrt(variance)  # missing where a spread is missing
     cells["verdict"] = np.select(
         [cells["mean_record"].isna(), cells["limit"].isna(), cells["difference"].abs() <= cells["limit"]],
         [NOT_RECORDED, ONE_SEED, AGREES],

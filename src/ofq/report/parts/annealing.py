@@ -1,4 +1,4 @@
-"""The figure ``annealing``: how many weights are left in the band while annealing goes on."""
+"""The figure ``annealing``: how many weights are left in the band during annealing."""
 
 import pandas as pd
 
@@ -10,34 +10,34 @@ from ofq.report.style import look, save
 
 
 def bands(grid: Grid) -> dict[str, float]:
-    """Boundary range in code steps of each variant that anneals with a band; continued runs without one are left out.
+    """Return the boundary range in code steps of each variant that anneals with a band; others are left out.
 
     Raises:
         UserError: the grid has no such variant.
     """
-    if not (found := grid.bands):
+    if not (ranges := grid.bands):
         raise UserError(f"study {grid.study} has no variant here that anneals with a boundary range; name one")
-    return found
+    return ranges
 
 
 def left_in_band(record: pd.DataFrame) -> pd.DataFrame:
-    """Weights that were free to train, in percent of those that annealing governs, as the column ``left``.
+    """Return the weights that were free to train, in percent of those that annealing governs, as the column ``left``.
 
     Args:
         record: ``annealing.parquet`` of some runs.
 
     Returns:
-        One row a run and step.
+        One row for each run and step.
     """
     sums = record.groupby([*collect.KEYS, "run", "seed", "step"], sort=False)[["free", "weights"]].sum()
     return (100 * sums["free"] / sums["weights"]).rename("left").reset_index()
 
 
 def write_annealing(grid: Grid) -> None:
-    """Draw ``figures/annealing.*``: one line a variant, one panel a model and bit width.
+    """Draw ``figures/annealing.*``: one line for each variant, one panel for each model and bit width.
 
     Args:
-        grid: whose report is written.
+        grid: the grid whose report is written.
 
     Raises:
         UserError: no variant anneals with a band, or a run's ``annealing.parquet`` is missing or damaged.
@@ -52,11 +52,11 @@ def write_annealing(grid: Grid) -> None:
     for ax, (model, bits) in zip(axes.flat, grid.places, strict=True):
         for place, name in enumerate(names):
             part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
-            # Markers of different variants stand at different steps: lines that coincide are told apart.
+            # Variants have their markers at different steps, so that lines that coincide can be told apart.
             every = max(1, len(part) // 10)
             marks = (place * every // len(names), every)
             line(ax, part["step"], part["left_mean"], part["left_sd"], looks[name], label=name, markevery=marks)
-        # Logarithmic down to one weight, below which there is only none.
+        # Logarithmic down to one weight; below that there is only 0.
         ax.set_yscale("symlog", linthresh=one)
         ax.set_ylim(bottom=-0.2 * one)
         ax.set_title(f"{model}, {bits.upper()}")

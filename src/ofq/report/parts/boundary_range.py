@@ -18,7 +18,7 @@ def write_boundary_range(grid: Grid) -> None:
     """Write ``tables/boundary_range.*`` and ``figures/scale_trajectories.*``, from the narrowest band to the widest.
 
     Args:
-        grid: whose report is written.
+        grid: the grid whose report is written.
 
     Raises:
         UserError: no variant anneals with a band, or a file of a run is missing or damaged.
@@ -90,6 +90,6 @@ def _figure(grid: Grid, ranges: dict[str, float], record: pd.DataFrame) -> None:
 
 
 def _last_layer(record: pd.DataFrame) -> str:
-    """The layer ``mlp.fc2`` of the last block."""
+    """Return the layer ``mlp.fc2`` of the last block."""
     layers = [str(name) for name in record["layer"].unique() if str(name).endswith(_LAYER)]
     return max(layers, key=lambda name: int(name.split(".")[1]))

@@ -1,4 +1,4 @@
-"""The table ``comparison``: chosen pairs of variants, seed by seed."""
+"""The table ``comparison``: chosen pairs of variants, compared seed by seed."""
 
 import pandas as pd
 
@@ -12,14 +12,14 @@ _GRID = ["model", "bits"]
 
 
 def write_comparison(grid: Grid) -> None:
-    """Write ``tables/comparison.*``: one row a model, bit width and pair, differences of the first to the second.
+    """Write ``tables/comparison.*``: one row for each model, bit width and pair, the first minus the second.
 
-    Differences are taken between the runs of one seed, which have the teacher and the order of the images in common.
-    Reversals of an annealed run are those of the annealing alone, so they are compared among annealed or among other
-    runs only.
+    Differences are taken between the runs of one seed, which share the teacher and the order of the images.
+    Reversals of an annealed run are those of the annealing alone, so they are compared only if both runs are annealed
+    or neither is.
 
     Args:
-        grid: whose report is written.
+        grid: the grid whose report is written.
 
     Raises:
         UserError: the grid names no pairs, or a run is missing.
@@ -52,7 +52,7 @@ def write_comparison(grid: Grid) -> None:
 
 
 def _differences(grid: Grid, frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a model, bit width, seed and pair."""
+    """Return one row for each model, bit width, seed and pair."""
     parts = []
     for first, second in dict.fromkeys(map(tuple, grid.compare)):
         left, right = (frame[frame["variant"] == name] for name in (first, second))

@@ -20,7 +20,7 @@ def write_figures(grid: Grid) -> None:
     A study of several models gets one row of panels for each.
 
     Args:
-        grid: whose report is written.
+        grid: the grid whose report is written.
 
     Raises:
         UserError: a run is missing.
@@ -96,7 +96,7 @@ def _layer_groups(grid: Grid, record: pd.DataFrame) -> None:
             x = np.arange(len(groups)) + shift
             ax.errorbar(x, part["share_mean"], yerr=part["share_sd"].fillna(0), label=name, **style)
         places(ax, groups)
-        ax.set_ylim(bottom=-0.04 * ax.get_ylim()[1])  # markers at 0 are seen whole
+        ax.set_ylim(bottom=-0.04 * ax.get_ylim()[1])  # so that markers at 0 are not cut
         ax.set_ylabel("oscillating, %")
         ax.set_title(f"{model}, {bits.upper()}")
     axes[-1, 0].set_xlabel("layer group (qk: product of query and key weights, under QKR)")
@@ -109,7 +109,7 @@ def _layer_groups(grid: Grid, record: pd.DataFrame) -> None:
 
 
 def _latent_weights(grid: Grid, runs: list[Run]) -> None:
-    """Density of the final latent weights in code steps, at the study's lowest bits, all seeds together."""
+    """Draw the density of the final latent weights in code steps, at the grid's first bit width, all seeds together."""
     looks = look(list(grid.params.variants))
     bits = grid.bits[0]
     record = collect.records([run for run in runs if run.bits == bits], "weights")

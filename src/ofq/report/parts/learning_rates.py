@@ -20,7 +20,7 @@ def write_learning_rates(grid: Grid) -> None:
     takes from the training set. It is marked for each variant and bit width, and for all variants together.
 
     Args:
-        grid: whose report is written.
+        grid: the grid whose report is written.
 
     Raises:
         UserError: the study compares no learning rates, or a run is missing.

@@ -13,13 +13,13 @@ _COLUMNS = ["injected", "top1", "top1_trials", "loss", "train_loss", "better"]
 
 
 def write_noise(grid: Grid) -> None:
-    """Write ``tables/noise.*``: one row a model, bit width, variant, place of the noise and boundary range.
+    """Write ``tables/noise.*``: one row for each model, bit width, variant, place of the noise and boundary range.
 
-    Each seed's trials are averaged first; mean and deviation are those of the seeds' means. Annealed variants have no
-    noise and no rows.
+    Each seed's trials are averaged first; mean and deviation are then taken over the seeds' means. Annealed variants
+    are not measured with noise and have no rows.
 
     Args:
-        grid: whose report is written.
+        grid: the grid whose report is written.
 
     Raises:
         UserError: a run's ``noise.parquet`` is missing or damaged.
@@ -60,7 +60,7 @@ def write_noise(grid: Grid) -> None:
 
 
 def _of_seeds(record: pd.DataFrame) -> pd.DataFrame:
-    """Means over the trials of each run, place and range; ordered by run, range and place.
+    """Return the means over the trials of each run, place and range, ordered by run, range and place.
 
     ``better`` is the percentage of trials whose training cross-entropy is lower than without noise.
     """

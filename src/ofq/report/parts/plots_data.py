@@ -13,7 +13,7 @@ _SHOWN = ["top1_mean", "top1_sd", "osc_share_mean", "osc_share_sd"]
 
 
 def nested(main: pd.DataFrame) -> dict[str, Any]:
-    """The main table as ``{bits: {variant: {column: value}}}``, below the model's name where there are several.
+    """Return the main table as ``{bits: {variant: {column: value}}}``, below the model's name if there are several.
 
     The deviation of a single seed is unknown and left out.
     """
@@ -27,9 +27,9 @@ def nested(main: pd.DataFrame) -> dict[str, Any]:
 
 
 def over_training(grid: Grid, record: pd.DataFrame) -> pd.DataFrame:
-    """Share of oscillating weights in percent at each recorded step, mean and deviation over seeds.
+    """Return the percentage of oscillating weights at each recorded step, mean and deviation over seeds.
 
-    The steps of an annealed run count on from those of its parent.
+    The steps of an annealed run continue those of its parent.
 
     Returns:
         Columns model, bits, variant, step, n, share_mean, share_sd.
@@ -47,7 +47,7 @@ def over_training(grid: Grid, record: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(data: pd.DataFrame) -> pd.DataFrame:
-    """What ``dvc plots`` draws: columns step, panel (model and bits), variant, share."""
+    """Return what ``dvc plots`` draws: columns step, panel (model and bits), variant, share."""
     return pd.DataFrame(
         {
             "step": data["step"],

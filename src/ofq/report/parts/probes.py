@@ -1,4 +1,4 @@
-"""What the probes of trained runs saw: the table ``coupling`` and the figure ``boundary``."""
+"""Results of the probes of trained runs: the table ``coupling`` and the figure ``boundary``."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def write_probes(grid: Grid) -> None:
     """Write ``tables/coupling.*`` and ``figures/boundary.*``.
 
     Args:
-        grid: whose report is written.
+        grid: the grid whose report is written.
 
     Raises:
         UserError: a run's ``probe.json`` is missing or damaged.
@@ -32,12 +32,12 @@ def write_probes(grid: Grid) -> None:
 
 
 def write_coupling(grid: Grid) -> None:
-    """Write ``tables/coupling.*`` from the probes of the runs that are no annealing: one row a variant.
+    """Write ``tables/coupling.*`` from the probes of the runs that are not annealed: one row for each variant.
 
         lift = sum of mean_t(q_t*k_t) over the heads / sum of mean(q)*mean(k) over the heads
 
-    with q_t and k_t the reversals of a head's query and key codes at step t. ``lift_other`` has the mean of the other
-    heads' k_t in the place of k_t.
+    where q_t and k_t are the reversals of a head's query and key codes at step t. ``lift_other`` has the mean of the
+    other heads' k_t in place of k_t.
     """
     probes = collect.probes(grid.trained)
     frame = pd.DataFrame([_of_run(run, probe) for run, probe in probes])
@@ -81,7 +81,7 @@ def _of_run(run: Run, probe: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_boundary(grid: Grid) -> None:
-    """Draw ``figures/boundary.*`` from the probes of the runs that are no annealing, a column of panels a bit width."""
+    """Draw ``figures/boundary.*`` from the probes of runs that are not annealed: a column of panels for each width."""
     looks = look(list(grid.params.variants))
     runs = grid.trained
     probes = collect.probes(runs)
@@ -94,7 +94,7 @@ def write_boundary(grid: Grid) -> None:
             for name in dict.fromkeys(run.variant for run in runs):
                 part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
                 mean, sd = part[f"{quantity}_mean"], part[f"{quantity}_sd"].fillna(0)
-                mean = mean.where(mean > 0)  # none has no place on a logarithmic axis
+                mean = mean.where(mean > 0)  # a logarithmic axis has no place for 0
                 ax.errorbar(part["distance"], mean, yerr=sd, label=name, linewidth=1.2, markersize=4, **looks[name])
             ax.axvspan(0, band, color="#999999", linewidth=0, label=f"band of boundary range (BR) {band:g}")
             ax.set_xlim(0, _HALF_A_STEP)
@@ -117,9 +117,9 @@ def write_boundary(grid: Grid) -> None:
 
 
 def by_distance(probes: list[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:
-    """One row a run and bin of the distance: turns of the gradient in percent of the steps, and reversals a step.
+    """Return one row for each run and bin of distance: gradient turns in percent of the steps, and reversals a step.
 
-    Missing where no weight was.
+    Both are missing where there was no weight.
     """
     frames = []
     for run, probe in probes:

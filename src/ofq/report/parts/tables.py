@@ -20,7 +20,7 @@ def write_tables(grid: Grid) -> None:
     """Write ``main``, ``agreement``, ``ablation`` and ``oscillation`` as CSV, Markdown, LaTeX and HTML.
 
     Args:
-        grid: whose report is written.
+        grid: the grid whose report is written.
 
     Raises:
         UserError: a run is missing.
@@ -129,7 +129,7 @@ def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
 
 
 def _columns(name: str, numbers: Sequence[PaperNumber | None]) -> dict[str, list[float | str | None]]:
-    """The published numbers as a column of their own, and what must be said with them as another."""
+    """Return the published numbers as one column, and the marks that must be shown with them as another."""
     return {
         name: [None if each is None else each.value for each in numbers],
         "paper_mark": [None if each is None else each.mark or None for each in numbers],

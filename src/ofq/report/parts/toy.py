@@ -1,4 +1,4 @@
-"""The picture of the toy regression: how latent weight and step move together."""
+"""The figure of the toy regression: how latent weight and step move together."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,17 +11,17 @@ from ofq.report.style import WIDTH, write
 from ofq.runs.paths import TOY
 
 _CASES = {"learned": "learned step (LSQ)", "statistical": "statistical step (StatsQ)"}
-_SHOWN = 100  # last steps: the way to the target is over
+_SHOWN = 100  # last steps, after the way to the target
 _CODES = ("#0072B2", "#D55E00")
-_WEIGHT = 0  # of the row
+_WEIGHT = 0  # its place in the row
 
 
 def write_toy() -> None:
     """Draw ``results/toy/toy.png`` and ``.svg`` from ``trace.csv``.
 
-    A column for the learned and one for the statistical step, of one weight of the row in the last hundred steps: its
-    way in the plane of latent weight and step, and both over time. Axes of a row have the same span, so that the eye
-    compares sizes.
+    One column has the learned step, the other the statistical one. Each shows one weight of the row in the last hundred
+    steps: its path in the plane of latent weight and step, and both over time. Axes of a row have the same span, so
+    that sizes can be compared by eye.
 
     Raises:
         UserError: the trace is missing or damaged.
@@ -57,7 +57,7 @@ def write_toy() -> None:
 def _plane(ax: Axes, way: pd.DataFrame) -> None:
     ax.plot(way["latent"], way["scale"], color="#aaaaaa", linewidth=0.5)
     _mark(ax, way, "latent", "scale")
-    # Levels are multiples of the step; half-way between those of the two codes lies the threshold.
+    # Levels are multiples of the step; the threshold lies half-way between those of the two codes.
     slope = (way["value"] / way["scale"]).groupby(way["code"]).mean().mean()
     scale = np.array([way["scale"].min(), way["scale"].max()])
     ax.plot(slope * scale, scale, color="black", linestyle=":", linewidth=1, label="rounding threshold")
@@ -66,7 +66,7 @@ def _plane(ax: Axes, way: pd.DataFrame) -> None:
 
 
 def _mark(ax: Axes, way: pd.DataFrame, x: str, y: str) -> None:
-    """A point for each step, its colour that of the code."""
+    """Draw a point for each step, in the colour of its code."""
     for which, colour, (_, part) in zip(("lower", "upper"), _CODES, way.groupby("code"), strict=False):
         ax.plot(part[x], part[y], ".", markersize=4, color=colour, label=f"{which} code")
 
