@@ -67,19 +67,18 @@ class Commands(dict[str, Command]):
     """Commands of one module by name; an instance is also the decorator that adds a command."""
 
     def __call__(
-        self, *arguments: Argument, name: str | None = None, warm: bool = False
+        self, *arguments: Argument, warm: bool = False
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Return a decorator that makes a function a command, named after the function or as ``name`` says.
+        """Return a decorator that makes a function a command, named after the function.
 
         Args:
             arguments: the arguments that it takes.
-            name: name in place of the function's.
             warm: whether it may run in a child of the warm process.
         """
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
-            own = name or function.__name__.replace("_", "-")
-            self[own] = Command(own, function, arguments, cleandoc(function.__doc__ or ""), warm)
+            name = function.__name__.replace("_", "-")
+            self[name] = Command(name, function, arguments, cleandoc(function.__doc__ or ""), warm)
             return function
 
         return add

@@ -13,6 +13,7 @@ from ofq.runs.paths import Run
 
 MADE_FROM = "Made from the runs:"  # starts the description in the metadata of figures
 KEYS = ["model", "bits", "variant"]
+LAYER_GROUPS = ("q", "k", "qk", "v", "proj", "fc1", "fc2")  # in the order in which tables and figures show them
 
 
 def metrics(runs: Sequence[Run]) -> pd.DataFrame:
@@ -40,15 +41,23 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
     _some(runs, f"{file}.parquet")
     frames = []
     for run in runs:
-        path = getattr(run.files, file)
-        try:
-            frame = pd.read_parquet(path)
-        except FileNotFoundError:
-            raise missing(path) from None
-        except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
-            raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
+        frame = read_record(getattr(run.files, file))
         frames.append(frame.assign(run=str(run), model=run.model, bits=run.bits, variant=run.variant, seed=run.seed))
     return pd.concat(frames, ignore_index=True)
+
+
+def read_record(path: Path) -> pd.DataFrame:
+    """Return the content of one Parquet record.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+        raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
 
 
 def probes(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:

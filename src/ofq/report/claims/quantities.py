@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ofq.errors import UserError
+from ofq.report.collect import read_record
 from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 
-LAYERS = ("q", "k", "qk", "v", "proj", "fc1", "fc2")
 WHERE = ("boundary", "random")
 
 _POSITION_BIN = 0.05  # code steps: width of the bins of weights.parquet
@@ -52,7 +52,7 @@ class Records:
 
     def table(self, path: Path) -> pd.DataFrame | None:
         """Return the content of a Parquet file, or None if it does not exist."""
-        return self._once(path, _read_parquet)
+        return self._once(path, read_record)
 
     def _once(self, path: Path, read: Callable[[Path], Any]) -> Any:
         if path not in self._read:
@@ -209,13 +209,6 @@ def _probe(records: Records, run: Run, part: str) -> Any:
 
 def _sum_where(values: Sequence[int], chosen: Sequence[bool]) -> int:
     return sum(value for value, yes in zip(values, chosen, strict=True) if yes)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
 
 
 _BY_LAYER, _BY_PLACE = frozenset({"layers"}), frozenset({"where"})

@@ -11,7 +11,8 @@ from ofq.config.params import Params
 from ofq.config.settings import Bits, Name, Strict, Text
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
-from ofq.report.claims.quantities import LAYERS, MEASURES, OF_TEACHERS, WHERE, Options
+from ofq.report.claims.quantities import MEASURES, OF_TEACHERS, WHERE, Options
+from ofq.report.collect import LAYER_GROUPS
 from ofq.runs.paths import TEACHER
 
 CLAIMS = Path("claims.yaml")
@@ -27,8 +28,8 @@ def _measure(name: str) -> str:
 
 
 def _layer(name: str) -> str:
-    if name not in LAYERS:
-        raise ValueError(str(unknown("layers", name, LAYERS)))
+    if name not in LAYER_GROUPS:
+        raise ValueError(str(unknown("layers", name, LAYER_GROUPS)))
     return name
 
 

@@ -11,8 +11,6 @@ from ofq.report.style import look, save
 from ofq.runs.files import write_text
 from ofq.runs.paths import Run
 
-GROUPS = ["q", "k", "qk", "v", "proj", "fc1", "fc2"]
-
 
 def write_figures(grid: Grid) -> None:
     """Draw accuracy, oscillation over training, latent weights and oscillation by layer group, model by model.
@@ -87,7 +85,7 @@ def _layer_groups(grid: Grid, record: pd.DataFrame) -> None:
     last = record[record["step"] == record.groupby("run")["step"].transform("max")]
     shares = collect.group_means(last, [*collect.KEYS, "run", "group"], ["share"])
     data = collect.spread(shares, ["share"], by=[*collect.KEYS, "group"])
-    groups = [group for group in GROUPS if group in set(data["group"])]
+    groups = [group for group in collect.LAYER_GROUPS if group in set(data["group"])]
     for ax, (model, bits) in zip(axes[:, 0], grid.places, strict=True):
         for name, shift in zip(names, sideways(len(names)), strict=True):
             part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]

@@ -108,7 +108,7 @@ def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
     overall = collect.group_means(last, [*collect.KEYS, "run"], columns).assign(group="all")
     data = collect.spread(pd.concat([by_group, overall]), columns, by=[*collect.KEYS, "group"])
-    groups = ["q", "k", "qk", "v", "proj", "fc1", "fc2", "all"]
+    groups = [*collect.LAYER_GROUPS, "all"]
     rows = list(dict.fromkeys(data[collect.KEYS].itertuples(index=False, name=None)))
     places = [
         (rows.index(key), groups.index(group))
