@@ -154,6 +154,30 @@ def test_a_remedy_of_the_user_counts_with_what_it_imports(tmp_path: Path, monkey
     assert "no module 'own.clam' here" in str(code.find_class("own.clam", "Calm"))
 
 
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ("from ofq.remedies.freezing import IterativeFreezing", True),
+        ("from ofq.remedies import IterativeFreezing as Calm", True),
+        ("from ofq.remedies import *", True),
+        ("import ofq.remedies", True),
+        ("import ofq.remedies as remedies", True),
+        ("from ofq import remedies", True),
+        ("from ofq.remedies import Remedy", False),
+    ],
+)
+def test_a_remedy_of_the_package_counts_for_one_of_the_user_however_it_is_imported(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, counts: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "calm.py").write_text(line + "\n")
+    digests()  # nothing is remembered
+    before = code.code_digest("calm")
+    append(package / "remedies" / "freezing.py", "\nADDED = 1\n")
+    digests()
+    assert (code.code_digest("calm") != before) == counts
+
+
 def append_new(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text("")

@@ -113,17 +113,20 @@ def _fingerprint(module: str) -> str:
 def _imports(module: str) -> tuple[str, ...]:
     """Return the modules that a module imports, anywhere in it, and the packages that contain them.
 
-    A public name of a package is followed to the module that defines it. From a module of this package only modules of
+    A public name of a package is followed to the module that defines it; who imports a whole package, or ``*`` from
+    it, may use all its names. From a module of this package only modules of
     this package are followed, so that no file in the working directory changes their digests.
     """
     imported = {module}
     for node in _executed(_tree(module)):
         if isinstance(node, ast.Import):
-            imported.update(alias.name for alias in node.names)
+            for alias in node.names:
+                imported.update((alias.name, *_defined_in(alias.name, "*")))
         elif isinstance(node, ast.ImportFrom) and (base := _base(module, node)):
             imported.add(base)
             for alias in node.names:
-                imported.update((f"{base}.{alias.name}", *_defined_in(base, alias.name)))
+                named = f"{base}.{alias.name}"
+                imported.update((named, *_defined_in(base, alias.name), *_defined_in(named, "*")))
     parents = {".".join(name.split(".")[:n]) for name in imported for n in range(1, name.count(".") + 1)}
     followed = (imported | parents) - {module}
     if _first(module) == PACKAGE:
@@ -140,12 +143,12 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _defined_in(package: str, name: str) -> list[str]:
-    """Return the module from which a package imports a public name, at once or only on first use."""
+    """Return the modules from which a package imports a public name, or all its names, at once or on first use."""
     path = module_file(package)
     if path is None or path.name != "__init__.py":
         return []
     nodes = [node for node in ast.walk(_tree(package)) if isinstance(node, ast.ImportFrom)]
-    return [_base(package, node) for node in nodes if name in {alias.asname or alias.name for alias in node.names}]
+    return [_base(package, node) for node in nodes if name in {"*", *(a.asname or a.name for a in node.names)}]
 
 
 def _is_package(module: str) -> bool:
