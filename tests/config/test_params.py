@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from ofq.config import params
 from ofq.config.grid import Grid, all_runs, check_run
-from ofq.config.resolve import RunConfig, resolve
+from ofq.config.quant_config import QuantConfig
+from ofq.config.resolve import QatConfig, RunConfig, resolve
 from ofq.errors import UserError
 from ofq.runs.paths import Run
 
@@ -92,6 +94,37 @@ def test_annealing_continues_its_parent_at_the_lowest_rate() -> None:
     assert config.phase == "cga" and config.parent == "statsq-qkr"
     assert config.train.lr == config.train.min_lr == parent.train.min_lr
     assert config.quantization == parent.quantization
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign"),
+    [
+        ("digits/vit_micro/fp/teacher/seed0", {"quantization", "teacher_once", "calibration_batches", "cga", "parent"}),
+        ("digits/vit_micro/w2a2/lsq/seed0", {"cga", "parent"}),
+        ("digits/vit_micro/w2a2/statsq-cga/seed0", {"calibration_batches", "attention_init", "remedy"}),
+    ],
+)
+def test_each_kind_of_run_has_its_own_settings_alone(name: str, foreign: set[str]) -> None:
+    config = resolve(PARAMS, Run.named(name))
+    assert not foreign & set(type(config).model_fields)
+    settings = config.model_dump(mode="json")
+    assert TypeAdapter(RunConfig).validate_python(settings) == config
+    with pytest.raises(ValidationError):
+        TypeAdapter(RunConfig).validate_python(settings | {sorted(foreign)[0]: 1})
+
+
+def test_a_switch_that_is_added_later_changes_no_run_that_does_not_set_it() -> None:
+    class Later(QuantConfig):
+        rounding: str = "nearest"
+
+    config = resolve(PARAMS, Run("digits", "vit_micro", "w2a2", "lsq", 0))
+    assert isinstance(config, QatConfig)
+    asked = config.quantization.model_dump(exclude_unset=True)
+    assert set(asked) == {"weight", "weight_bits", "input_bits", "qkr", "dead_biases"}
+    assert config.model_copy(update={"quantization": Later(**asked)}).canonical() == config.canonical()
+    other = config.model_copy(update={"quantization": Later(**asked, rounding="stochastic")})
+    assert '"rounding": "stochastic"' in other.canonical()
+    assert TypeAdapter(RunConfig).validate_json(config.canonical()).canonical() == config.canonical()
 
 
 def test_a_sweep_makes_one_variant_for_each_rate_and_keeps_the_ratio_of_the_schedule() -> None:

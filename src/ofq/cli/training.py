@@ -106,18 +106,23 @@ def _train(phase: str, name: str, resume_across_code: bool) -> None:
 
     run = Run.named(name)
     job = job_settings(run)
-    if job.config.phase != phase:
-        raise UserError(f"{run} is a {job.config.phase} run; use: python -m ofq {job.config.phase} {run}")
+    config = job.config
+    if config.phase != phase:
+        raise UserError(f"{run} is a {config.phase} run; use: python -m ofq {config.phase} {run}")
     across = resume_across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
     keeping = replace(job.keeping, resume_across_code=across)
-    if phase == "teacher":
+    if config.phase == "teacher":
         from ofq.training.preflight import check_study
-        from ofq.training.teacher import run_teacher as train
+        from ofq.training.teacher import run_teacher
 
         # What its students would fail of should be known before it has been trained for days.
-        check_study(run.study, [job.config, *job.students])
-    elif phase == "qat":
-        from ofq.training.qat import run_qat as train
+        check_study(run.study, [config, *job.students])
+        run_teacher(run, config, keeping)
+    elif config.phase == "qat":
+        from ofq.training.qat import run_qat
+
+        run_qat(run, config, keeping)
     else:
-        from ofq.training.anneal import run_cga as train
-    train(run, job.config, keeping)
+        from ofq.training.anneal import run_cga
+
+        run_cga(run, config, keeping)

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 BitWidth = Annotated[int, Field(ge=2, le=8)]
+WeightQuantizer = Literal["lsq", "lsq-midrise", "statsq"]
+ClippedGradient = Literal["zero", "identity"]
 
 
 class QuantConfig(BaseModel):
@@ -17,7 +19,7 @@ class QuantConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    weight: Literal["statsq", "lsq", "lsq-midrise"] = Field(
+    weight: WeightQuantizer = Field(
         "statsq",
         description="weights of the blocks: StatsQ (step = a statistic of the row), LSQ (learned step, levels at whole "
         "steps), or LSQ on StatsQ's grid (levels at half steps)",
@@ -29,7 +31,7 @@ class QuantConfig(BaseModel):
         True,
         description="steps of LSQ weights learn; false: they stay where calibration put them. StatsQ has none to learn",
     )
-    clipped_gradient: Literal["zero", "identity"] = Field(
+    clipped_gradient: ClippedGradient = Field(
         "zero",
         description="gradient of LSQ weights beyond the outermost levels: none, or as if they were not clipped, as "
         "StatsQ's always is",

@@ -3,10 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_serializer
 
 from ofq.config.grid import check_run
 from ofq.config.params import Params
+from ofq.config.quant_config import QuantConfig
 from ofq.config.settings import Cga, Data, ModelSettings, RemedySettings, Strict, TrainingRecipe
 from ofq.runs.paths import TEACHER, Run
 
@@ -34,40 +37,19 @@ class Keeping:
 KEEPING = Keeping()
 
 
-class Quantization(Strict):
-    """The switches of :class:`ofq.quant.QuantConfig` that a run uses."""
+class _Run(Strict):
+    """What every run depends on."""
 
-    weight: Literal["lsq", "lsq-midrise", "statsq"]
-    weight_bits: int
-    input_bits: int
-    qkr: bool
-    dead_biases: bool
-    learn_step: bool | None = None
-    clipped_gradient: Literal["zero", "identity"] | None = None
-
-
-class RunConfig(Strict):
-    """Everything that one run depends on, and nothing else."""
-
-    phase: Literal["teacher", "qat", "cga"]
     data: Data
     model: ModelSettings
     seed: int
     train: TrainingRecipe
-    calibration_batches: int | None = None
-    teacher_once: bool | None = None
-    teacher_mode: Literal["train"] | None = None
-    attention_init: Literal["random"] | None = None
-    quantization: Quantization | None = None
-    cga: Cga | None = None
-    remedy: RemedySettings | None = None
-    parent: str | None = None
     threads: int
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules that this run executes besides those of its step; part of the digest of its code."""
-        return () if self.remedy is None else (self.remedy.place[0],)
+        return ()
 
     def canonical(self) -> str:
         """Return stable JSON, which Snakemake compares to decide whether settings changed."""
@@ -76,6 +58,51 @@ class RunConfig(Strict):
     def key(self, code: str) -> str:
         """Return the name of the resumable state: configuration and code digest in 12 hexadecimal digits."""
         return hashlib.sha256(f"{self.canonical()}\n{code}".encode()).hexdigest()[:12]
+
+
+class TeacherConfig(_Run):
+    """Everything that the training of one teacher depends on, and nothing else."""
+
+    phase: Literal["teacher"] = "teacher"
+
+
+class _Student(_Run):
+    """What every run of a quantized student depends on."""
+
+    quantization: QuantConfig
+    teacher_once: bool
+    teacher_mode: Literal["train"] | None = None
+
+    @field_serializer("quantization")
+    def _asked(self, quantization: QuantConfig) -> dict[str, Any]:
+        """Leave out the switches that nobody set, so that one which is added later changes no earlier run."""
+        return quantization.model_dump(mode="json", exclude_unset=True)
+
+
+class QatConfig(_Student):
+    """Everything that one quantization-aware training depends on, and nothing else."""
+
+    phase: Literal["qat"] = "qat"
+    calibration_batches: int
+    attention_init: Literal["random"] | None = None
+    remedy: RemedySettings | None = None
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that this run executes besides those of its step; part of the digest of its code."""
+        return () if self.remedy is None else (self.remedy.place[0],)
+
+
+class AnnealConfig(_Student):
+    """Everything that the annealing of one finished run depends on, and nothing else."""
+
+    phase: Literal["cga"] = "cga"
+    cga: Cga
+    parent: str
+
+
+StudentConfig = QatConfig | AnnealConfig
+RunConfig = Annotated[TeacherConfig | QatConfig | AnnealConfig, Field(discriminator="phase")]
 
 
 def keeping(params: Params, study: str, *, resume_across_code: bool = False) -> Keeping:
@@ -102,16 +129,16 @@ def resolve(params: Params, run: Run) -> RunConfig:
     }
     if run.full_precision:
         rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None
-        return RunConfig(phase="teacher", train=_with_lr(recipe.teacher, rate), **common)
+        return TeacherConfig(train=_with_lr(recipe.teacher, rate), **common)
     variant, source = params.variant(run.variant), params.source(run.variant)
-    quantization = Quantization(
+    switches: dict[str, Any] = {"learn_step": source.learn_step, "clipped_gradient": source.clipped_gradient}
+    quantization = QuantConfig(
         weight=source.weight or "statsq",
         weight_bits=int(run.bits[1]),
         input_bits=int(run.bits[3]),
         qkr=source.qkr,
         dead_biases=source.fidelity.dead_biases,
-        learn_step=source.learn_step,
-        clipped_gradient=source.clipped_gradient,
+        **{name: value for name, value in switches.items() if value is not None},
     )
     qat = _with_lr(recipe.qat, source.lr)
     taught: dict[str, Any] = {
@@ -120,8 +147,7 @@ def resolve(params: Params, run: Run) -> RunConfig:
         "teacher_mode": "train" if source.fidelity.teacher_mode == "train" else None,
     }
     if variant.parent is None:
-        return RunConfig(
-            phase="qat",
+        return QatConfig(
             train=qat,
             calibration_batches=recipe.calibration_batches,
             attention_init="random" if source.fidelity.attention_init == "random" else None,
@@ -138,8 +164,7 @@ def resolve(params: Params, run: Run) -> RunConfig:
     cga = variant.cga
     if cga.frozen == "confident" and cga.freeze_qk is None:
         cga = cga.model_copy(update={"freeze_qk": source.fidelity.cga_qk == "still"})
-    return RunConfig(
-        phase="cga",
+    return AnnealConfig(
         train=train,
         quantization=quantization,
         cga=cga,

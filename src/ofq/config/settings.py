@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from ofq.config.quant_config import ClippedGradient, WeightQuantizer
 from ofq.errors import unknown
 
 # A name is part of file names, which may have 255 bytes.
@@ -223,11 +224,11 @@ class RemedySettings(Strict):
 class Variant(Strict):
     """A named set of switches. One with a ``parent`` continues the parent's finished run."""
 
-    weight: Literal["lsq", "lsq-midrise", "statsq"] | None = Field(None, description="weight quantizer")
+    weight: WeightQuantizer | None = Field(None, description="weight quantizer")
     learn_step: bool | None = Field(
         None, description="of LSQ weights; false: their steps stay where calibration put them"
     )
-    clipped_gradient: Literal["zero", "identity"] | None = Field(
+    clipped_gradient: ClippedGradient | None = Field(
         None, description="of LSQ weights beyond the outermost levels; 'identity': as StatsQ's"
     )
     qkr: bool = Field(False, description="query-key reparameterization")

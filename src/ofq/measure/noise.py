@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ofq.config.resolve import KEEPING, RunConfig
+from ofq.config.resolve import KEEPING, RunConfig, TeacherConfig
 from ofq.data import batches
 from ofq.data.batches import StudyData
 from ofq.errors import UserError
@@ -110,7 +110,7 @@ def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
 
     Source: OFQ paper, table 1.
     """
-    if config.quantization is None:
+    if isinstance(config, TeacherConfig):
         raise UserError(f"{run} is a full-precision run: it has no codes to change")
     inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught, run.files.model]
     with session(run, config, KEEPING, __name__, inputs, aside="noise") as current:

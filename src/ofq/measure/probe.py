@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofq.config.resolve import KEEPING, RunConfig
+from ofq.config.resolve import KEEPING, QatConfig, RunConfig, TeacherConfig
 from ofq.config.settings import TrainingRecipe
 from ofq.errors import UserError
 from ofq.oscillation.boundary import BoundaryObserver
@@ -52,7 +52,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
     Raises:
         UserError: the run is a teacher or not finished, one of its files is damaged, or the window is empty.
     """
-    if config.quantization is None:
+    if isinstance(config, TeacherConfig):
         raise UserError(f"{run} is a full-precision run: it has no codes that could oscillate")
     if steps < 1:
         raise UserError(f"a window needs at least 1 step, not {steps}")
@@ -60,7 +60,9 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
         raise UserError(f"a window has at most {_LONGEST} steps, not {steps}")
     files = run.files
     inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught, files.model, files.trainer]
-    window = config.model_copy(update={"train": _constant(config.train, steps), "cga": None, "remedy": None})
+    window = config.model_copy(update={"train": _constant(config.train, steps)})
+    if isinstance(window, QatConfig):
+        window = window.model_copy(update={"remedy": None})
     with session(run, window, KEEPING, __name__, inputs, aside="probe") as current:
         data = load_data(run, config)
         student, optimizer, recorder = last_state(run, window, data)

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from ofq.config.resolve import RunConfig
 from ofq.errors import UserError, missing
@@ -188,7 +188,7 @@ def _read(run: Run, key: str, path: Path, info: dict[str, Any] | None) -> RunLog
 def _key(run: Run, info: dict[str, Any]) -> str:
     """Return the name that the finished run's state had while it trained."""
     try:
-        return RunConfig.model_validate(info["config"]).key(str(info["digests"]))
+        return TypeAdapter(RunConfig).validate_python(info["config"]).key(str(info["digests"]))
     except (KeyError, ValidationError):
         raise UserError(f"{run.files.info} was written by another version of ofq; run snakemake again") from None
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ofq.config.resolve import KEEPING, Keeping, RunConfig
+from ofq.config.resolve import KEEPING, AnnealConfig, Keeping
 from ofq.config.settings import Cga
 from ofq.remedies.annealing import Annealing, FrozenWeights
 from ofq.remedies.annealing_trace import AnnealingTrace
@@ -15,7 +15,7 @@ from ofq.training.loop import train
 from ofq.training.student import load_data, loss_from, publish_student
 
 
-def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
+def run_cga(run: Run, config: AnnealConfig, keeping: Keeping = KEEPING) -> None:
     """Anneal, measure and publish the parent's student.
 
     The parent's optimizer and oscillation state go on; reversals are counted from the start of annealing.
@@ -25,7 +25,6 @@ def run_cga(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
         config: of the run; names the parent and the annealing.
         keeping: how the resumable state is kept.
     """
-    assert config.parent is not None and config.cga is not None
     parent = run.sibling(config.parent)
     inputs = [
         data_dir(run.study) / "manifest.json",

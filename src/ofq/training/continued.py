@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import AdamW
 
-from ofq.config.resolve import RunConfig
+from ofq.config.resolve import StudentConfig
 from ofq.data.batches import StudyData
 from ofq.errors import UserError
 from ofq.models.weights import load_weights
@@ -14,7 +14,7 @@ from ofq.training.optim import make_optimizer
 from ofq.training.student import make_student
 
 
-def last_state(run: Run, config: RunConfig, data: StudyData) -> tuple[nn.Module, AdamW, OscillationRecorder]:
+def last_state(run: Run, config: StudentConfig, data: StudyData) -> tuple[nn.Module, AdamW, OscillationRecorder]:
     """Load a finished run's student, its optimizer with its moments, and its recorder, which counts reversals anew.
 
     They are copies: no change to them reaches the run's files.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ofq.config.resolve import RunConfig
+from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
 from ofq.data import batches
 from ofq.data.batches import StudyData
 from ofq.errors import UserError
@@ -36,12 +36,13 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
             )
     with torch.device("meta"):
         _check_fit(build_model(configs[0], data), model.timm, data)
-        asked = [config.quantization for config in configs if config.quantization]
+        students = [config for config in configs if not isinstance(config, TeacherConfig)]
+        asked = [student.quantization for student in students]
         # Whether a model can be converted does not depend on the bits.
         for quantization in {one.model_copy(update={"weight_bits": 2, "input_bits": 2}): one for one in asked}.values():
             quantize_as(build_model(configs[0], data), quantization, model.timm)
-        for config in configs:
-            if config.remedy and config.quantization:
+        for config in students:
+            if isinstance(config, QatConfig) and config.remedy:
                 if ":" in config.remedy.name:  # a user's remedy may need weights that hold numbers
                     remedy_class(config.remedy)
                     continue

@@ -1,6 +1,6 @@
 """Quantization-aware training of one student, from its teacher's weights and with its teacher's guidance."""
 
-from ofq.config.resolve import KEEPING, Keeping, RunConfig
+from ofq.config.resolve import KEEPING, Keeping, QatConfig
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.calibration import calibrate
 from ofq.remedies.load import make_remedy
@@ -11,7 +11,7 @@ from ofq.training.optim import make_optimizer
 from ofq.training.student import load_data, loss_from, make_student, publish_student
 
 
-def run_qat(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
+def run_qat(run: Run, config: QatConfig, keeping: Keeping = KEEPING) -> None:
     """Train, measure and publish one quantized student.
 
     Args:
@@ -23,8 +23,8 @@ def run_qat(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
     with session(run, config, keeping, __name__, inputs) as current:
         data = load_data(run, config)
         student = make_student(run, config, data)
-        count = config.calibration_batches or 1
-        calibrate(student, [data.train_batch(config.seed, i, config.train.batch_size).images for i in range(count)])
+        first = range(config.calibration_batches)
+        calibrate(student, [data.train_batch(config.seed, i, config.train.batch_size).images for i in first])
         optimizer = make_optimizer(student, config.train)
         recorder = OscillationRecorder(student)
         remedies = [make_remedy(config.remedy, student, config.train.steps)] if config.remedy else []

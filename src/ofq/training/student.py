@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ofq.config.quant_config import QuantConfig
-from ofq.config.resolve import Quantization, RunConfig
+from ofq.config.resolve import QatConfig, RunConfig, StudentConfig
 from ofq.data import batches
 from ofq.data.batches import Batch, StudyData
 from ofq.errors import UserError, missing
@@ -32,7 +32,7 @@ def build_model(config: RunConfig, data: StudyData) -> nn.Module:
     )
 
 
-def quantize_as(model: nn.Module, quantization: Quantization, name: str) -> nn.Module:
+def quantize_as(model: nn.Module, quantization: QuantConfig, name: str) -> nn.Module:
     """Quantize a model in place.
 
     Args:
@@ -44,14 +44,14 @@ def quantize_as(model: nn.Module, quantization: Quantization, name: str) -> nn.M
         UserError: the model cannot be quantized in this way.
     """
     try:
-        return quantize_model(model, QuantConfig(**quantization.model_dump(exclude_none=True)))
+        return quantize_model(model, quantization)
     except ValueError as error:
         raise UserError(
             f"{name} cannot be quantized: {error}; choose another model or other arguments in params.yaml"
         ) from None
 
 
-def load_teacher(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
+def load_teacher(run: Run, config: StudentConfig, data: StudyData) -> nn.Module:
     """Load the run's trained teacher, without gradients and in the mode that ``teacher_mode`` names.
 
     In training mode, as in the released code, a teacher with two heads gives the pair of their outputs.
@@ -62,20 +62,19 @@ def load_teacher(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
     return model.train(config.teacher_mode == "train").requires_grad_(False)
 
 
-def make_student(run: Run, config: RunConfig, data: StudyData) -> nn.Module:
+def make_student(run: Run, config: StudentConfig, data: StudyData) -> nn.Module:
     """Make a quantized model with the weights and biases of the teacher (QKR drops the query and key biases).
 
     With ``attention_init: random`` the attention projections are drawn anew.
     """
     student = load_teacher(run, config, data).requires_grad_(True)
-    assert config.quantization is not None
-    if config.attention_init == "random":
+    if isinstance(config, QatConfig) and config.attention_init == "random":
         draw_attention(student, config.seed, keep_qkv=config.quantization.qkr)
     quantize_as(student, config.quantization, config.model.timm)
     return student
 
 
-def load_data(run: Run, config: RunConfig) -> StudyData:
+def load_data(run: Run, config: StudentConfig) -> StudyData:
     """Load the study's data, with the stored output of the run's teacher where the recipe says so.
 
     Raises:
@@ -96,7 +95,7 @@ def load_data(run: Run, config: RunConfig) -> StudyData:
     return replace(data, teacher_logits=logits)
 
 
-def loss_from(run: Run, config: RunConfig, data: StudyData, student: nn.Module) -> Callable[[Batch], Tensor]:
+def loss_from(run: Run, config: StudentConfig, data: StudyData, student: nn.Module) -> Callable[[Batch], Tensor]:
     """Make the function that gives the distillation loss of a batch.
 
     It is cross-entropy on the labels plus soft cross-entropy on the teacher's output. If the teacher gives a pair

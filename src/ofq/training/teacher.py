@@ -5,7 +5,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ofq.config.resolve import KEEPING, Keeping, RunConfig
+from ofq.config.resolve import KEEPING, Keeping, TeacherConfig
 from ofq.data import batches
 from ofq.models.backbone import build, train_both_heads
 from ofq.runs.files import write_bytes
@@ -17,7 +17,7 @@ from ofq.training.optim import make_optimizer
 from ofq.training.publish import publish
 
 
-def run_teacher(run: Run, config: RunConfig, keeping: Keeping = KEEPING) -> None:
+def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING) -> None:
     """Train one teacher on the labels, evaluate it after the last step and publish it.
 
     Its output on every training image is published too: training images do not change from epoch to epoch, so students
