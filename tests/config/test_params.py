@@ -127,6 +127,27 @@ def test_a_switch_that_is_added_later_changes_no_run_that_does_not_set_it() -> N
     assert TypeAdapter(RunConfig).validate_json(config.canonical()).canonical() == config.canonical()
 
 
+def test_settings_stand_in_run_json_and_event_logs_in_the_order_of_earlier_versions() -> None:
+    config = resolve(PARAMS, Run("digits", "vit_micro", "w2a2", "lsq-fixed", 0)).model_dump(exclude_none=True)
+    assert list(config) == (
+        ["phase", "data", "model", "seed", "train", "calibration_batches", "teacher_once", "quantization", "threads"]
+    )
+    assert list(config["quantization"]) == ["weight", "weight_bits", "input_bits", "qkr", "dead_biases", "learn_step"]
+    annealed = resolve(PARAMS, Run("digits", "vit_micro", "w2a2", "statsq-cga", 0)).model_dump(exclude_none=True)
+    assert list(annealed) == [
+        "phase",
+        "data",
+        "model",
+        "seed",
+        "train",
+        "teacher_once",
+        "quantization",
+        "cga",
+        "parent",
+        "threads",
+    ]
+
+
 def test_a_sweep_makes_one_variant_for_each_rate_and_keeps_the_ratio_of_the_schedule() -> None:
     base = resolve(PARAMS, Run("digits", "vit_micro", "w2a2", "statsq", 0)).train
     swept = resolve(PARAMS, Run("digits-lr", "vit_micro", "w2a2", "statsq-lr0.004", 0)).train

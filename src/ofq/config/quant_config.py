@@ -27,6 +27,11 @@ class QuantConfig(BaseModel):
     weight_bits: BitWidth = Field(2, description="bits of the weights of the blocks")
     input_bits: BitWidth = Field(2, description="bits of the activations of the blocks")
     qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
+    dead_biases: bool = Field(
+        False,
+        description="add the biases behind the key quantizer and behind the query-key product's, which softmax "
+        "cancels; only the released code has them",
+    )
     learn_step: bool = Field(
         True,
         description="steps of LSQ weights learn; false: they stay where calibration put them. StatsQ has none to learn",
@@ -37,11 +42,6 @@ class QuantConfig(BaseModel):
         "StatsQ's always is",
     )
     edge_bits: BitWidth = Field(8, description="bits of weights and inputs of the first and the last layer, always LSQ")
-    dead_biases: bool = Field(
-        False,
-        description="add the biases behind the key quantizer and behind the query-key product's, which softmax "
-        "cancels; only the released code has them",
-    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_serializer
+from pydantic import Field, PlainSerializer
 
 from ofq.config.grid import check_run
 from ofq.config.params import Params
@@ -37,14 +37,16 @@ class Keeping:
 KEEPING = Keeping()
 
 
-class _Run(Strict):
-    """What every run depends on."""
+def _asked(quantization: QuantConfig) -> dict[str, Any]:
+    return quantization.model_dump(mode="json", exclude_unset=True)
 
-    data: Data
-    model: ModelSettings
-    seed: int
-    train: TrainingRecipe
-    threads: int
+
+# Switches that nobody set are left out, so that one which is added later changes no earlier run.
+_Quantization = Annotated[QuantConfig, PlainSerializer(_asked)]
+
+
+class _Run(Strict):
+    """What the three kinds of run have in common. Their fields stand in the order in which run.json shows them."""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -64,28 +66,28 @@ class TeacherConfig(_Run):
     """Everything that the training of one teacher depends on, and nothing else."""
 
     phase: Literal["teacher"] = "teacher"
+    data: Data
+    model: ModelSettings
+    seed: int
+    train: TrainingRecipe
+    threads: int
 
 
-class _Student(_Run):
-    """What every run of a quantized student depends on."""
-
-    quantization: QuantConfig
-    teacher_once: bool
-    teacher_mode: Literal["train"] | None = None
-
-    @field_serializer("quantization")
-    def _asked(self, quantization: QuantConfig) -> dict[str, Any]:
-        """Leave out the switches that nobody set, so that one which is added later changes no earlier run."""
-        return quantization.model_dump(mode="json", exclude_unset=True)
-
-
-class QatConfig(_Student):
+class QatConfig(_Run):
     """Everything that one quantization-aware training depends on, and nothing else."""
 
     phase: Literal["qat"] = "qat"
+    data: Data
+    model: ModelSettings
+    seed: int
+    train: TrainingRecipe
     calibration_batches: int
+    teacher_once: bool
+    teacher_mode: Literal["train"] | None = None
     attention_init: Literal["random"] | None = None
+    quantization: _Quantization
     remedy: RemedySettings | None = None
+    threads: int
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -93,12 +95,20 @@ class QatConfig(_Student):
         return () if self.remedy is None else (self.remedy.place[0],)
 
 
-class AnnealConfig(_Student):
+class AnnealConfig(_Run):
     """Everything that the annealing of one finished run depends on, and nothing else."""
 
     phase: Literal["cga"] = "cga"
+    data: Data
+    model: ModelSettings
+    seed: int
+    train: TrainingRecipe
+    teacher_once: bool
+    teacher_mode: Literal["train"] | None = None
+    quantization: _Quantization
     cga: Cga
     parent: str
+    threads: int
 
 
 StudentConfig = QatConfig | AnnealConfig
