@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ofq.oscillation import OscillationMeter
 from ofq.oscillation.boundary import BAND, BINS, BoundaryObserver
 from ofq.oscillation.coupling import CouplingObserver, lifts
-from ofq.oscillation.observer import Observer, threshold_distance
-from ofq.oscillation.recorder import OscillationRecorder
+from ofq.oscillation.observer import Observer
+from ofq.oscillation.recorder import OscillationRecorder, threshold_distance
 from ofq.quant import QuantConfig, StatsQuantizer, calibrate, quantize_model
 from tests.quant.small import small_model, train_step
 

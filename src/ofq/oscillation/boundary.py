@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofq.oscillation.observer import Observer, reversals, threshold_distance
-from ofq.oscillation.recorder import OscillationRecorder
+from ofq.oscillation.observer import Observer, reversals
+from ofq.oscillation.recorder import OscillationRecorder, threshold_distance
 from ofq.quant.modules.layers import QuantLinear
 
 BINS = 25  # of the distance to the nearest rounding threshold, over [0, 0.5] code steps

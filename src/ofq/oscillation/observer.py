@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from ofq.oscillation.recorder import OscillationRecorder
+from ofq.quant.hook import Hook
 from ofq.quant.weights import BlockWeight
 
 
-class Observer:
+class Observer(Hook):
     """Hook of the training loop that comes after an :class:`OscillationRecorder` in the list of hooks.
 
     Each step it reads what the forward and backward pass left, and the recorder's count of reversals. The count lags
@@ -17,19 +18,9 @@ class Observer:
     are the increase of the count at step t + 1. :meth:`finish` takes those of the last step.
     """
 
-    def loss(self) -> None:
-        """Add nothing to the loss."""
-
     def before_update(self) -> None:
         """Look at the step that was just computed."""
         raise NotImplementedError
-
-    def after_update(self) -> None:
-        """Do nothing: the next forward pass shows the updated weights."""
-
-    def metrics(self) -> dict[str, float]:
-        """Return no curve points."""
-        return {}
 
     def finish(self) -> None:
         """Count the reversals of the last step; call it once, after the recorder's ``finish``."""
@@ -48,15 +39,3 @@ def reversals(recorder: OscillationRecorder, weights: list[BlockWeight]) -> Tens
     """Return the reversals so far of every weight of the given matrices as one vector (int32)."""
     # (weights,), all matrices one after the other
     return torch.cat([recorder.meter.reversals(weight.name).flatten() for weight in weights])
-
-
-def threshold_distance(position: Tensor) -> Tensor:
-    """Return the distance of unrounded codes to the nearest rounding threshold, |u - floor(u) - 1/2|, in code steps.
-
-    It lies between 0 (on a threshold) and 1/2 (on a code). Positions are clamped to the outermost codes, so a clamped
-    weight has 1/2, however far outside it lies; the outermost codes have a threshold on their inner side only.
-
-    Args:
-        position: from :meth:`ofq.quant.quantizers.base.Quantizer.position`, with codes at integers; any shape.
-    """
-    return (position - position.floor() - 0.5).abs()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.oscillation.meter import OscillationMeter
+from ofq.quant.hook import Hook
 from ofq.quant.weights import block_weights, record_codes
 
 THRESHOLDS = {"share": 0.005, "share_high": 0.02}  # oscillation frequencies above which a weight counts
@@ -14,7 +15,7 @@ DISTANCE_BINS = 25  # of the distance to the nearest rounding threshold, over [0
 POSITION_BIN = 0.05  # width of a bin of the latent weights' histogram, in code steps
 
 
-class OscillationRecorder:
+class OscillationRecorder(Hook):
     """Hook of the training loop: an :class:`OscillationMeter` over every low-bit weight of the blocks, at every step.
 
     It reads the codes that the forward pass computes anyway, and changes nothing that training reads.
@@ -33,16 +34,10 @@ class OscillationRecorder:
         self.steps = 0
         self.rows: list[dict[str, Any]] = []
 
-    def loss(self) -> None:
-        """Add nothing to the loss."""
-
     def before_update(self) -> None:
         """Count the codes with which this step's loss was computed."""
         self.meter.update({weight.name: weight.last_codes() for weight in self.weights})
         self.steps += 1
-
-    def after_update(self) -> None:
-        """Do nothing: the next forward pass shows the updated weights."""
 
     def metrics(self) -> dict[str, float]:
         """Record one row per layer, and return curve points.
@@ -106,7 +101,6 @@ class OscillationRecorder:
 
     def _row(self, name: str, group: str, block: int, position: Tensor) -> dict[str, Any]:
         frequency = self.meter.frequency(name)
-        distance = (position - position.floor() - 0.5).abs()
         return {
             "step": self.steps,
             "layer": name,
@@ -115,8 +109,20 @@ class OscillationRecorder:
             "weights": frequency.numel(),
             **{column: 100 * (frequency > limit).float().mean().item() for column, limit in THRESHOLDS.items()},
             "reversals": self.meter.reversals(name).float().mean().item(),
-            "distance_histogram": torch.histc(distance, DISTANCE_BINS, 0.0, 0.5).int().tolist(),
+            "distance_histogram": torch.histc(threshold_distance(position), DISTANCE_BINS, 0.0, 0.5).int().tolist(),
         }
+
+
+def threshold_distance(position: Tensor) -> Tensor:
+    """Return the distance of unrounded codes to the nearest rounding threshold, |u - floor(u) - 1/2|, in code steps.
+
+    It lies between 0 (on a threshold) and 1/2 (on a code). Positions are clamped to the outermost codes, so a clamped
+    weight has 1/2, however far outside it lies; the outermost codes have a threshold on their inner side only.
+
+    Args:
+        position: from :meth:`ofq.quant.quantizers.base.Quantizer.position`, with codes at integers; any shape.
+    """
+    return (position - position.floor() - 0.5).abs()
 
 
 def _mean(rows: list[dict[str, Any]], column: str) -> float:

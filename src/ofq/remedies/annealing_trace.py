@@ -5,11 +5,12 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ofq.quant.hook import Hook
 from ofq.remedies.annealing import Annealing
 from ofq.remedies.base import weight_quantizer
 
 
-class AnnealingTrace:
+class AnnealingTrace(Hook):
     """Hook of the training loop, called after the annealing itself: one row per step and governed layer.
 
     Args:
@@ -21,12 +22,6 @@ class AnnealingTrace:
         self._free: list[list[int]] = []
         self._scales: list[list[float]] = []
 
-    def loss(self) -> None:
-        """Add nothing to the loss."""
-
-    def before_update(self) -> None:
-        """Do nothing: the free weights are known after the annealing's own update."""
-
     @torch.no_grad()
     def after_update(self) -> None:
         """Note the number of free weights and the mean step of each layer.
@@ -37,10 +32,6 @@ class AnnealingTrace:
         self._free.append(self._annealing.free())
         steps = [weight_quantizer(layer).step(layer.weight).mean() for layer in self._annealing.layers.values()]
         self._scales.append(torch.stack(steps).tolist())  # (layers,)
-
-    def metrics(self) -> dict[str, float]:
-        """Return nothing: the annealing has metrics of its own."""
-        return {}
 
     def frame(self) -> pd.DataFrame:
         """Return columns step (from 1), layer, weights, free (how many could train), scale (mean over its rows)."""

@@ -1,54 +1,23 @@
 """The base of the remedies against oscillation, and what they share."""
 
 import math
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from ofq.quant.hook import Hook
 from ofq.quant.modules.layers import QuantLinear
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.quant.weights import block_weights
 
 
-class Remedy:
+class Remedy(Hook):
     """Base class of the remedies, which act around each optimizer step; this one does nothing.
-
-    The training loop adds :meth:`loss` to the loss of each batch. It calls :meth:`before_update` after the backward
-    pass and :meth:`after_update` after the optimizer's step. A remedy that keeps state between steps returns it from
-    :meth:`state_dict` as tensors and plain values, so that a checkpoint cannot run code.
 
     A remedy named in ``params.yaml`` is made as ``Class(model, steps, **arguments)``, with a quantized and calibrated
     model and the number of optimizer steps of its training. A ``ValueError`` of its constructor becomes the user's
     message.
     """
-
-    def loss(self) -> Tensor | None:
-        """Return a scalar to add to the loss, or None; called after the forward pass."""
-        return None
-
-    def before_update(self) -> None:
-        """Act between the backward pass and the optimizer's step; may change gradients."""
-
-    def after_update(self) -> None:
-        """Act after the optimizer's step; may change weights."""
-
-    def metrics(self) -> dict[str, float]:
-        """Return numbers to log, by name; may wait for the device."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: the state is not this remedy's.
-        """
-        if state:
-            raise ValueError(f"{type(self).__name__} keeps no state, but was given {sorted(state)}")
 
 
 def governed_layers(model: nn.Module) -> dict[str, QuantLinear]:
