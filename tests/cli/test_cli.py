@@ -1,10 +1,12 @@
 """The command line: help worth reading, one line for what the machine refuses."""
 
 import errno
+import importlib
 import logging
 import os
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -104,6 +106,27 @@ def test_the_list_of_commands_has_each_with_a_sentence(capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     for name, command in commands().items():
         assert f"\n  {name} " in shown and command.summary.endswith(".") and command.summary in shown
+
+
+def test_the_installed_command_is_the_same_as_the_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, _, name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["ofq"].partition(":")
+    monkeypatch.setattr(sys, "argv", ["ofq", "--help"])
+    assert getattr(importlib.import_module(module), name)() == 0
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    program = f"{sys.executable} -m ofq --help"
+    # The pipe has no reader any more when the help is printed.
+    ran = subprocess.run(["bash", "-c", f"(sleep 0.2; {program}) | true"], capture_output=True, text=True, check=False)
+    assert ran.stderr == ""
+
+
+def test_one_page_of_the_schema_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema", "--markdown", "--report"]) == 2
+    assert capsys.readouterr().err == "ofq: error: which page? --markdown or --report, not both\n"
 
 
 def test_a_command_that_moved_says_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,9 +126,7 @@ def test_a_wrong_call_is_one_line(bare: Path, refusal: Refusal, argv: list[str],
     assert said in refusal(*argv)
 
 
-@pytest.mark.parametrize(
-    "step", sorted(set(commands()) - {"schema", "warm", "why", "clean", "track", "toy", "toy-figure"})
-)
+@pytest.mark.parametrize("step", sorted(set(commands()) - {"schema", "warm", "why", "clean", "track", "toy-figure"}))
 def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal, step: str) -> None:
     (bare / "params.yaml").write_text("study: [")
     name = (

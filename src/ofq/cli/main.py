@@ -1,9 +1,10 @@
 """``python -m ofq COMMAND ...``: parse the command line once, and run the command here or in the warm process."""
 
 import os
+import sys
 
 from ofq.cli.command import PROGRAM
-from ofq.cli.run import commands, fail, find, run
+from ofq.cli.run import commands, fail, find, reader_gone, run
 from ofq.environment import WARM_SOCKET
 from ofq.errors import UserError
 from ofq.workflow import warm
@@ -15,16 +16,25 @@ The steps of the pipeline. Snakemake calls them; each can be called alone in the
 
 A RUN is study/model/bits/variant/seedN, such as digits/vit_micro/w2a2/statsq/seed0; full-precision teachers stand under
 bits 'fp', variant 'teacher'. {PROGRAM} COMMAND --help says what a command reads and writes, with an example. To make
-whatever is missing before a step, ask snakemake for its file.
+whatever is missing before a step, ask snakemake for its file. OFQ_LOG_LEVEL=WARNING leaves out the lines of progress.
 
 commands:
 """
 
 
-def main(argv: list[str]) -> int:
-    """Run one command and return the exit code: 0 done, 2 a user's mistake, 128 + n stopped by signal n."""
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 done, 2 a user's mistake, 128 + n stopped by signal n.
+
+    Args:
+        argv: the command and its arguments; None: those of this process.
+    """
+    argv = sys.argv[1:] if argv is None else argv
     if argv[:1] in (["-h"], ["--help"]):
-        print(_HELP + "\n".join(f"  {name:<16}{command.summary}" for name, command in commands().items()))
+        summaries = [f"  {name:<16}{command.summary}" for name, command in commands().items()]
+        try:
+            print(_HELP + "\n".join(summaries), flush=True)
+        except BrokenPipeError:
+            return reader_gone()
         return 0
     try:
         if not argv:

@@ -51,7 +51,9 @@ def toy() -> None:
     example: python -m ofq toy
     """
     from ofq.measure.toy import write_trace
+    from ofq.workflow.targets import load_project
 
+    load_project()  # so that nothing is written beside the project
     write_trace()
 
 
@@ -163,6 +165,8 @@ def schema(markdown: bool, report: bool) -> None:
               python -m ofq schema --markdown > docs/params.md
               python -m ofq schema --report > docs/report.md
     """
+    if markdown and report:
+        raise UserError("which page? --markdown or --report, not both")
     from ofq.config.params import json_schema
     from ofq.config.params_page import markdown as params_page
     from ofq.report.artefacts import page

@@ -52,10 +52,8 @@ def run(name: str, arguments: dict[str, Any]) -> int:
     except Stopped as error:
         print(f"ofq: {error}", file=sys.stderr)
         return INTERRUPTED + error.signum
-    except BrokenPipeError:  # the reader of our output went away
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        return reader_gone()
     except OSError as error:
         if problem := refused(error):
             return fail(str(problem))
@@ -69,6 +67,13 @@ def run(name: str, arguments: dict[str, Any]) -> int:
             return fail(_too_little_memory())
         raise
     return 0
+
+
+def reader_gone() -> int:
+    """Write nowhere from now on, since the reader of our output went away, and return the exit code."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def fail(message: str) -> int:

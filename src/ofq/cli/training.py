@@ -21,7 +21,8 @@ def teacher(run: str, resume_across_code: bool) -> None:
     Needs the study's data. Trains with recipes.*.teacher and writes the run's files into results/RUN. The coordinates
     of a teacher are study/model/fp/teacher/seedN.
 
-    Ctrl-C saves the state under runs/RUN; the same command goes on from there.
+    Ctrl-C saves the state under runs/RUN; the same command goes on from there. A finished run is trained again from its
+    start; snakemake leaves it alone.
 
     example: python -m ofq teacher digits/vit_micro/fp/teacher/seed0
     """
@@ -36,7 +37,8 @@ def qat(run: str, resume_across_code: bool) -> None:
     learned steps, trains with recipes.*.qat while the integer codes of every weight are followed, and writes the run's
     files into results/RUN.
 
-    Ctrl-C saves the state under runs/RUN; the same command goes on from there.
+    Ctrl-C saves the state under runs/RUN; the same command goes on from there. A finished run is trained again from its
+    start; snakemake leaves it alone.
 
     example: python -m ofq qat digits/vit_micro/w2a2/statsq-qkr/seed0
     """
@@ -50,7 +52,8 @@ def cga(run: str, resume_across_code: bool) -> None:
     Needs what qat needs and the finished run of the variant's parent. Continues it with recipes.*.cga: in each step
     only weights near a rounding threshold train. The parent's files are left as they are.
 
-    Ctrl-C saves the state under runs/RUN; the same command goes on from there.
+    Ctrl-C saves the state under runs/RUN; the same command goes on from there. A finished run is trained again from its
+    start; snakemake leaves it alone.
 
     example: python -m ofq cga digits/vit_micro/w2a2/statsq-qkr-cga/seed0
     """
@@ -62,9 +65,10 @@ def probe(run: str, steps: int | None) -> None:
     """Measure a finished run's oscillation again, over further steps of a copy.
 
     Takes a finished student's model and the state of its optimizer and trains a copy for a further window at the run's
-    last learning rate, annealing nothing; writes probe.json and probe.parquet beside the run's files, which stay as
-    they are: shares of oscillating weights and reversals by layer group, how often gradients and codes turn round by
-    the distance to the nearest rounding threshold, and whether query and key codes turn round together.
+    last learning rate, annealing nothing; writes probe.json and probe.parquet (with --steps N: probe-N.json and
+    probe-N.parquet) beside the run's files, which stay as they are: shares of oscillating weights and reversals by
+    layer group, how often gradients and codes turn round by the distance to the nearest rounding threshold, and whether
+    query and key codes turn round together.
 
     example: python -m ofq probe digits/vit_micro/w2a2/statsq/seed0
     """

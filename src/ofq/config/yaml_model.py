@@ -35,7 +35,8 @@ def read_model(path: Path, model: type[Section]) -> Section:
         raise UserError(f"{path}: cannot be read: nested too deeply") from None
     # Besides its own errors, PyYAML lets those of Python's conversions through: `!!bool maybe` is a KeyError.
     except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        what = str(error).replace('in "<byte string>", ', "in ")
+        raise UserError(f"{path}: cannot be read: {what}") from None
     try:
         return model.model_validate(content)
     except ValidationError as error:
