@@ -191,4 +191,4 @@ def test_report_code_imports_nothing_heavy() -> None:
         "ofq.workflow.reference",
     ):
         closure = code._closure([module])
-        assert not {name for name in closure if name.startswith(("ofq.training", "ofq.quant", "ofq.models.backbone"))}
+        assert not {name for name in closure if name.startswith(("ofq.training", "ofq.quant", "ofq.models"))}
