@@ -32,11 +32,11 @@ def hooked(size: Size, kind: str, hook: str) -> tuple[Callable[[], None], list[f
 
     def step() -> None:
         start = time.perf_counter()
-        around.before_update()
+        around.before_update(0.0)
         middle = time.perf_counter()
         update()
         end = time.perf_counter()
-        around.after_update()
+        around.after_update(0.0)
         spent.append(middle - start + time.perf_counter() - end)
 
     measured.optimizer.step = step  # type: ignore[method-assign]

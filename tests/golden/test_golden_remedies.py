@@ -88,13 +88,13 @@ def test_a_frozen_weight_gets_no_gradient_and_pulls_on_its_step(case: Case) -> N
     remedy.rule.update({name: quantizer.codes(layer.weight)}, 1.0)
     remedy.rule.frozen[name] = frozen
     remedy.rule.codes[name] = case["frozen_x_int"]
-    remedy.before_update()
-    remedy.after_update()  # puts the frozen weights where they belong
+    remedy.before_update(0.0)
+    remedy.after_update(0.0)  # puts the frozen weights where they belong
     close(quantizer(layer.weight), case["out"])
     # Only frozen weights are asked for: this LSQ masks the others half a step earlier, and scales the step's gradient.
     layer.weight.grad = None
     (quantizer(layer.weight) * torch.where(frozen, g, 0.0)).sum().backward()
-    remedy.before_update()
+    remedy.before_update(0.0)
     assert torch.equal(layer.weight.grad[frozen], case["grad_w"][frozen])
     gamma = (3 * w.shape[1]) ** -0.5
     v = w / delta.view(-1, 1)

@@ -40,12 +40,12 @@ def test_annealing_step(case: Case) -> None:
         mask = confidence_mask(before, round(bits), r)
         if annealed:
             assert torch.equal(mask, case[f"t{t}/mask"].bool())
-            remedy.before_update()
+            remedy.before_update(0.0)
             close(weight.grad, case[f"t{t}/masked_grad"], gradient=True)
         optimizer.step()
         close(weight, case[f"t{t}/w_after_opt"])
         if annealed:
-            remedy.after_update()
+            remedy.after_update(0.0)
             assert torch.equal(weight[mask], before[mask])
         close(weight, case[f"t{t}/w_after"])
 

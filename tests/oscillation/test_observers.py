@@ -30,12 +30,12 @@ def in_window(
 
     def observed(closure: Any = None) -> None:
         for hook in hooks:
-            hook.before_update()
+            hook.before_update(0.0)
         if look is not None:
             look()
         step()
         for hook in hooks:
-            hook.after_update()
+            hook.after_update(0.0)
 
     optimizer.step = observed  # type: ignore[method-assign]
     for number in range(STEPS):
@@ -136,7 +136,7 @@ def scripted(draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]
         if step == 2:  # from here on every change is one back
             recorder.meter.reset_reversals()
         if step >= 2:
-            coupling.before_update()
+            coupling.before_update(0.0)
         move = np.ones((2, len(HEADS)), dtype=bool) if step < 2 else np.stack(draw(generator))
         moves.append(move)
         now = np.where(move, 1 - now, now)
@@ -238,7 +238,7 @@ def test_saved_state_goes_on_as_if_nothing_had_happened(
 
         steps = 0
 
-        def before_update(self) -> None:
+        def before_update(self, lr: float) -> None:
             self.steps += 1
             if self.steps == 5:
                 file = io.BytesIO()
@@ -250,9 +250,9 @@ def test_saved_state_goes_on_as_if_nothing_had_happened(
                 later.append(list(fresh))  # type: ignore[arg-type]
             elif later:
                 for hook in later[0]:
-                    hook.before_update()
+                    hook.before_update(0.0)
 
-        def after_update(self) -> None:
+        def after_update(self, lr: float) -> None:
             pass
 
     in_window(model, images, labels, [*hooks, Interruption()])

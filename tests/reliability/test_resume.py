@@ -87,9 +87,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     masks: list[str] = []
     after_update = ConfidenceGuidedAnnealing.after_update
 
-    def noted(self: ConfidenceGuidedAnnealing) -> None:
+    def noted(self: ConfidenceGuidedAnnealing, lr: float) -> None:
         masks.append(hashlib.sha256(b"".join(mask.numpy().tobytes() for mask in self._frozen)).hexdigest())
-        after_update(self)
+        after_update(self, lr)
 
     monkeypatch.setattr(ConfidenceGuidedAnnealing, "after_update", noted)
     undisturbed = contents(run)

@@ -77,11 +77,11 @@ def test_frozen_weights_do_not_move(
     for _ in range(3):
         backward()
         before = {name: w.detach().clone() for name, w in _governed(model).items()}
-        remedy.before_update()
+        remedy.before_update(0.0)
         frozen = dict(zip(before, remedy._frozen, strict=True))
         assert all(bool((w.grad[frozen[name]] == 0).all()) for name, w in _governed(model).items())  # type: ignore[index]
         steps.step()
-        remedy.after_update()
+        remedy.after_update(0.0)
         for name, weight in _governed(model).items():
             assert torch.equal(weight[frozen[name]], before[name][frozen[name]])
             moved += int((weight != before[name]).sum())
@@ -95,7 +95,7 @@ def test_an_infinite_gradient_of_a_frozen_weight_does_not_survive(make: Callable
     for weight in _governed(model).values():
         weight.grad = torch.full_like(weight, torch.inf)
         weight.grad[0] = torch.nan
-    remedy.before_update()
+    remedy.before_update(0.0)
     for weight, frozen in zip(_governed(model).values(), remedy._frozen, strict=True):
         assert weight.grad is not None and (weight.grad[frozen] == 0).all() and frozen.any()
 
@@ -112,9 +112,9 @@ def test_query_and_key_weights_stand_still_unless_told_otherwise(
     for _ in range(2):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), labels).backward()
-        remedy.before_update()
+        remedy.before_update(0.0)
         optimizer.step()
-        remedy.after_update()
+        remedy.after_update(0.0)
     same = [torch.equal(block.attn.q.weight, old) for block, old in zip(model.blocks, before, strict=True)]
     assert all(same) if freeze_qk else not any(same)
 
@@ -131,9 +131,9 @@ def test_the_controls_hold_all_block_weights_or_none(images: Tensor, labels: Ten
     for _ in range(2):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), labels).backward()
-        remedy.before_update()
+        remedy.before_update(0.0)
         optimizer.step()
-        remedy.after_update()
+        remedy.after_update(0.0)
         assert remedy.free() == ([0] * len(total) if held else total)
     governed = {f"{name}.weight" for name in remedy.layers}
     governed |= {name for name in before if name.endswith(("attn.q.weight", "attn.k.weight"))}
@@ -144,8 +144,8 @@ def test_the_controls_hold_all_block_weights_or_none(images: Tensor, labels: Ten
 
 def test_a_remedy_does_nothing_by_default_and_keeps_no_state() -> None:
     remedy = Remedy()
-    remedy.before_update()
-    remedy.after_update()
+    remedy.before_update(0.0)
+    remedy.after_update(0.0)
     assert remedy.metrics() == {} and remedy.state_dict() == {}
     remedy.load_state_dict({})
     with pytest.raises(ValueError, match="keeps no state"):

@@ -33,9 +33,9 @@ class Training:
         term = self.remedy.loss()
         self.optimizer.zero_grad()
         (loss if term is None else loss + term).backward()
-        self.remedy.before_update()
+        self.remedy.before_update(0.0)
         self.optimizer.step()
-        self.remedy.after_update()
+        self.remedy.after_update(0.0)
 
 
 @pytest.mark.parametrize(("step", "value"), [(1, 0.0), (24, 0.0), (25, 0.0), (62.5, 0.05), (100, 0.1)])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ofq.runs import code_digest as code
+from ofq.runs.registry import find, problem
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digests() -> dict[str, str]:
-    for cached in (code._tree, code._fingerprint, code._imports):
+    for cached in (code.syntax_tree, code._fingerprint, code._imports):
         cached.cache_clear()
     entries = {
         "data": "ofq.data.prepare",
@@ -87,7 +88,7 @@ def test_every_module_that_training_imports_counts_or_has_a_reason_not_to(packag
         assert path is not None and path.is_relative_to(package)
         before = code._fingerprint(name)
         append(path, "\nADDED = 1\n")
-        code._tree.cache_clear()
+        code.syntax_tree.cache_clear()
         code._fingerprint.cache_clear()
         assert code._fingerprint(name) != before, name
     packages = {name for name in imported if code._is_package(name)}
@@ -150,8 +151,8 @@ def test_a_remedy_of_the_user_counts_with_what_it_imports(tmp_path: Path, monkey
         assert (digest() != before) == counts, name
         before = digest()
     assert changed(plain) == set(), "the package's own digests do not read the working directory"
-    assert code.find_class("own.calm", "Calm") == "own/calm.py defines no class 'Calm'; it has none"
-    assert "no module 'own.clam' here" in str(code.find_class("own.clam", "Calm"))
+    assert problem(find("remedy", "own.calm:Calm")) == "own/calm.py defines no class 'Calm'; it has none"
+    assert "no module 'own.clam' here" in str(problem(find("remedy", "own.clam:Calm")))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> params.Params:
 
 def test_the_meter_does_not_alter_training(here: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = STATSQ.files.model.read_bytes()
-    monkeypatch.setattr(OscillationRecorder, "before_update", lambda self: None)
+    monkeypatch.setattr(OscillationRecorder, "before_update", lambda self, lr: None)
     monkeypatch.setattr(OscillationRecorder, "metrics", lambda self: {})
     monkeypatch.setattr(OscillationRecorder, "finish", lambda self: {})
     monkeypatch.setattr("ofq.oscillation.recorder.record_codes", lambda model: None)

@@ -14,8 +14,8 @@ from ofq.config.settings import ModelSettings, Name, Recipe, Strict, Variant
 from ofq.config.studies import Study
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
-from ofq.runs.code_digest import find_class
 from ofq.runs.paths import PARAMS
+from ofq.runs.registry import problem
 
 
 class Params(Strict):
@@ -60,9 +60,8 @@ def load(path: Path = PARAMS) -> Params:
     """
     params = read_model(path, Params)
     for name, variant in params.variants.items():
-        remedy = variant.remedy
-        if remedy is not None and ":" in remedy.name and (problem := find_class(*remedy.place)):
-            raise UserError(f"{path}: variants.{name}.remedy.name: {problem}")
+        if variant.remedy is not None and (wrong := problem(variant.remedy.entry)):
+            raise UserError(f"{path}: variants.{name}.remedy.name: {wrong}")
     return params
 
 

@@ -92,7 +92,7 @@ class QatConfig(_Run):
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules that this run executes besides those of its step; part of the digest of its code."""
-        return () if self.remedy is None else (self.remedy.place[0],)
+        return () if self.remedy is None else (self.remedy.entry.module,)
 
 
 class AnnealConfig(_Run):

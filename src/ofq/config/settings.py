@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ofq.config.quant_config import ClippedGradient, WeightQuantizer
 from ofq.errors import unknown
+from ofq.runs.registry import Entry, find
 
 # A name is part of file names, which may have 255 bytes.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
@@ -18,11 +19,6 @@ Bits = Annotated[str, Field(pattern=r"^w[2-8]a[2-8]$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
-# Remedies of the package by their short names.
-_REMEDIES = {
-    "dampening": "ofq.remedies.dampening:Dampening",
-    "freezing": "ofq.remedies.freezing:IterativeFreezing",
-}
 _GIVEN_BY = {
     "the data": {"img_size", "in_chans", "num_classes"},
     "training": {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"},
@@ -207,18 +203,13 @@ class RemedySettings(Strict):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        module, colon, attribute = name.partition(":")
-        if not colon and name not in _REMEDIES:
-            raise ValueError(f"{unknown('remedy', name, _REMEDIES)}; a class of your own is named as module:Class")
-        if colon and not all(part.isidentifier() for part in [*module.split("."), attribute]):
-            raise ValueError(f"'{name}' should be module:Class, such as calm:Calm for the class Calm of calm.py")
+        find("remedy", name)
         return name
 
     @property
-    def place(self) -> tuple[str, str]:
-        """The module and the class of the remedy."""
-        module, _, attribute = _REMEDIES.get(self.name, self.name).partition(":")
-        return module, attribute
+    def entry(self) -> Entry:
+        """The class of the remedy."""
+        return find("remedy", self.name)
 
 
 class Variant(Strict):

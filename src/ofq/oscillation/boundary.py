@@ -48,7 +48,7 @@ class BoundaryObserver(Observer):
         self._last: Tensor | None = None  # at the latest
 
     @torch.no_grad()
-    def before_update(self) -> None:
+    def before_update(self, lr: float) -> None:
         """Sort the weights by their distance, and count which gradients turned."""
         self._count_reversals()
         # (weights,), all matrices one after the other

@@ -67,7 +67,7 @@ class CouplingObserver(Observer):
         return "shadow" if self._shadows else "own"
 
     @torch.no_grad()
-    def before_update(self) -> None:
+    def before_update(self, lr: float) -> None:
         """Count what the last update turned round."""
         if self._shadows:
             weights = {
@@ -85,7 +85,7 @@ class CouplingObserver(Observer):
 
     def finish(self) -> None:
         """Count what the last update turned round."""
-        self.before_update()
+        self.before_update(0.0)
 
     def coupling(self) -> list[dict[str, Any]]:
         """List for each head ``block``, ``head``, ``steps``, mean ``q`` and ``k``, ``same``, ``other`` and ``chance``.

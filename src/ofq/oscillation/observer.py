@@ -18,7 +18,7 @@ class Observer(Hook):
     are the increase of the count at step t + 1. :meth:`finish` takes those of the last step.
     """
 
-    def before_update(self) -> None:
+    def before_update(self, lr: float) -> None:
         """Look at the step that was just computed."""
         raise NotImplementedError
 

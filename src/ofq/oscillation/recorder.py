@@ -34,7 +34,7 @@ class OscillationRecorder(Hook):
         self.steps = 0
         self.rows: list[dict[str, Any]] = []
 
-    def before_update(self) -> None:
+    def before_update(self, lr: float) -> None:
         """Count the codes with which this step's loss was computed."""
         self.meter.update({weight.name: weight.last_codes() for weight in self.weights})
         self.steps += 1

@@ -37,7 +37,7 @@ class FrozenWeights(Annealing):
         super().__init__(model)
         self._still = [*(layer.weight for layer in self.layers.values()), *query_key_weights(model)]
 
-    def before_update(self) -> None:
+    def before_update(self, lr: float) -> None:
         """Remove the gradients: an optimizer skips a parameter without one, weight decay included."""
         for weight in self._still:
             weight.grad = None

@@ -23,7 +23,7 @@ class AnnealingTrace(Hook):
         self._scales: list[list[float]] = []
 
     @torch.no_grad()
-    def after_update(self) -> None:
+    def after_update(self, lr: float) -> None:
         """Note the number of free weights and the mean step of each layer.
 
         The step of one row would say little: in a small model hardly any weight of a row is free, so its step hardly

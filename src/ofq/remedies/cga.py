@@ -67,7 +67,7 @@ class ConfidenceGuidedAnnealing(Annealing):
         self._before: list[Tensor] = []
 
     @torch.no_grad()
-    def before_update(self) -> None:
+    def before_update(self, lr: float) -> None:
         """Take the masks, zero the gradients of frozen weights, and remember the values of all."""
         self._frozen, self._before = [], []
         for layer in self.layers.values():
@@ -80,7 +80,7 @@ class ConfidenceGuidedAnnealing(Annealing):
             weight.grad = None  # an optimizer skips a parameter without gradient, weight decay included
 
     @torch.no_grad()
-    def after_update(self) -> None:
+    def after_update(self, lr: float) -> None:
         """Put frozen weights back bit for bit; do nothing without a :meth:`before_update` first."""
         for layer, frozen, before in zip(self.layers.values(), self._frozen, self._before, strict=False):
             torch.where(frozen, before, layer.weight, out=layer.weight)

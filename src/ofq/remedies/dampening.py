@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ofq.quant.modules.layers import QuantLinear
 from ofq.remedies.base import Remedy, annealed, governed_layers, weight_quantizer
+from ofq.runs.registry import register
 
 
 def dampening_errors(w: Tensor, levels: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -23,6 +24,7 @@ def dampening_errors(w: Tensor, levels: Tensor, low: Tensor, high: Tensor) -> Te
     return (levels - torch.minimum(torch.maximum(w, low), high)).square()
 
 
+@register("dampening")
 class Dampening(Remedy):
     """Remedy with a loss that pulls latent weights to their bin centres, away from the rounding thresholds.
 
@@ -71,7 +73,7 @@ class Dampening(Remedy):
         self._errors = errors.detach()
         return weight * errors
 
-    def after_update(self) -> None:
+    def after_update(self, lr: float) -> None:
         """Count the step."""
         self._step += 1
 

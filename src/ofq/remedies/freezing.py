@@ -10,6 +10,7 @@ from ofq.oscillation.meter import OscillationMeter
 from ofq.quant.modules.layers import QuantLinear
 from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.remedies.base import Remedy, annealed, governed_layers, offset, weight_quantizer
+from ofq.runs.registry import register
 
 MOST_BITS = 4
 """Weights of more bits are never frozen."""
@@ -88,6 +89,7 @@ class FrozenCodes:
         self.frozen, self.codes, self._means = dict(state["frozen"]), dict(state["codes"]), dict(state["means"])
 
 
+@register("freezing")
 class IterativeFreezing(Remedy):
     """Remedy that freezes weights that oscillate too often: their integer codes do not change again.
 
@@ -149,7 +151,7 @@ class IterativeFreezing(Remedy):
         self._before: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def before_update(self) -> None:
+    def before_update(self, lr: float) -> None:
         """Freeze what oscillates, zero the gradients of frozen weights, and remember the values of all."""
         codes = {}
         for name, layer in self._layers.items():
@@ -166,7 +168,7 @@ class IterativeFreezing(Remedy):
             self._before[name] = weight.clone()
 
     @torch.no_grad()
-    def after_update(self) -> None:
+    def after_update(self, lr: float) -> None:
         """Put frozen weights back, and newly frozen ones at the centres of their bins."""
         self._step += 1
         for name, before in self._before.items():

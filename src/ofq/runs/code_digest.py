@@ -18,6 +18,7 @@ APART = {
     "ofq.runs.states": "says which saved state belongs to a run",
     "ofq.runs.provenance": "says what a number came from, in files that nobody compares",
     "ofq.runs.code_digest": "is this digest",
+    "ofq.runs.registry": "says which file holds a class that a run names, and that file counts",
     "ofq.training.resume": "chooses the saved state to go on from, which holds all that a run needs",
     "ofq.training.signals": "says when a run is told to stop",
     "ofq.errors": "words of errors",
@@ -47,19 +48,6 @@ def code_digest(*modules: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def find_class(module: str, name: str) -> str | None:
-    """Return what is wrong if a module of the package or the working directory defines no such class, else None."""
-    path = module_file(module)
-    if path is None:
-        return f"no module '{module}' here; it should be the file {module.replace('.', '/')}.py beside params.yaml"
-    try:
-        body = _tree(module).body
-    except (SyntaxError, ValueError, OSError) as error:
-        return f"{path} cannot be read ({error}); mend it"
-    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
-    return None if name in classes else f"{path} defines no class '{name}'; it has {', '.join(classes) or 'none'}"
-
-
 def module_file(module: str) -> Path | None:
     """Return the file of a module of the package or the working directory, or None if there is none."""
     parts = module.split(".")
@@ -79,7 +67,8 @@ def _closure(modules: Iterable[str]) -> set[str]:
 
 
 @cache
-def _tree(module: str) -> ast.Module:
+def syntax_tree(module: str) -> ast.Module:
+    """Return what a module does, without its words: docstrings, and the arguments of errors, warnings and logs."""
     path = module_file(module)
     if path is None:
         raise ValueError(f"no module {module}")
@@ -106,7 +95,7 @@ def _tells(function: ast.expr) -> bool:
 
 @cache
 def _fingerprint(module: str) -> str:
-    return hashlib.sha256(ast.dump(_tree(module)).encode()).hexdigest()
+    return hashlib.sha256(ast.dump(syntax_tree(module)).encode()).hexdigest()
 
 
 @cache
@@ -118,7 +107,7 @@ def _imports(module: str) -> tuple[str, ...]:
     this package are followed, so that no file in the working directory changes their digests.
     """
     imported = {module}
-    for node in _executed(_tree(module)):
+    for node in _executed(syntax_tree(module)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 imported.update((alias.name, *_defined_in(alias.name, "*")))
@@ -147,7 +136,7 @@ def _defined_in(package: str, name: str) -> list[str]:
     path = module_file(package)
     if path is None or path.name != "__init__.py":
         return []
-    nodes = [node for node in ast.walk(_tree(package)) if isinstance(node, ast.ImportFrom)]
+    nodes = [node for node in ast.walk(syntax_tree(package)) if isinstance(node, ast.ImportFrom)]
     return [_base(package, node) for node in nodes if name in {"*", *(a.asname or a.name for a in node.names)}]
 
 

@@ -91,13 +91,14 @@ def train(
             schedule.step_update(step - 1)
             loss = loss_of(data.train_batch(seed, step - 1, phase.batch_size))
             terms = [term for hook in hooks if (term := _term(hook)) is not None]
+            rate = optimizer.param_groups[0]["lr"]
             optimizer.zero_grad()
             sum(terms, loss).backward()  # the logged loss is that of the batch alone, without the hooks' terms
             for hook in hooks:
-                hook.before_update()
+                hook.before_update(rate)
             optimizer.step()
             for hook in hooks:
-                hook.after_update()
+                hook.after_update(rate)
             loss_sum += loss.detach()
 
             if step % interval == 0 or step == phase.steps:
