@@ -83,7 +83,7 @@ def test_files_form_no_circle() -> None:
 
 
 def test_the_order_inside_quant_is_kept() -> None:
-    order = ["rounding", "quantizers", "kernels", "modules", "weights", "calibration", "convert"]
+    order = ["hook", "quantizers", "kernels", "modules", "families", "convert", "calibration", "weights"]
     for name, path in FILES.items():
         parts = name.split(".")
         if parts[1:2] == ["quant"] and len(parts) > 2 and parts[2] in order:

@@ -76,9 +76,9 @@ def test_a_variants_own_learning_rate_lowers_what_its_annealing_runs_at(tmp_path
 
 def test_a_run_without_a_remedy_says_nothing_of_one() -> None:
     plain, other = (resolve(PARAMS, Run("digits", "vit_micro", "w2a2", n, 0)) for n in ("lsq", "lsq-freezing"))
-    assert "remedy" not in plain.canonical() and plain.modules == ()
+    assert "remedy" not in plain.canonical() and plain.modules == ("ofq.quant.quantizers.lsq", "ofq.quant.families.vit")
     assert other.model_copy(update={"remedy": None}) == plain
-    assert other.modules == ("ofq.remedies.freezing",)
+    assert other.modules == (*plain.modules, "ofq.remedies.freezing")
 
 
 def test_a_run_is_named_by_its_path() -> None:
@@ -174,7 +174,7 @@ def test_only_what_changes_a_number_is_part_of_a_run(tmp_path: Path) -> None:
         ("steps: 300}", "steps: many}", "recipes.digits.cga.steps: "),
         ("steps: 300}", "steps: 0}", "recipes.digits.cga.steps: "),
         ("boundary_range: 0.005", "boundary_range: 0.7", "boundary_range: Input should be less than 0.5"),
-        ("weight: lsq}", "weight: lsqq}", "variants.lsq.weight: Input should be 'lsq'"),
+        ("weight: lsq}", "weight: lsqq}", "variants.lsq.weight: unknown weight quantizer 'lsqq'; did you mean 'lsq'?"),
         ("w2a2", "w9a2", "studies.digits.bits.0"),
         ("w2a2", "w0a2", "studies.digits.bits.0"),
         ("seeds: [0, 1, 2]", "seeds: []", "studies.digits.seeds"),

@@ -9,7 +9,8 @@ from timm.layers import Attention, Mlp
 from torch import nn
 
 from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, calibrate, quantize_model
-from ofq.quant.modules.layers import QuantConv2d, QuantLinear
+from ofq.quant.modules.conv import QuantConv2d
+from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import MovedLSQQuantizer
 

@@ -11,7 +11,6 @@ from ofq.data.batches import StudyData
 from ofq.measure.noise import RANGES, Noise, fixed, inject, measure
 from ofq.oscillation.recorder import threshold_distance
 from ofq.quant import block_weights
-from ofq.quant.modules.attention import QKRAttention
 from ofq.quant.weights import BlockWeight
 from ofq.training.loop import evaluate
 
@@ -101,7 +100,7 @@ def test_codes_are_put_in_place_with_the_steps_of_the_model_and_taken_away_again
         with fixed(codes):
             for weight in weights:
                 layer, quantizer = weight.layer, before[weight.layer]
-                whole = layer.query_key_product() if isinstance(layer, QKRAttention) else layer.weight
+                whole = layer.latent_weight()
                 own = quantizer.rounded(whole)
                 expected = own.step * (codes[layer] + own.offset)
                 torch.testing.assert_close(layer.weight_quantizer(whole), expected)

@@ -13,8 +13,9 @@ from timm.models import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, block_weights, calibrate, quantize_model
-from ofq.quant.modules.attention import QKRAttention
-from ofq.quant.modules.layers import QuantConv2d, QuantLinear
+from ofq.quant.modules.conv import QuantConv2d
+from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.modules.qkr import Projections, QKRAttention, QKRQuantizers
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.quant.weights import record_codes
@@ -119,13 +120,8 @@ def test_qkr_equals_plain_attention_at_full_precision() -> None:
         return layer
 
     proj = QuantLinear.from_linear(plain.proj, weight_quantizer=None, input_quantizer=None)
-    qkr = QKRAttention(
-        heads=3,
-        q=linear(q, kind=nn.Linear),
-        k=linear(k, kind=nn.Linear),
-        v=linear(v, kind=QuantLinear),
-        proj=proj,
-    )
+    layers = Projections(linear(q, kind=nn.Linear), linear(k, kind=nn.Linear), linear(v, kind=QuantLinear), proj)
+    qkr = QKRAttention(3, layers, QKRQuantizers())
     x = torch.randn(2, 7, 12, dtype=torch.float64, requires_grad=True)
     twin = x.detach().clone().requires_grad_()
     torch.testing.assert_close(qkr(x), plain(twin), rtol=1e-12, atol=1e-12)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, calibrate, quantize_model
-from ofq.quant.modules.layers import QuantLinear
+from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.lsq import LSQQuantizer, MovedLSQQuantizer
 from ofq.quant.quantizers.statsq import StatsQuantizer
 from tests.quant.small import KINDS, name_of, small_model
@@ -52,8 +52,7 @@ def test_fused_functions_agree_with_their_parts(
     calibrate(model, [images.double()])
     _moved(model)
     fused = _run(model, images.double())
-    for module in ("modules.layers", "modules.attention"):
-        monkeypatch.setattr(f"ofq.quant.{module}.fuses", lambda *arguments: False)
+    monkeypatch.setattr("ofq.quant.kernels.choose.choose", lambda *arguments: None)
     _agree(fused, _run(model, images.double()), rtol=1e-9, atol=1e-10)
 
 
@@ -68,7 +67,7 @@ def test_products_of_integers_agree_with_those_of_numbers(
     tokens = torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(2))
     runs = []
     for integers in (True, False):
-        monkeypatch.setattr("ofq.quant.kernels.products._multiplies_integers", lambda integers=integers: integers)
+        monkeypatch.setattr("ofq.quant.kernels.choose._multiplies_integers", lambda integers=integers: integers)
         runs.append(_run(model, tokens))
     _agree(*runs, rtol=1e-4, atol=1e-4)
 

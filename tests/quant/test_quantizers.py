@@ -195,7 +195,7 @@ def test_a_step_that_does_not_learn_stays_where_calibration_put_it(grid: Any) ->
     # Nothing else differs: the gradients of the weights are those beside learned steps.
     learning(images).sum().backward()
     assert torch.equal(model.blocks[0].mlp.fc1.weight.grad, learning.blocks[0].mlp.fc1.weight.grad)
-    fresh = LSQQuantizer(2, grid=grid, learned=False)
+    fresh = LSQQuantizer(2, grid=grid, learn_step=False)
     fresh.load_state_dict({"scale": torch.ones(3)})
     assert not fresh.scale.requires_grad and fresh.calibrated
 
@@ -216,5 +216,5 @@ def test_clipped_weights_get_no_gradient_or_all_of_it(grid: Any) -> None:
 
 @pytest.mark.parametrize("switch", [{"learn_step": False}, {"clipped_gradient": "identity"}])
 def test_switches_of_lsq_mean_nothing_beside_statsq(switch: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="switches of LSQ weights"):
+    with pytest.raises(ValueError, match="switches of lsq and lsq-midrise"):
         QuantConfig(weight="statsq", **switch)

@@ -1,5 +1,7 @@
 """The two roundings, against plain differentiable operations and at the exact places where they could go wrong."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ofq.quant import StatsQuantizer
-from ofq.quant.quantizers.lsq import round_learned
-from ofq.quant.rounding import round_statistical
+from ofq.quant.quantizers.lsq import _LSQ, Grid
 from tests.quant import reference
 
 BITS = st.integers(2, 8)
@@ -26,11 +27,29 @@ def _random(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def round_statistical(w: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    return StatsQuantizer(bits).rounded(w)[:2]
+
+
+def round_learned(
+    x: Tensor,
+    scale: Tensor,
+    low: float | Tensor,
+    high: float | Tensor,
+    *,
+    before: Tensor | None = None,
+    after: Tensor | None = None,
+    **grid: Any,
+) -> tuple[Tensor, Tensor]:
+    gamma = (high * (x.numel() / scale.numel())) ** -0.5
+    return _LSQ.apply(x, scale, before, after, Grid(low, high, gamma=gamma, **grid))  # type: ignore[no-any-return]
+
+
 @given(BITS, SEEDS, SIZES, SIZES)
 def test_statsq_agrees_with_the_reference(bits: int, seed: int, rows: int, columns: int) -> None:
     w, g = _random(seed, rows, columns), _random(seed + 1, rows, columns)
     fast, slow = w.clone().requires_grad_(), w.clone().requires_grad_()
-    values, codes, _ = round_statistical(fast, bits)
+    values, codes = round_statistical(fast, bits)
     expected = reference.statsq(slow, bits)
     torch.testing.assert_close(values, expected)
     (values * g).sum().backward()
@@ -76,7 +95,7 @@ def test_statsq_row_of_zeros_stays_zero(bits: int) -> None:
 
 def test_statsq_constant_row_rounds_its_exact_ties_to_even() -> None:
     # w/sigma = +-1/2, so n*v - 1/2 = 1/2 and -3/2 at two bits: ties, which go to 0 and -2.
-    values, codes, _ = round_statistical(torch.tensor([[1.0, -1.0, 1.0, -1.0]]), 2)
+    values, codes = round_statistical(torch.tensor([[1.0, -1.0, 1.0, -1.0]]), 2)
     assert codes.tolist() == [[0, -2, 0, -2]]
     assert values.tolist() == [[0.5, -1.5, 0.5, -1.5]]
 

@@ -59,7 +59,7 @@ def test_a_comment_or_docstring_reruns_nothing(package: Path) -> None:
     [
         ("training/loop.py", "the loss is ", "the loss was "),
         ("training/loop.py", "resumed after step", "going on after step"),
-        ("quant/quantizers/lsq.py", "a quantizer has no step yet", "this quantizer has no step"),
+        ("quant/quantizers/learned.py", "a quantizer has no step yet", "this quantizer has no step"),
         ("quant/convert.py", "the model is quantized already", "it is quantized already"),
         ("runs/checkpoint.py", "is damaged and passed over", "is damaged"),
         ("runs/files.py", "what was there before is kept", "the old file is kept"),

@@ -10,12 +10,13 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ofq.config.checks import check_references
-from ofq.config.settings import ModelSettings, Name, Recipe, Strict, Variant
+from ofq.config.quant_config import Strict
+from ofq.config.settings import ModelSettings, Name, Recipe, Variant
 from ofq.config.studies import Study
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
 from ofq.runs.paths import PARAMS
-from ofq.runs.registry import problem
+from ofq.runs.registry import find, problem
 
 
 class Params(Strict):
@@ -60,8 +61,12 @@ def load(path: Path = PARAMS) -> Params:
     """
     params = read_model(path, Params)
     for name, variant in params.variants.items():
-        if variant.remedy is not None and (wrong := problem(variant.remedy.entry)):
-            raise UserError(f"{path}: variants.{name}.remedy.name: {wrong}")
+        named = {"weight": find("quantizer", variant.weight)}
+        if variant.remedy is not None:
+            named["remedy.name"] = variant.remedy.entry
+        for place, entry in named.items():
+            if ":" in entry.name and (wrong := problem(entry)):
+                raise UserError(f"{path}: variants.{name}.{place}: {wrong}")
     return params
 
 

@@ -1,52 +1,85 @@
 """What is quantized, how, and to how many bits."""
 
 import warnings
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+from ofq.runs.registry import find, registered
 
 BitWidth = Annotated[int, Field(ge=2, le=8)]
-WeightQuantizer = Literal["lsq", "lsq-midrise", "statsq"]
-ClippedGradient = Literal["zero", "identity"]
 
 
-class QuantConfig(BaseModel):
-    """The settings by which :func:`ofq.quant.quantize_model` quantizes a vision transformer.
+def _known(name: str) -> str:
+    find("quantizer", name)
+    return name
+
+
+def named_class(kind: Any) -> WithJsonSchema:
+    """Return what editors are told of a name of the registry: the registered ones, or ``module:Class``."""
+    return WithJsonSchema(
+        {"anyOf": [{"enum": list(registered(kind)), "type": "string"}, {"pattern": "^[^:]+:[^:]+$", "type": "string"}]}
+    )
+
+
+class Strict(BaseModel):
+    """A section of ``params.yaml``: no unknown key, no value of another type, nothing that is not finite."""
+
+    # true is not 1, "3" is not 3, and 3.0 is not a whole number.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Switches(Strict):
+    """What a variant says of the quantization of its blocks; the bits come from the run."""
+
+    weight: Annotated[str, AfterValidator(_known), named_class("quantizer")] = Field(
+        "statsq",
+        description="weights of the blocks: StatsQ (step = a statistic of the row), LSQ (learned step, levels at whole "
+        "steps), or LSQ on StatsQ's grid (levels at half steps); or `module:Class` of your own. "
+        "A variant without a parent names it",
+    )
+    learn_step: bool = Field(
+        True, description="steps of LSQ weights learn; false: they stay where calibration put them"
+    )
+    clipped_gradient: Literal["zero", "identity"] = Field(
+        "zero",
+        description="gradient of LSQ weights beyond the outermost levels: none, or as if they were not clipped, as "
+        "StatsQ's always is",
+    )
+    qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
+
+    def check_switches(self) -> None:
+        """Raise ValueError if a switch is set that the weight quantizer does not take."""
+        taken = find("quantizer", self.weight).arguments
+        others = [name for name in OF_QUANTIZERS if name not in taken]
+        if any(getattr(self, name) != type(self).model_fields[name].default for name in others):
+            owners = [owner for owner, entry in registered("quantizer").items() if set(others) <= set(entry.arguments)]
+            raise ValueError(f"{' and '.join(others)} are switches of {' and '.join(owners)}: leave them out")
+
+
+OF_QUANTIZERS = ("learn_step", "clipped_gradient")
+"""Switches that belong to those weight quantizers whose constructor has an argument of that name."""
+
+
+class QuantConfig(Switches):
+    """The settings by which :func:`ofq.quant.quantize_model` quantizes a model.
 
     Raises:
         pydantic.ValidationError: a field is unknown or its value is not allowed; names the field.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    weight: WeightQuantizer = Field(
-        "statsq",
-        description="weights of the blocks: StatsQ (step = a statistic of the row), LSQ (learned step, levels at whole "
-        "steps), or LSQ on StatsQ's grid (levels at half steps)",
-    )
     weight_bits: BitWidth = Field(2, description="bits of the weights of the blocks")
     input_bits: BitWidth = Field(2, description="bits of the activations of the blocks")
-    qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
     dead_biases: bool = Field(
         False,
         description="add the biases behind the key quantizer and behind the query-key product's, which softmax "
         "cancels; only the released code has them",
     )
-    learn_step: bool = Field(
-        True,
-        description="steps of LSQ weights learn; false: they stay where calibration put them. StatsQ has none to learn",
-    )
-    clipped_gradient: ClippedGradient = Field(
-        "zero",
-        description="gradient of LSQ weights beyond the outermost levels: none, or as if they were not clipped, as "
-        "StatsQ's always is",
-    )
     edge_bits: BitWidth = Field(8, description="bits of weights and inputs of the first and the last layer, always LSQ")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.weight == "statsq" and not (self.learn_step and self.clipped_gradient == "zero"):
-            raise ValueError("learn_step and clipped_gradient are switches of LSQ weights: not of 'statsq'")
+        self.check_switches()
         if self.weight == "statsq" and self.weight_bits > 4:
             warnings.warn(
                 f"weight_bits={self.weight_bits}: StatsQ clips at 2*mean|w| whatever the bits, so clipping dominates "

@@ -9,9 +9,10 @@ from pydantic import Field, PlainSerializer
 
 from ofq.config.grid import check_run
 from ofq.config.params import Params
-from ofq.config.quant_config import QuantConfig
-from ofq.config.settings import Cga, Data, ModelSettings, RemedySettings, Strict, TrainingRecipe
+from ofq.config.quant_config import QuantConfig, Strict, Switches
+from ofq.config.settings import Cga, Data, ModelSettings, RemedySettings, TrainingRecipe
 from ofq.runs.paths import TEACHER, Run
+from ofq.runs.registry import family_of, find
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ KEEPING = Keeping()
 
 
 def _asked(quantization: QuantConfig) -> dict[str, Any]:
-    return quantization.model_dump(mode="json", exclude_unset=True)
+    asked = quantization.model_dump(mode="json", exclude_unset=True)
+    return {name: asked[name] for name in ("weight", "weight_bits", "input_bits", "qkr", "dead_biases", *asked)}
 
 
 # Switches that nobody set are left out, so that one which is added later changes no earlier run.
@@ -92,7 +94,8 @@ class QatConfig(_Run):
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules that this run executes besides those of its step; part of the digest of its code."""
-        return () if self.remedy is None else (self.remedy.entry.module,)
+        own = () if self.remedy is None else (self.remedy.entry.module,)
+        return *_of_student(self), *own
 
 
 class AnnealConfig(_Run):
@@ -110,8 +113,19 @@ class AnnealConfig(_Run):
     parent: str
     threads: int
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that this run executes besides those of its step; part of the digest of its code."""
+        return _of_student(self)
+
 
 StudentConfig = QatConfig | AnnealConfig
+
+
+def _of_student(config: StudentConfig) -> tuple[str, ...]:
+    return find("quantizer", config.quantization.weight).module, family_of(config.model.timm).module
+
+
 RunConfig = Annotated[TeacherConfig | QatConfig | AnnealConfig, Field(discriminator="phase")]
 
 
@@ -141,14 +155,11 @@ def resolve(params: Params, run: Run) -> RunConfig:
         rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None
         return TeacherConfig(train=_with_lr(recipe.teacher, rate), **common)
     variant, source = params.variant(run.variant), params.source(run.variant)
-    switches: dict[str, Any] = {"learn_step": source.learn_step, "clipped_gradient": source.clipped_gradient}
     quantization = QuantConfig(
-        weight=source.weight or "statsq",
+        **source.model_dump(include=source.model_fields_set & set(Switches.model_fields) | {"qkr"}),
         weight_bits=int(run.bits[1]),
         input_bits=int(run.bits[3]),
-        qkr=source.qkr,
         dead_biases=source.fidelity.dead_biases,
-        **{name: value for name, value in switches.items() if value is not None},
     )
     qat = _with_lr(recipe.qat, source.lr)
     taught: dict[str, Any] = {

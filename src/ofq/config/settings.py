@@ -6,9 +6,9 @@ Studies, which are grids of runs, are in :mod:`ofq.config.studies`; references b
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ofq.config.quant_config import ClippedGradient, WeightQuantizer
+from ofq.config.quant_config import Strict, Switches, named_class
 from ofq.errors import unknown
 from ofq.runs.registry import Entry, find
 
@@ -42,13 +42,6 @@ def _scalar(value: Any) -> Any:
 
 # Keyword arguments of a constructor: a timm model's or a remedy's.
 Arguments = dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]]
-
-
-class Strict(BaseModel):
-    """A section of ``params.yaml``: no unknown key, no value of another type, nothing that is not finite."""
-
-    # true is not 1, "3" is not 3, and 3.0 is not a whole number.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Data(Strict):
@@ -193,7 +186,7 @@ def _preset(value: Any) -> Any:
 class RemedySettings(Strict):
     """What calms oscillation during quantization-aware training."""
 
-    name: Text = Field(
+    name: Annotated[Text, named_class("remedy")] = Field(
         description="`dampening`, `freezing`, or `module:Class` for a class of your own in a file beside params.yaml"
     )
     arguments: Arguments = Field(
@@ -212,17 +205,9 @@ class RemedySettings(Strict):
         return find("remedy", self.name)
 
 
-class Variant(Strict):
+class Variant(Switches):
     """A named set of switches. One with a ``parent`` continues the parent's finished run."""
 
-    weight: WeightQuantizer | None = Field(None, description="weight quantizer")
-    learn_step: bool | None = Field(
-        None, description="of LSQ weights; false: their steps stay where calibration put them"
-    )
-    clipped_gradient: ClippedGradient | None = Field(
-        None, description="of LSQ weights beyond the outermost levels; 'identity': as StatsQ's"
-    )
-    qkr: bool = Field(False, description="query-key reparameterization")
     parent: Name | None = Field(None, description="variant whose finished run this one anneals")
     cga: Cga | None = Field(None, description="confidence-guided annealing, for a variant with a parent")
     remedy: RemedySettings | None = Field(
@@ -242,18 +227,16 @@ class Variant(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Variant":
         if self.parent is None:
-            if self.weight is None:
+            if "weight" not in self.model_fields_set:
                 raise ValueError("weight is missing: name a weight quantizer, or a parent to continue")
+            self.check_switches()
             if self.cga is not None:
                 raise ValueError("cga needs a parent: annealing continues a finished run")
-            if self.weight == "statsq" and (self.learn_step, self.clipped_gradient) != (None, None):
-                raise ValueError("learn_step and clipped_gradient are switches of lsq and lsq-midrise: leave them out")
         else:
             if self.cga is None:
                 raise ValueError("parent without cga: say how the parent's run is continued")
-            inherited = {"weight": None, "learn_step": None, "clipped_gradient": None, "qkr": False}
-            for name, default in (inherited | {"fidelity": Fidelity()}).items():
-                if getattr(self, name) != default:
+            for name in (*Switches.model_fields, "fidelity"):
+                if name in self.model_fields_set:
                     raise ValueError(f"{name} of an annealed variant comes from its parent: leave it out")
             if self.remedy is not None:
                 raise ValueError("remedy acts during quantization-aware training: name it with the parent")

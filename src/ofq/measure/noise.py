@@ -16,11 +16,11 @@ from ofq.data.batches import StudyData
 from ofq.errors import UserError
 from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import threshold_distance
-from ofq.quant.modules.attention import QKRAttention
-from ofq.quant.modules.layers import QuantLinear
-from ofq.quant.quantizers.base import Quantizer
-from ofq.quant.rounding import Rounded
-from ofq.quant.weights import BlockWeight, block_weights
+from ofq.quant.families.base import BlockWeight
+from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.modules.qkr import QKRAttention
+from ofq.quant.quantizers.base import Quantizer, Rounded
+from ofq.quant.weights import block_weights
 from ofq.runs import states
 from ofq.runs.files import replacing
 from ofq.runs.paths import Run, data_dir
@@ -200,7 +200,7 @@ def fixed(codes: dict[Layer, Tensor]) -> Iterator[None]:
         for layer, replaced in codes.items():
             quantizer = layer.weight_quantizer
             assert quantizer is not None
-            weight = layer.query_key_product() if isinstance(layer, QKRAttention) else layer.weight
+            weight = layer.latent_weight()
             layer.weight_quantizer = FixedQuantizer(quantizer, weight, replaced)
         yield
     finally:

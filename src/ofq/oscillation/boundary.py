@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ofq.oscillation.observer import Observer, reversals
 from ofq.oscillation.recorder import OscillationRecorder, threshold_distance
-from ofq.quant.modules.layers import QuantLinear
+from ofq.quant.modules.linear import QuantLinear
 
 BINS = 25  # of the distance to the nearest rounding threshold, over [0, 0.5] code steps
 BAND = 0.005  # code steps: the boundary range of confidence-guided annealing

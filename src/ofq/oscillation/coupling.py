@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ofq.oscillation.meter import OscillationMeter
 from ofq.oscillation.observer import Observer
 from ofq.oscillation.recorder import OscillationRecorder
-from ofq.quant.modules.attention import QKRAttention, QuantAttention
+from ofq.quant.modules.attention import QuantAttention
+from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.quantizers.statsq import StatsQuantizer
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ofq.oscillation.recorder import OscillationRecorder
+from ofq.quant.families.base import BlockWeight
 from ofq.quant.hook import Hook
-from ofq.quant.weights import BlockWeight
 
 
 class Observer(Hook):

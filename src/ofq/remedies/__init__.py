@@ -7,7 +7,8 @@ from ofq import lazy_names
 if TYPE_CHECKING:
     from ofq.remedies.annealing import Annealing, FrozenWeights
     from ofq.remedies.base import Remedy, governed_layers
-    from ofq.remedies.cga import ConfidenceGuidedAnnealing, confidence_mask
+    from ofq.remedies.cga import ConfidenceGuidedAnnealing
+    from ofq.remedies.confidence import confidence_mask
     from ofq.remedies.dampening import Dampening
     from ofq.remedies.freezing import IterativeFreezing
 
@@ -29,7 +30,7 @@ __getattr__ = lazy_names(
         "Remedy": "ofq.remedies.base",
         "governed_layers": "ofq.remedies.base",
         "ConfidenceGuidedAnnealing": "ofq.remedies.cga",
-        "confidence_mask": "ofq.remedies.cga",
+        "confidence_mask": "ofq.remedies.confidence",
         "Dampening": "ofq.remedies.dampening",
         "IterativeFreezing": "ofq.remedies.freezing",
     }

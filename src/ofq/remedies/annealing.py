@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ofq.quant.modules.attention import QKRAttention
+from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.weights import block_weights
 from ofq.remedies.base import Remedy, governed_layers
 

@@ -5,7 +5,7 @@ import math
 from torch import nn
 
 from ofq.quant.hook import Hook
-from ofq.quant.modules.layers import QuantLinear
+from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.quant.weights import block_weights

@@ -3,37 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ofq.quant.rounding import statistical_position, statistical_step
 from ofq.remedies.annealing import Annealing, query_key_weights
 from ofq.remedies.base import weight_quantizer
-
-
-@torch.no_grad()
-def confidence_mask(w: Tensor, bits: int, boundary_range: float) -> Tensor:
-    """Mark the weights of a StatsQ matrix that are frozen (True) because no rounding threshold is near.
-
-    Let u be the unrounded code of a weight, and c_min and c_max the smallest and the largest code in the matrix. The
-    threshold i + 1/2 lies between the codes i and i + 1:
-
-        free  <=>  1/2 - r <= u - i <= 1/2 + r  for some integer i with c_min <= i < c_max
-
-    So a threshold beyond the codes that occur does not count, and clamped weights are frozen.
-
-    Args:
-        w: weight (rows, columns).
-        bits: code width.
-        boundary_range: r, in code steps.
-
-    Returns:
-        Boolean tensor of w's shape.
-
-    Raises:
-        ValueError: not 0 <= boundary_range < 0.5.
-
-    Source: tests/golden/README.md section 6; OFQ paper section 3 (CGA).
-    """
-    _check_range(boundary_range)
-    return _far_from_thresholds(statistical_position(w, statistical_step(w, bits), bits), boundary_range)
 
 
 class ConfidenceGuidedAnnealing(Annealing):
@@ -59,7 +30,7 @@ class ConfidenceGuidedAnnealing(Annealing):
     """
 
     def __init__(self, model: nn.Module, boundary_range: float, *, freeze_qk: bool = True) -> None:
-        _check_range(boundary_range)
+        check_range(boundary_range)
         super().__init__(model)
         self.boundary_range = boundary_range
         self._still = query_key_weights(model) if freeze_qk else []
@@ -71,7 +42,7 @@ class ConfidenceGuidedAnnealing(Annealing):
         """Take the masks, zero the gradients of frozen weights, and remember the values of all."""
         self._frozen, self._before = [], []
         for layer in self.layers.values():
-            frozen = _far_from_thresholds(weight_quantizer(layer).position(layer.weight), self.boundary_range)
+            frozen = far_from_thresholds(weight_quantizer(layer).position(layer.weight), self.boundary_range)
             if layer.weight.grad is not None:
                 layer.weight.grad.masked_fill_(frozen, 0.0)  # no product: 0*inf would reach Adam's moments as NaN
             self._frozen.append(frozen)
@@ -99,12 +70,13 @@ class ConfidenceGuidedAnnealing(Annealing):
         return counts
 
 
-def _check_range(boundary_range: float) -> None:
+def check_range(boundary_range: float) -> None:
+    """Raise ValueError unless 0 <= boundary_range < 0.5, in code steps."""
     if not 0 <= boundary_range < 0.5:
         raise ValueError(f"boundary_range must be at least 0 and below 0.5 code steps, not {boundary_range}")
 
 
-def _far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:
+def far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:
     """Return True where no threshold between occurring codes is within the range of the unrounded code u."""
     smallest, largest = u.aminmax()
     # Beyond the extreme codes that occur no threshold counts: clamped to those codes, u has the largest distance, 1/2.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ofq.quant.modules.layers import QuantLinear
+from ofq.quant.modules.linear import QuantLinear
 from ofq.remedies.base import Remedy, annealed, governed_layers, weight_quantizer
 from ofq.runs.registry import register
 

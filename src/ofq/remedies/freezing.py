@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.oscillation.meter import OscillationMeter
-from ofq.quant.modules.layers import QuantLinear
+from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.remedies.base import Remedy, annealed, governed_layers, offset, weight_quantizer
 from ofq.runs.registry import register

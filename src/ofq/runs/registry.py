@@ -95,7 +95,8 @@ class Entry:
 
     def make(self, *arguments: Any, **options: Any) -> Any:
         """Import the class and make an object of it, with the presets of its name."""
-        return self.load()(*arguments, **{**self.presets, **options})
+        presets = {name: value for name, value in self.presets.items() if name in self.arguments}
+        return self.load()(*arguments, **presets, **options)
 
 
 @cache

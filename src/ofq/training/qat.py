@@ -3,6 +3,7 @@
 from ofq.config.resolve import KEEPING, Keeping, QatConfig
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.calibration import calibrate
+from ofq.quant.weights import attach
 from ofq.remedies.load import make_remedy
 from ofq.runs.paths import Run, data_dir
 from ofq.training.job import session
@@ -28,6 +29,8 @@ def run_qat(run: Run, config: QatConfig, keeping: Keeping = KEEPING) -> None:
         optimizer = make_optimizer(student, config.train)
         recorder = OscillationRecorder(student)
         remedies = [make_remedy(config.remedy, student, config.train.steps)] if config.remedy else []
+        for remedy in remedies:
+            attach(remedy, student)
         train(
             student,
             loss_from(run, config, data, student),

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ofq.quant.quantizers.lsq import LSQQuantizer
-from ofq.quant.rounding import QuantGrid
+from ofq.quant.kernels.grid import Learned, place_and_codes, rounded, values
+from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def plain_attention(qkv: Tensor, qk: LSQQuantizer, heads: Heads, scale: float) -
     """
     batch, tokens, width = qkv.shape
     context = Context.of(heads, batch, tokens, width // 3)
-    grid = qk.grid_for(torch.Size((batch, tokens, 2, width // 3)))
+    plan = qk.grid_for(torch.Size((batch, tokens, 2, width // 3))), context, scale
     out: Tensor = _PlainAttention.apply(
-        qkv, qk.scale, qk.before, qk.after, *context.parameters(heads), grid, context, scale
+        plan, qkv, *Learned.of(qk), *Learned.of(heads.values), heads.probabilities.scale
     )
     return out
 
@@ -70,8 +70,8 @@ class Context:
     """
 
     heads: int
-    v: QuantGrid
-    p: QuantGrid
+    v: Grid
+    p: Grid
     dropout: float
 
     @classmethod
@@ -81,44 +81,31 @@ class Context:
         p = heads.probabilities.grid_for(torch.Size((batch, heads.count, tokens, tokens)))
         return cls(heads.count, v, p, heads.dropout)
 
-    @staticmethod
-    def parameters(heads: Heads) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """Return the learned vectors in the order of the last arguments of :meth:`forward`."""
-        v = heads.values
-        return v.scale, v.before, v.after, heads.probabilities.scale
-
     def forward(
-        self,
-        scores: Tensor,
-        v: Tensor,
-        v_scale: Tensor,
-        v_before: Tensor | None,
-        v_after: Tensor | None,
-        p_scale: Tensor,
+        self, scores: Tensor, v: Tensor, v_learned: Learned, p_scale: Tensor
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """Map scores (H, B, N, N) and values (B, N, A) to the context (B, N, A), and to what :meth:`backward` needs.
 
         The scores are overwritten.
         """
-        v_step, p_step = self.v.step(v_scale), self.p.step(p_scale)
+        v_step, p_step = self.v.step(v_learned.scale), self.p.step(p_scale)
         # In place, here and in the backward pass: holes of the size of these largest tensors would stay in the heap.
         probabilities = torch.softmax(scores, -1, out=scores)
         mask = None
-        quantized = self.p.rounded(probabilities, p_step, None)
+        quantized = rounded(self.p, probabilities, p_step)
         if self.dropout:
             mask = torch.empty_like(quantized).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
             quantized.mul_(mask)
-        v_u, values = self.v.place_and_values(v, v_step, v_before, v_after)
-        context = torch.empty_like(values)
+        v_u = self.v.place(v, v_step, v_learned.before)
+        v_rounded = values(self.v, v_u, v_step, v_learned.after)
+        context = torch.empty_like(v_rounded)
         # out, part (B, N, d); p (B, N, N)
-        for out, p, part in zip(self.split(context), quantized, self.split(values), strict=True):
+        for out, p, part in zip(self.split(context), quantized, self.split(v_rounded), strict=True):
             out.copy_(torch.bmm(p, part))  # not out=: into a view the library multiplies image by image
-        return context, (probabilities, p_step, v_u, v_step, v_after, mask)
+        return context, (probabilities, p_step, v_u, v_step, v_learned.after, mask)
 
-    def backward(
-        self, g: Tensor, saved: tuple[Tensor, ...], grad_v: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
-        """Return the gradients of the scores and of :meth:`parameters`, and write that of the values to ``grad_v``.
+    def backward(self, g: Tensor, saved: tuple[Tensor, ...], grad_v: Tensor) -> tuple[Tensor, Learned, Tensor]:
+        """Return the gradients of scores, ``v_learned`` and ``p_scale``, and write that of the values to ``grad_v``.
 
         Args:
             g: gradient of the context (B, N, A).
@@ -126,12 +113,12 @@ class Context:
             grad_v: (B, N, A), overwritten.
         """
         probabilities, p_step, v_u, v_step, v_after, mask = saved
-        p_u, codes = self.p.place_and_codes(probabilities, p_step, None)
+        p_u, codes = place_and_codes(self.p, probabilities, p_step, None)
         scaled = g * p_step  # p = code*step: the step of a query multiplies its gradient, not its row of codes
-        values = self.v.values(v_u, v_step, v_after)
+        v_rounded = values(self.v, v_u, v_step, v_after)
         grad_p = torch.empty_like(codes)
         quantized = codes if mask is None else codes.mul_(mask)
-        parts = (self.split(x) for x in (values, g, scaled, grad_v))  # H of (B, N, d) each
+        parts = (self.split(x) for x in (v_rounded, g, scaled, grad_v))  # H of (B, N, d) each
         for p, grad, value, one, scaled_one, out in zip(quantized, grad_p, *parts, strict=True):
             torch.bmm(one, value.transpose(1, 2), out=grad)  # value^T (B, d, N), grad (B, N, N)
             out.copy_(torch.bmm(p.transpose(1, 2), scaled_one))  # p^T (B, N, N), keys by queries; out (B, N, d)
@@ -141,7 +128,7 @@ class Context:
         torch._softmax_backward_data(grad_p, probabilities, -1, grad_p.dtype, grad_input=grad_p)
         grad_v_after = self.v.move_gradient(grad_v) if v_after is not None else None
         grad_v_scale, grad_v_before = self.v.gradients(grad_v, v_u)
-        return grad_p, grad_v_scale, grad_v_before, grad_v_after, grad_p_scale
+        return grad_p, Learned(grad_v_scale, grad_v_before, grad_v_after), grad_p_scale
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the heads of x (B, N, A) as views (B, N, d)."""
@@ -150,29 +137,18 @@ class Context:
 
 class _PlainAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: Tensor,
-        scale: Tensor,
-        before: Tensor | None,
-        after: Tensor | None,
-        v_scale: Tensor,
-        v_before: Tensor | None,
-        v_after: Tensor | None,
-        p_scale: Tensor,
-        grid: QuantGrid,
-        context: Context,
-        factor: float,
-    ) -> Tensor:
+    def forward(ctx: Any, plan: tuple[Grid, Context, float], qkv: Tensor, *learned: Any) -> Tensor:
+        grid, context, factor = plan
+        (scale, before, after), v_learned, p_scale = learned[:3], Learned(*learned[3:6]), learned[6]
         batch, tokens, width = qkv.shape
         parts = qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
         step = grid.step(scale)
-        u, qk = grid.place_and_values(parts[:, :, :2], step, before, after)
-        q, k = qk.unbind(2)  # (B, N, 2, A) to (B, N, A) each
+        u = grid.place(parts[:, :, :2], step, before)  # (B, N, 2, A)
+        q, k = values(grid, u, step, after).unbind(2)  # (B, N, A) each
         scores = qkv.new_empty(context.heads, batch, tokens, tokens)
         for out, one, other in zip(scores, context.split(q), context.split(k), strict=True):
             out.baddbmm_(one, other.transpose(1, 2), beta=0, alpha=factor)  # (B, N, d) x (B, d, N) to (B, N, N)
-        out, saved = context.forward(scores, parts[:, :, 2], v_scale, v_before, v_after, p_scale)
+        out, saved = context.forward(scores, parts[:, :, 2], v_learned, p_scale)
         ctx.save_for_backward(u, step, after, *saved)
         ctx.grid, ctx.context, ctx.factor, ctx.width = grid, context, factor, width
         return out
@@ -181,12 +157,12 @@ class _PlainAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         u, step, after, *saved = ctx.saved_tensors
-        grid: QuantGrid = ctx.grid
+        grid: Grid = ctx.grid
         context: Context = ctx.context
         grad_qkv = g.new_empty(*g.shape[:2], ctx.width)
         parts = grad_qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
-        grad_scores, *grad_rest = context.backward(g, tuple(saved), parts[:, :, 2])
-        q, k = grid.values(u, step, after).unbind(2)  # (B, N, A) each
+        grad_scores, grad_v, grad_p_scale = context.backward(g, tuple(saved), parts[:, :, 2])
+        q, k = values(grid, u, step, after).unbind(2)  # (B, N, A) each
         grad_qk = parts[:, :, :2]  # (B, N, 2, A), a view
         grad_scores.mul_(ctx.factor)
         parts_of_heads = (context.split(x) for x in (q, k, *grad_qk.unbind(2)))  # (B, N, A) each to H of (B, N, d)
@@ -195,4 +171,4 @@ class _PlainAttention(torch.autograd.Function):
             out_k.copy_(torch.bmm(grad.transpose(1, 2), one))  # grad^T (B, N, N), keys by queries
         grad_after = None if after is None else grid.move_gradient(grad_qk)[: after.numel()]
         grad_scale, grad_before = grid.gradients(grad_qk, u)
-        return grad_qkv, grad_scale, grad_before, grad_after, *grad_rest, None, None, None
+        return None, grad_qkv, grad_scale, grad_before, grad_after, *grad_v, grad_p_scale

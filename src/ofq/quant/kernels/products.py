@@ -7,7 +7,6 @@ Where the processor multiplies 8-bit integers fast, the forward pass multiplies 
 exact, so its rounding error is smaller than that of the floating-point product it replaces.
 """
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ofq.quant.kernels.grid import Learned, place_and_codes, values
 from ofq.quant.quantizers.base import Quantizer
-from ofq.quant.quantizers.lsq import LSQQuantizer
-from ofq.quant.rounding import QuantGrid
+from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
 INTEGER_BITS = 6
 """Wider factors are not multiplied as integers: an unsigned code, or twice a signed one plus one, fits into eight."""
@@ -37,8 +36,14 @@ class Weight(NamedTuple):
     step: Tensor | None = None
 
 
-def quantized(weight: Tensor, quantizer: Quantizer | None, *, beside: Quantizer) -> Weight:
-    """Quantize a weight matrix, with integers where a product of integers pays.
+def float_weight(weight: Tensor, quantizer: Quantizer | None, beside: Quantizer) -> Weight:
+    """Quantize a weight matrix (out, in), if it has a quantizer, for a product of floating-point numbers."""
+    del beside
+    return Weight(weight if quantizer is None else quantizer(weight))
+
+
+def integer_weight(weight: Tensor, quantizer: Quantizer | None, beside: Quantizer) -> Weight:
+    """Quantize a weight matrix (out, in) for a product of integers, where both factors have a step a row and few bits.
 
     Args:
         weight: (out, in).
@@ -48,18 +53,12 @@ def quantized(weight: Tensor, quantizer: Quantizer | None, *, beside: Quantizer)
     if quantizer is None:
         return Weight(weight)
     rounded = quantizer.rounded(weight)
-    by_row = rounded.step.numel() in (1, len(weight))
-    if not by_row or not integers_pay(rounded.codes) or max(quantizer.bits, beside.bits) > INTEGER_BITS:
+    if rounded.step.numel() not in (1, len(weight)) or max(quantizer.bits, beside.bits) > INTEGER_BITS:
         return Weight(rounded.values)
     step = rounded.step.detach()
     if rounded.offset:  # in half steps, so that code + 1/2 becomes a whole number
         return Weight(rounded.values, (2 * rounded.codes + 2 * rounded.offset).to(torch.int8), step / 2)
     return Weight(rounded.values, rounded.codes.to(torch.int8), step)
-
-
-def integers_pay(x: Tensor) -> bool:
-    """Return whether int8 matrix products are faster on the tensor's device than products in its dtype."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and _multiplies_integers()
 
 
 def rounded_product(codes: Tensor, step: Tensor, after: Tensor | None, weight: Weight, bias: Tensor | None) -> Tensor:
@@ -88,13 +87,6 @@ def rounded_product(codes: Tensor, step: Tensor, after: Tensor | None, weight: W
     return out.mul_(steps) if bias is None else torch.addcmul(bias, out, steps, out=out)
 
 
-def fuses(x: Tensor, *quantizers: Quantizer | None) -> bool:
-    """Return whether a fused function can take the place of the quantizers and the product."""
-    if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling():
-        return False  # autocast casts and the compiler traces the parts one by one
-    return all(isinstance(quantizer, LSQQuantizer) and quantizer.fusible for quantizer in quantizers)
-
-
 def quantized_linear(x: Tensor, quantizer: LSQQuantizer, weight: Weight, bias: Tensor | None) -> Tensor:
     """Compute (Q(x + before) + after) W^T + bias.
 
@@ -112,28 +104,19 @@ def quantized_linear(x: Tensor, quantizer: LSQQuantizer, weight: Weight, bias: T
 
     Source: tests/golden/README.md section 4.
     """
-    grid = quantizer.grid_for(x.shape)
-    out: Tensor = _QuantizedLinear.apply(
-        x, quantizer.scale, quantizer.before, quantizer.after, weight.values, bias, weight[1:], grid
-    )
+    plan = quantizer.grid_for(x.shape), weight[1:]
+    out: Tensor = _QuantizedLinear.apply(plan, x, *Learned.of(quantizer), weight.values, bias)
     return out
 
 
 class _QuantizedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        scale: Tensor,
-        before: Tensor | None,
-        after: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        factors: tuple[Tensor | None, Tensor | None],
-        grid: QuantGrid,
-    ) -> Tensor:
+    def forward(ctx: Any, plan: tuple[Grid, tuple[Tensor | None, Tensor | None]], *tensors: Tensor | None) -> Tensor:
+        grid, factors = plan
+        x, scale, before, after, weight, bias = tensors
+        assert x is not None and scale is not None and weight is not None
         step = grid.step(scale)
-        u, codes = grid.place_and_codes(x, step, before, integers=factors[0] is not None)
+        u, codes = place_and_codes(grid, x, step, before, integers=factors[0] is not None)
         ctx.save_for_backward(u, step, weight, after)
         ctx.grid = grid
         return rounded_product(codes, step, after, Weight(weight, *factors), bias)
@@ -142,13 +125,14 @@ class _QuantizedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         u, step, weight, after = ctx.saved_tensors
-        grid: QuantGrid = ctx.grid
-        needs_x, _, needs_before, needs_after, needs_weight, needs_bias = ctx.needs_input_grad[:6]
+        grid: Grid = ctx.grid
+        _, needs_x, _, needs_before, needs_after, needs_weight, needs_bias = ctx.needs_input_grad
         rows = g.flatten(0, -2)  # (rows, out)
         grad_weight = grad_after = None
         grad_bias = rows.sum(0)
         if needs_weight:
-            grad_weight = rows.t() @ grid.values(u, step, None).flatten(0, -2)  # (out, rows) x (rows, in) to (out, in)
+            rounded = values(grid, u, step, None).flatten(0, -2)  # (rows, in)
+            grad_weight = rows.t() @ rounded  # (out, rows) x (rows, in) to (out, in)
             if after is not None:
                 grad_weight.addr_(grad_bias, after)
         if needs_after:
@@ -156,20 +140,8 @@ class _QuantizedLinear(torch.autograd.Function):
         grad = (rows @ weight).view_as(u)  # (rows, in) to (..., in)
         grad_scale, grad_before = grid.gradients(grad, u)
         return (
+            None,
             grad if needs_x else None,
-            grad_scale,
-            grad_before if needs_before else None,
-            grad_after,
-            grad_weight,
-            grad_bias if needs_bias else None,
-            None,
-            None,
+            *(grad_scale, grad_before if needs_before else None, grad_after),
+            *(grad_weight, grad_bias if needs_bias else None),
         )
-
-
-@cache
-def _multiplies_integers() -> bool:
-    """Return whether this processor has instructions for int8 dot products."""
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
-    names = ("avx512_vnni", "avx_vnni", "amx_int8")
-    return torch.backends.mkldnn.is_available() and any(capabilities.get(name) for name in names)

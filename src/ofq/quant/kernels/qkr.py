@@ -1,26 +1,33 @@
 """Query-key reparameterization as one function of the autograd graph, with the layouts of the plain attention."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ofq.quant.kernels.attention import Context, Heads
+from ofq.quant.kernels.grid import Learned, place_and_codes, values
 from ofq.quant.kernels.products import INTEGER_BITS, Weight, rounded_product
-from ofq.quant.quantizers.lsq import LSQQuantizer
-from ofq.quant.rounding import QuantGrid
+from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
+
+
+class Products(NamedTuple):
+    """What the rounded input is multiplied by.
+
+    Attributes:
+        p: the stacked products P_h = W_q,h^T W_k,h of the heads (H*C, C).
+        v: weight of the values (A, C).
+        v_bias: (A,).
+    """
+
+    p: Weight
+    v: Weight
+    v_bias: Tensor | None
 
 
 def qkr_attention(
-    x: Tensor,
-    quantizer: LSQQuantizer,
-    product: Weight,
-    product_quantizer: LSQQuantizer,
-    v: Weight,
-    v_bias: Tensor | None,
-    heads: Heads,
-    scale: float,
+    x: Tensor, quantizer: LSQQuantizer, products: Products, u_quantizer: LSQQuantizer, heads: Heads, scale: float
 ) -> Tensor:
     """Compute the context of query-key reparameterization.
 
@@ -29,10 +36,8 @@ def qkr_attention(
     Args:
         x: (B, N, C), not quantized.
         quantizer: of ``x``.
-        product: the stacked products P_h = W_q,h^T W_k,h of the heads (H*C, C).
-        product_quantizer: of u as (B, N, H, C).
-        v: weight of the values (A, C).
-        v_bias: (A,).
+        products: P, W_v and b_v.
+        u_quantizer: of u as (B, N, H, C).
         heads: what comes after the scores.
         scale: of the scores, 1/sqrt(d).
 
@@ -42,73 +47,68 @@ def qkr_attention(
     Source: tests/golden/README.md section 5; OFQ paper section 3.
     """
     batch, tokens, channels = x.shape
-    context = Context.of(heads, batch, tokens, len(v.values))
-    u = product_quantizer
-    grids = quantizer.grid_for(x.shape), u.grid_for(torch.Size((batch, tokens, heads.count, channels)))
+    p, v, v_bias = products
+    plan = _Plan(
+        quantizer.grid_for(x.shape),
+        u_quantizer.grid_for(torch.Size((batch, tokens, heads.count, channels))),
+        Context.of(heads, batch, tokens, len(v.values)),
+        p[1:],
+        v[1:],
+        scale,
+    )
     out: Tensor = _QKRAttention.apply(
-        *(x, quantizer.scale, quantizer.before, quantizer.after),
-        *(product.values, u.scale, u.before, u.after, v.values, v_bias),
-        *context.parameters(heads),
-        *(grids, (product[1:], v[1:]), context, scale),
+        *(plan, x, *Learned.of(quantizer), p.values, *Learned.of(u_quantizer), v.values, v_bias),
+        *(*Learned.of(heads.values), heads.probabilities.scale),
     )
     return out
 
 
+class _Plan(NamedTuple):
+    """What the function needs besides tensors with gradients; ``p`` and ``v`` are the integers and steps of weights."""
+
+    x_grid: Grid
+    u_grid: Grid
+    context: Context
+    p: tuple[Tensor | None, Tensor | None]
+    v: tuple[Tensor | None, Tensor | None]
+    factor: float
+
+
 class _QKRAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        x_scale: Tensor,
-        x_before: Tensor | None,
-        x_after: Tensor | None,
-        product: Tensor,
-        u_scale: Tensor,
-        u_before: Tensor | None,
-        u_after: Tensor | None,
-        v_weight: Tensor,
-        v_bias: Tensor | None,
-        v_scale: Tensor,
-        v_before: Tensor | None,
-        v_after: Tensor | None,
-        p_scale: Tensor,
-        grids: tuple[QuantGrid, QuantGrid],
-        factors: tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]],
-        context: Context,
-        factor: float,
-    ) -> Tensor:
-        x_grid, u_grid = grids
+    def forward(ctx: Any, plan: _Plan, x: Tensor, *tensors: Any) -> Tensor:
+        x_grid, u_grid, context, p_factors, v_factors, factor = plan
+        x_scale, x_before, x_after, product, u_scale, u_before, u_after, v_weight, v_bias, *v_learned, p_scale = tensors
         x_step, u_step = x_grid.step(x_scale), u_grid.step(u_scale)
-        integers = factors[0][0] is not None
-        x_u, codes = x_grid.place_and_codes(x, x_step, x_before, integers=integers)
-        products = (Weight(product, *factors[0]), None), (Weight(v_weight, *factors[1]), v_bias)
+        integers = p_factors[0] is not None
+        x_u, codes = place_and_codes(x_grid, x, x_step, x_before, integers=integers)
+        products = (Weight(product, *p_factors), None), (Weight(v_weight, *v_factors), v_bias)
         u, v = (rounded_product(codes, x_step, x_after, *pair) for pair in products)  # (B, N, H*C), (B, N, A)
         # u (B, N, H, C)
-        u_u, u_codes = u_grid.place_and_codes(u.unflatten(-1, (context.heads, -1)), u_step, u_before)
+        u_u, u_codes = place_and_codes(u_grid, u.unflatten(-1, (context.heads, -1)), u_step, u_before)
         if integers and u_after is None and u_grid.high < 2**INTEGER_BITS:
             scores = _integer_scores(codes, x_step, x_after, u_codes, u_step, factor)
         else:
-            values, keys = x_grid.values(x_u, x_step, x_after), u_grid.values(u_u, u_step, u_after)
+            queries, keys = values(x_grid, x_u, x_step, x_after), values(u_grid, u_u, u_step, u_after)
             scores = x.new_empty(context.heads, *x.shape[:2], x.shape[1])
             for out, key in zip(scores, keys.unbind(2), strict=True):  # out (B, N, N), key (B, N, C)
-                out.baddbmm_(values, key.transpose(1, 2), beta=0, alpha=factor)  # (B, N, C) x (B, C, N) to (B, N, N)
-        out, saved = context.forward(scores, v, v_scale, v_before, v_after, p_scale)
+                out.baddbmm_(queries, key.transpose(1, 2), beta=0, alpha=factor)  # (B, N, C) x (B, C, N) to (B, N, N)
+        out, saved = context.forward(scores, v, Learned(*v_learned), p_scale)
         ctx.save_for_backward(x_u, x_step, x_after, u_u, u_step, u_after, product, v_weight, *saved)
-        ctx.grids, ctx.context, ctx.factor = grids, context, factor
+        ctx.plan = plan
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x_u, x_step, x_after, u_u, u_step, u_after, product, v_weight, *saved = ctx.saved_tensors
-        x_grid, u_grid = ctx.grids
-        context: Context = ctx.context
+        x_grid, u_grid, context, *_, factor = ctx.plan
         grad_v = torch.empty_like(g)
-        grad_scores, *grad_rest = context.backward(g, tuple(saved), grad_v)
+        grad_scores, grad_v_learned, grad_p_scale = context.backward(g, tuple(saved), grad_v)
 
-        x, keys = x_grid.values(x_u, x_step, x_after), u_grid.values(u_u, u_step, u_after)
+        x, keys = values(x_grid, x_u, x_step, x_after), values(u_grid, u_u, u_step, u_after)
         grad_u, grad_x = torch.empty_like(keys), torch.empty_like(x)
-        grad_scores.mul_(ctx.factor)
+        grad_scores.mul_(factor)
         # grad (B, N, N), queries by keys; key, out (B, N, C)
         for h, (grad, key, out) in enumerate(zip(grad_scores, keys.unbind(2), grad_u.unbind(2), strict=True)):
             out.copy_(torch.bmm(grad.transpose(1, 2), x))  # grad^T (B, N, N), keys by queries
@@ -121,14 +121,13 @@ class _QKRAttention(torch.autograd.Function):
         rows, v_rows, u_rows = x.flatten(0, 1), grad_v.flatten(0, 1), grad_u.flatten(2).flatten(0, 1)
         grad_x.flatten(0, 1).addmm_(u_rows, product).addmm_(v_rows, v_weight)  # (B*N, C), a view
         grad_product, grad_v_weight = u_rows.t() @ rows, v_rows.t() @ rows  # (H*C, C), (A, C)
-        grad_v_bias = v_rows.sum(0) if ctx.needs_input_grad[9] else None
+        grad_v_bias = v_rows.sum(0) if ctx.needs_input_grad[10] else None
         grad_x_after = None if x_after is None else x_grid.move_gradient(grad_x)
         grad_x_scale, grad_x_before = x_grid.gradients(grad_x, x_u)
         return (
-            *(grad_x, grad_x_scale, grad_x_before, grad_x_after),
+            *(None, grad_x, grad_x_scale, grad_x_before, grad_x_after),
             *(grad_product, grad_u_scale, grad_u_before, grad_u_after, grad_v_weight, grad_v_bias),
-            *grad_rest,
-            *(None, None, None, None),
+            *(*grad_v_learned, grad_p_scale),
         )
 
 

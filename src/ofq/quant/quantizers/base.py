@@ -1,24 +1,52 @@
-"""The base class of all quantizers."""
+"""The base class of all quantizers, and what they return."""
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ofq.quant.rounding import Rounded
+from ofq.quant.hook import Hook
+
+
+class Rounded(NamedTuple):
+    """A fake-quantized tensor and what it is made of: values = step*(codes + offset), plus any ``after`` bias.
+
+    Attributes:
+        values: fake-quantized, with gradient.
+        codes: integers in the dtype and shape of the values.
+        step: broadcasts against the codes; no gradient.
+        offset: 0 or 1/2.
+    """
+
+    values: Tensor
+    codes: Tensor
+    step: Tensor
+    offset: float
 
 
 class Quantizer(nn.Module, ABC):
-    """Base class of the quantizers, with one method for values and another for integer codes.
+    """Base class of the quantizers, with levels step*(code + offset) and codes from -2^(bits-1) to 2^(bits-1) - 1.
+
+    A new one needs :meth:`step` only. It then rounds to the nearest level straight through: the gradient of a value is
+    that of its weight, and none flows to the step. With other gradients it has a :meth:`rounded` of its own.
+
+    Args:
+        bits: code width, 2 to 8.
 
     Attributes:
-        bits: code width, 2 to 8.
+        axis: the axis of a weight that has a step for each index, a tuple of neighbouring ones, or None for one step.
+        offset: 0 for levels at whole steps, 1/2 for levels halfway between them.
         record: whether to keep the codes of the last forward pass in ``last_codes``; needs no second quantization.
         last_codes: integer codes of the last forward pass while ``record`` is set.
+        hook: a remedy that rounds, or passes gradients, in its own way here.
 
     Raises:
         ValueError: ``bits`` out of range.
     """
+
+    axis: int | tuple[int, ...] | None = 0
+    offset = 0.0
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -27,30 +55,71 @@ class Quantizer(nn.Module, ABC):
         self.bits = bits
         self.record = False
         self.last_codes: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize ``x``; the shape stays."""
-        return self.rounded(x).values
-
-    @abstractmethod
-    def rounded(self, x: Tensor) -> Rounded:
-        """Fake-quantize ``x``, and return its codes and steps too."""
+        self.hook: Hook | None = None
 
     @abstractmethod
     def step(self, w: Tensor) -> Tensor:
         """Return the distance between neighbouring levels in units of ``w``, a vector over the axis with own steps."""
 
-    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize ``x``; the shape stays."""
+        return self.rounded(x).values
+
+    def rounded(self, x: Tensor) -> Rounded:
+        """Fake-quantize ``x``, and return its codes and steps too."""
+        passed = x
+        with torch.no_grad():
+            step = self._spread_step(x)
+            u = x / step.clamp_min(torch.finfo(step.dtype).tiny) - self.offset
+            codes = self.round_codes(u, step)
+            values = step * (codes + self.offset)
+        if self.hook is not None and x.requires_grad:
+            passed = x.clone()
+            passed.register_hook(lambda g: self.pass_gradient(g, u, codes))
+        self._keep(codes)
+        return Rounded(values + (passed - passed.detach()), codes, step, self.offset)  # the bits of `values`
+
+    def levels(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """Return the smallest and the largest code."""
+        half = 2.0 ** (self.bits - 1)
+        return -half, half - 1
+
+    @torch.no_grad()
     def position(self, w: Tensor) -> Tensor:
-        """Return the unrounded code coordinate of each element of ``w``, clamped to the outermost codes.
+        """Return the unrounded code u = w/step - offset of each element, clamped to the outermost codes; same shape.
 
         Rounding thresholds lie at half-integers.
         """
+        step = self._spread_step(w)
+        u = (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(self.offset)  # a row of zeros has no 0/0
+        return torch.clamp(u, *self.levels())
 
+    @torch.no_grad()
     def codes(self, w: Tensor) -> Tensor:
         """Return the integer codes of ``w`` (int8, uint8 where unsigned, int16 where the sign is detected)."""
-        with torch.no_grad():
-            return self.position(w).round_().to(self._code_dtype())
+        codes = self.position(w).round_() if self.hook is None else self.rounded(w).codes
+        return codes.to(self._code_dtype())
+
+    def round_codes(self, u: Tensor, step: Tensor) -> Tensor:
+        """Return round(clamp(u, smallest code, largest code)), ties to even, or the codes that the hook chooses."""
+        asked = None if self.hook is None else self.hook.round_with(self, u, step)
+        return torch.clamp(u, *self.levels()).round_() if asked is None else asked
+
+    def pass_gradient(self, g: Tensor, u: Tensor, codes: Tensor) -> Tensor:
+        """Return ``g``, or what the hook makes of it: the gradient of what was rounded, before any mask."""
+        scaled = None if self.hook is None else self.hook.scale_gradient(self, g, u, codes)
+        return g if scaled is None else scaled
+
+    def step_shape(self, shape: torch.Size) -> tuple[int, ...]:
+        """Return the shape in which the steps broadcast against a tensor: (rows, 1) for axis 0 of a matrix."""
+        axes = () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
+        if not axes:
+            return (1,)
+        first, last = axes[0] % len(shape), axes[-1] % len(shape)
+        return (*shape[first : last + 1], *(1,) * (len(shape) - 1 - last))
+
+    def _spread_step(self, w: Tensor) -> Tensor:
+        return self.step(w).view(self.step_shape(w.shape))  # step_shape
 
     def _code_dtype(self) -> torch.dtype:
         return torch.int8

@@ -1,29 +1,39 @@
 """LSQ, whose step is learned, and LSQ with move biases, for the inputs of a layer."""
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.autograd.function import once_differentiable
 
-from ofq.quant.quantizers.base import Quantizer
-from ofq.quant.rounding import STEP_FLOOR, QuantGrid, Rounded, round_on
-
-_Unset: Any = UninitializedParameter  # its stub does not say that it is a Parameter
+from ofq.quant.quantizers.base import Quantizer, Rounded
+from ofq.quant.quantizers.learned import LearnedStepQuantizer
+from ofq.runs.registry import register
 
 SIGN_THRESHOLD = -1e-5
 """An image with a smaller value than this is signed."""
+STEP_FLOOR = 1e-5
+"""Learned steps act as at least this; the floor is straight-through, so a step below it still learns."""
 
 
-class LSQQuantizer(Quantizer):
-    """Quantizer with learned steps; see :func:`round_learned` for the formulas.
+@register("lsq")
+@register("lsq-midrise", grid="midrise")
+class LSQQuantizer(LearnedStepQuantizer):
+    """Quantizer with learned steps, the vector ``scale``.
 
-    Codes lie in [-2^(bits-1), 2^(bits-1)-1], or in [0, 2^bits-1] if unsigned. The steps are the vector ``scale``. It
-    does not exist until :func:`ofq.quant.calibrate` makes it or a calibrated state dict is loaded. Calibration sets it
-    to kappa*mean|x|/sqrt(largest code), kappa = 4 for an unsigned quantizer with an axis, else 2.
+    With s = max(scale, 1e-5), u = (x + before)/s - offset and code = round(clamp(u, low, high)):
+
+        out = (code + offset)*s + after
+        dL/dx      = g * 1[low <= u <= high]                    both ends included
+        dL/dscale  = gamma * sum(g*((code + offset) - (u + offset)*1[low <= u <= high])),   gamma = 1/sqrt(high*M)
+        dL/dbefore = sum of dL/dx,   dL/dafter = sum of g       over the axes that they are broadcast along
+
+    M is the number of elements that share one step; ``before`` and ``after`` are those of :class:`MovedLSQQuantizer`.
+    Codes lie in [-2^(bits-1), 2^(bits-1)-1], or in [0, 2^bits-1] if unsigned. Calibration sets the step to
+    kappa*mean|x|/sqrt(high), kappa = 4 for an unsigned quantizer with an axis, else 2.
 
     Args:
         bits: 2 to 8.
@@ -31,17 +41,17 @@ class LSQQuantizer(Quantizer):
             on, in training and evaluation; the flag is a buffer of the state dict.
         axis: the axis that has a step for each index (0 output row, 1 image channel, -1 channel, -2 token), a tuple of
             neighbouring axes with a step for each pair of indices, or None for one step for the whole tensor.
-        grid: ``"integer"``: values at step*code. ``"midrise"``: values at step*(code + 1/2) and an initial step of
-            2*mean|w|/2^(bits-1), both as in StatsQ.
-        learned: whether the steps learn; if not, they stay as calibrated.
-        clipped_gradient: of elements beyond the outermost codes: ``"zero"`` as in LSQ, or ``"identity"`` as in StatsQ.
+        grid: ``"integer"``: offset 0. ``"midrise"``: offset 1/2 and an initial step of 2*mean|w|/2^(bits-1), both as
+            in StatsQ.
+        learn_step: whether the steps learn; if not, they stay as calibrated.
+        clipped_gradient: of elements beyond the outermost codes: ``"zero"`` as above, or ``"identity"`` as in StatsQ.
 
     Raises:
         ValueError: ``bits``, ``signed`` or ``grid`` is none of these, axes are not neighbours in order, or a mid-rise
             grid is not signed.
         RuntimeError: on a forward pass before calibration.
 
-    Source: tests/golden/README.md section 3; LSQ paper (Esser et al. 2020).
+    Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
     """
 
     negative_seen: Tensor
@@ -53,12 +63,11 @@ class LSQQuantizer(Quantizer):
         signed: bool | Literal["detect"] = True,
         axis: int | tuple[int, ...] | None = 0,
         grid: Literal["integer", "midrise"] = "integer",
-        learned: bool = True,
+        learn_step: bool = True,
         clipped_gradient: Literal["zero", "identity"] = "zero",
     ) -> None:
-        super().__init__(bits)
-        axes = () if axis is None else (axis,) if isinstance(axis, int) else axis
-        if any(right - left != 1 for left, right in pairwise(axes)):
+        super().__init__(bits, axis=axis, learn_step=learn_step)
+        if isinstance(axis, tuple) and any(right - left != 1 for left, right in pairwise(axis)):
             raise ValueError(f"axis must name neighbouring axes in order, not {axis}")
         if signed not in (True, False, "detect"):
             raise ValueError(f"signed must be True, False or 'detect', not {signed!r}")
@@ -67,18 +76,17 @@ class LSQQuantizer(Quantizer):
         if grid == "midrise" and signed is not True:
             raise ValueError("grid 'midrise' needs signed=True")
         self.signed = signed
-        self.axis = axis
         self.grid = grid
-        self.learned = learned
         self.clipped_gradient = clipped_gradient
+        self.offset = 0.5 if grid == "midrise" else 0.0
         self.shape: tuple[int, ...] = ()  # of the move biases, which only a MovedLSQQuantizer has
         self.before: nn.Parameter | None = None
         self.after: nn.Parameter | None = None
-        self._axes = axes
-        self._offset = 0.5 if grid == "midrise" else 0.0
-        self._means: list[Tensor] | None = None  # of |x|, one per calibration batch; None: not calibrating
-        self.scale: nn.Parameter = _Unset(requires_grad=learned)
         self.register_buffer("negative_seen", torch.zeros(()) if signed == "detect" else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize ``x``; the shape stays."""
+        return self.rounded(x).values
 
     def rounded(self, x: Tensor) -> Rounded:
         """Fake-quantize ``x``, and return its codes and steps too."""
@@ -88,35 +96,37 @@ class LSQQuantizer(Quantizer):
                 # The sign is that of what is rounded. before: (shape), the sizes of the last axes of x
                 x, before = x + before.view(self.shape), None
             self._detect_sign(x)
-        if self._means is not None:
+        if self.calibrating:
             self._observe(x if before is None else x + before.view(self.shape))  # before: (shape)
         grid = self.grid_for(x.shape)
-        values, codes = round_on(grid, x, self.scale, before, self.after)
+        values, codes = _LSQ.apply(x, self.scale, before, self.after, grid)
         self._keep(codes)
         return Rounded(values, codes, grid.step(self.scale.detach()), grid.offset)
 
     @property
     def fusible(self) -> bool:
         """Whether a fused function may do the rounding itself, on the grid of :meth:`grid_for`."""
-        return self.signed != "detect" and self._means is None and not self.record
+        usual = self.grid == "integer" and self.clipped_gradient == "zero"
+        return usual and self.signed != "detect" and not self.calibrating and not self.record and self.hook is None
 
-    def grid_for(self, shape: torch.Size) -> QuantGrid:
+    def grid_for(self, shape: torch.Size) -> "Grid":
         """Return the grid for a tensor of the given shape.
 
         Raises:
             RuntimeError: there is no step yet.
             ValueError: the axis of the steps has another size than at calibration.
         """
-        self._require_scale()
+        step_shape = self.step_shape(shape)
         low, high = self.levels()
-        return QuantGrid(
+        return Grid(
             low,
             high,
-            self._step_shape(shape),
-            gradient_factor(high, shape.numel() / self.scale.numel()),
-            self._offset,
+            step_shape,
+            (high * (shape.numel() / self.scale.numel())) ** -0.5,
+            self.offset,
             self.shape,
             passes_clipped=self.clipped_gradient == "identity",
+            hooked=None if self.hook is None else self,
         )
 
     def step(self, w: Tensor) -> Tensor:
@@ -125,126 +135,41 @@ class LSQQuantizer(Quantizer):
         self._require_scale()
         return self.scale.detach().clamp_min(STEP_FLOOR)
 
-    @torch.no_grad()
-    def position(self, w: Tensor) -> Tensor:
-        """Return clamp(w/step - offset, smallest code, largest code), same shape; offset 1/2 on the mid-rise grid."""
-        step = self.step(w)
-        low, high = self.levels()
-        u = (w / step.view(self._step_shape(w.shape))).sub_(self._offset)  # step: (rows, 1) for axis 0
-        return torch.clamp(u, low, high)  # type: ignore[arg-type]
-
     def levels(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
         """Return the smallest and the largest code.
 
         They are tensors without axes where the sign is detected, so that nobody waits for the device.
         """
-        half = 2.0 ** (self.bits - 1)
-        if self.signed == "detect":
-            low = self.negative_seen * -half
-            return low, low + (2 * half - 1)
-        return (-half, half - 1) if self.signed else (0.0, 2 * half - 1)
+        if self.signed is True:
+            return super().levels()
+        largest = 2.0**self.bits - 1
+        if self.signed is False:
+            return 0.0, largest
+        low = self.negative_seen * -(2.0 ** (self.bits - 1))
+        return low, low + largest
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether ``scale`` exists."""
-        return type(self.scale) is not _Unset
+    def statistic(self, x: Tensor) -> Tensor:
+        """Return mean|x| over the elements that share a step."""
+        axes = () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
+        shared = [axis for axis in range(x.ndim) if axis not in {kept % x.ndim for kept in axes}]
+        return x.abs().mean(shared) if axes else x.abs().mean()
 
-    def begin_calibration(self) -> None:
-        """Let every forward pass from here on count into the step.
-
-        Raises:
-            RuntimeError: the quantizer is calibrated already.
-        """
-        if self.calibrated:
-            raise RuntimeError("calibrate() was called on a calibrated quantizer: its learned steps would be lost")
-        self._means = []
-
-    def end_calibration(self, *, keep: bool) -> bool:
-        """End the calibration, drop the step unless ``keep``, and return whether a forward pass was seen."""
-        seen = bool(self._means)
-        self._means = None
-        if not keep and self.calibrated:
-            self.scale = _Unset(requires_grad=self.learned, device=self.scale.device, dtype=self.scale.dtype)
-        return seen
+    def first_step(self, statistic: Tensor) -> Tensor:
+        """Return kappa*mean|x|/sqrt(high), or StatsQ's step 2*mean|x|/2^(bits-1) on its grid."""
+        if self.grid == "midrise":
+            return statistic * 2.0 ** (2 - self.bits)
+        kappa = 4 if self.signed is False and self.axis is not None else 2
+        return (
+            kappa * statistic / torch.as_tensor(self.levels()[1], device=statistic.device, dtype=statistic.dtype).sqrt()
+        )
 
     @torch.no_grad()
     def _detect_sign(self, x: Tensor) -> None:
         # Tensor arithmetic: a Python comparison would make the device wait.
         torch.maximum(self.negative_seen, (x.amin() < SIGN_THRESHOLD).to(self.negative_seen), out=self.negative_seen)
 
-    @torch.no_grad()
-    def _observe(self, x: Tensor) -> None:
-        """Set the step from every calibration batch seen so far, this one included."""
-        assert self._means is not None
-        kept = {axis % x.ndim for axis in self._axes}
-        shared = [axis for axis in range(x.ndim) if axis not in kept]
-        self._means.append(x.abs().mean(shared) if kept else x.abs().mean())
-        mean = torch.stack(self._means).mean(0).flatten()  # (batches, *kept) to (steps,)
-        if self.grid == "midrise":
-            step = mean * 2.0 ** (2 - self.bits)
-        else:
-            kappa = 4 if self.signed is False and self._axes else 2
-            step = kappa * mean / torch.as_tensor(self.levels()[1], device=x.device, dtype=x.dtype).sqrt()
-        if not self.calibrated:
-            self.scale.materialize(step.shape, device=x.device, dtype=x.dtype)  # type: ignore[attr-defined]
-        self.scale.copy_(step)
-
-    def _step_shape(self, shape: torch.Size) -> tuple[int, ...]:
-        """Return the shape in which the vector of steps broadcasts against a tensor.
-
-        Raises:
-            ValueError: the axis has another size than at calibration.
-        """
-        if not self._axes:
-            return (1,)
-        first, last = self._axes[0] % len(shape), self._axes[-1] % len(shape)
-        kept = shape[first : last + 1]
-        if kept.numel() != self.scale.numel():
-            raise ValueError(
-                f"this quantizer was calibrated for {self.scale.numel()} steps along axis {self.axis}; "
-                f"the input {tuple(shape)} has {kept.numel()} there"
-            )
-        return (*kept, *(1,) * (len(shape) - 1 - last))
-
-    def _require_scale(self) -> None:
-        if not self.calibrated:
-            raise RuntimeError(
-                "a quantizer has no step yet: call ofq.quant.calibrate(model, batches) first, "
-                "or load the state dict of a calibrated model"
-            )
-
     def _code_dtype(self) -> torch.dtype:
         return torch.int16 if self.signed == "detect" else torch.int8 if self.signed else torch.uint8
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        scale = self.scale
-        if not self.calibrated:
-            self._parameters["scale"] = None  # left out: there is nothing to save, and torch would refuse to try
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        self._parameters["scale"] = scale
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        saved = state_dict.get(f"{prefix}scale")
-        arguments = (state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        if self.calibrated:
-            super()._load_from_state_dict(*arguments)
-        elif saved is not None:
-            self.scale.materialize(saved.shape, dtype=saved.dtype)  # type: ignore[attr-defined]
-            super()._load_from_state_dict(*arguments)
-        else:  # neither side is calibrated: nothing is missing
-            scale = self.scale
-            self._parameters["scale"] = None
-            super()._load_from_state_dict(*arguments)
-            self._parameters["scale"] = scale
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
@@ -288,56 +213,133 @@ class MovedLSQQuantizer(LSQQuantizer):
         self.after = nn.Parameter(torch.zeros(rows * math.prod(shape[1:]))) if rows else None
 
 
-def gradient_factor(high: float | Tensor, elements: float) -> float | Tensor:
-    """Return gamma = 1/sqrt(high*M), by which the gradient of a learned step is multiplied.
+@dataclass(frozen=True)
+class Grid:
+    """Levels of an LSQ quantizer, and the shapes of its steps and move biases beside a tensor.
 
-    Args:
-        high: largest code.
-        elements: M, the number of elements that share the step.
-
-    Source: tests/golden/README.md section 3; LSQ paper (Esser et al. 2020) section 2.2.
-    """
-    return (high * elements) ** -0.5
-
-
-def round_learned(
-    x: Tensor,
-    scale: Tensor,
-    low: float | Tensor,
-    high: float | Tensor,
-    *,
-    step_shape: tuple[int, ...],
-    offset: float = 0.0,
-    before: Tensor | None = None,
-    after: Tensor | None = None,
-    move_shape: tuple[int, ...] = (),
-) -> tuple[Tensor, Tensor]:
-    """Fake-quantize with a learned step (LSQ), with the move biases of an activation quantizer fused in.
-
-    With s = max(scale, 1e-5), u = (x + before)/s - offset and code = round(clamp(u, low, high)):
-
-        out = (code + offset)*s + after
-        dL/dx      = g * 1[low <= u <= high]                    both ends included
-        dL/dscale  = gamma * sum(g*((code + offset) - (u + offset)*1[low <= u <= high])),   gamma = 1/sqrt(high*M)
-        dL/dbefore = sum of dL/dx,   dL/dafter = sum of g       over the axes that they are broadcast along
-
-    M is the number of elements that share one step. The backward pass keeps x and no other tensor of its size.
-
-    Args:
-        x: what is rounded.
-        scale: learned steps, a vector.
+    Attributes:
         low: smallest code: 0, a negative power of two, or a tensor without axes.
         high: largest code: one less than a power of two, or a tensor without axes.
-        step_shape: shape of the steps; broadcasts against ``x``.
+        step_shape: shape of the steps; broadcasts against the tensor.
+        gamma: what the gradient of a step is multiplied by.
         offset: 0 for levels at whole steps, 1/2 for levels halfway between them (not with ``after``).
-        before: added to ``x`` first; a vector.
-        after: added to the result; a vector, which may be shorter than ``before``: zeros follow.
-        move_shape: shape of ``before`` and ``after``: the sizes of the last axes of ``x``.
-
-    Returns:
-        The fake-quantized tensor and its codes (same dtype, no gradient).
-
-    Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
+        move_shape: shape of the move biases: the sizes of the tensor's last axes.
+        passes_clipped: the gradient reaches x everywhere, also beyond the outermost codes.
+        hooked: the quantizer, if a hook rounds or passes gradients there.
     """
-    factor = gradient_factor(high, x.numel() / scale.numel())
-    return round_on(QuantGrid(low, high, step_shape, factor, offset, move_shape), x, scale, before, after)
+
+    low: float | Tensor
+    high: float | Tensor
+    step_shape: tuple[int, ...]
+    gamma: float | Tensor
+    offset: float = 0.0
+    move_shape: tuple[int, ...] = ()
+    passes_clipped: bool = False
+    hooked: Quantizer | None = None
+
+    def step(self, scale: Tensor) -> Tensor:
+        """Return max(scale, 1e-5) in ``step_shape``; ``scale`` is a vector."""
+        return scale.clamp_min(STEP_FLOOR).view(self.step_shape)  # step_shape
+
+    def place(self, x: Tensor, step: Tensor, before: Tensor | None) -> Tensor:
+        """Return u = (x + before)/step - offset, a new tensor of x's shape; ``before`` is a vector."""
+        # As before/step + x/step: only the small tensor is divided on its own, the large one is passed over once.
+        # before: (move_shape)
+        u = x / step if before is None else torch.addcdiv(before.view(self.move_shape) / step, x, step)
+        return u.sub_(self.offset) if self.offset else u
+
+    def nearest(self, u: Tensor) -> Tensor:
+        """Return round(clamp(u, low, high)), ties to even, a new tensor of the same dtype."""
+        return torch.clamp(u, self.low, self.high).round_()  # type: ignore[arg-type]  # both numbers or both tensors
+
+    def shift(self, after: Tensor | None) -> Tensor | None:
+        """Return the vector ``after`` in ``move_shape``, with zeros for the rows that it lacks."""
+        if after is None:
+            return None
+        missing = math.prod(self.move_shape) - after.numel()
+        return (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(self.move_shape)  # move_shape
+
+    def gradients(self, g: Tensor, u: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Turn ``g`` into dL/dx in place, and return dL/dscale and dL/dbefore, formulas in :class:`LSQQuantizer`.
+
+        Args:
+            g: gradient of the rounded tensor.
+            u: what :meth:`place` returned, same shape.
+            codes: if they are not the nearest ones, same shape.
+
+        Returns:
+            dL/dscale, a vector, and dL/dbefore, a vector, or None on a grid without move biases.
+        """
+        # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
+        pull = self.nearest(u).mul_(g) if codes is None else codes * g
+        if self.offset:
+            pull.add_(g, alpha=self.offset)
+        self.mask(g, u)
+        pull.addcmul_(g, u, value=-1)
+        if self.offset:
+            pull.sub_(g, alpha=self.offset)
+        grad_scale = pull.sum_to_size(self.step_shape).mul_(self.gamma).flatten()  # (steps,)
+        return grad_scale, self.move_gradient(g) if self.move_shape else None
+
+    def move_gradient(self, g: Tensor) -> Tensor:
+        """Sum ``g`` over the axes that a move bias is broadcast along; the result is a vector."""
+        return g.sum_to_size(self.move_shape).flatten()  # move_shape to a vector
+
+    def mask(self, g: Tensor, u: Tensor) -> Tensor:
+        """Zero g in place where u lies outside [low, high]; on the ends g stays.
+
+        The mask of torch.clamp is not used: whether it includes the ends depends on torch's version.
+        """
+        low, high = self.low, self.high
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            return g.masked_fill_((u < low) | (u > high), 0.0)
+        # hardtanh's backward does mask and product in one vectorised kernel, on the CPU an order of magnitude faster
+        # than a boolean mask. It leaves its ends out, so they are the floats next below low = -2^k or 0 and next above
+        # high = 2^k - 1. The one below 0 is subnormal, and a processor may flush it to zero: there it is the largest
+        # negative normal float.
+        info = torch.finfo(u.dtype)
+        below = low * (1 + info.eps) if low else -info.tiny
+        torch.ops.aten.hardtanh_backward.grad_input(g, u, below, high + info.eps * (high + 1) / 2, grad_input=g)
+        return g
+
+
+class _LSQ(torch.autograd.Function):
+    """The formulas of :class:`LSQQuantizer`; x and no other tensor of its size is kept: a weight is there anyway."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None, grid: Grid
+    ) -> tuple[Tensor, Tensor]:
+        step = grid.step(scale)
+        u = grid.place(x, step, before)
+        codes = torch.clamp(u, grid.low, grid.high).round_()  # type: ignore[arg-type]  # to nearest, ties to even
+        if grid.hooked:
+            codes = grid.hooked.round_codes(u, step)
+        shift = step * grid.offset if grid.offset else grid.shift(after)
+        out = codes * step if shift is None else torch.addcmul(shift, codes, step)
+        ctx.save_for_backward(x, step, before, codes if grid.hooked else None)
+        ctx.grid = grid
+        ctx.after_size = 0 if after is None else after.numel()
+        ctx.mark_non_differentiable(codes)
+        ctx.set_materialize_grads(False)
+        return out, codes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        g = grads[0]
+        if g is None:
+            return (None,) * 5
+        needs_x, _, _, needs_after = ctx.needs_input_grad[:4]
+        x, step, before, codes = ctx.saved_tensors
+        grid: Grid = ctx.grid
+        u = grid.place(x, step, before)
+        grad_after = grid.move_gradient(g)[: ctx.after_size] if needs_after else None
+        grad_x = g.clone(memory_format=torch.contiguous_format)
+        grad_scale, grad_before = grid.gradients(grad_x, u, codes)
+        passed = grid.hooked.pass_gradient(g, u, codes) if grid.hooked else g
+        if grid.passes_clipped:
+            grad_x = passed
+        elif passed is not g:
+            grad_x = grid.mask(passed, u)
+        return grad_x if needs_x else None, grad_scale, grad_before if before is not None else None, grad_after, None

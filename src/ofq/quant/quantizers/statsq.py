@@ -1,17 +1,24 @@
 """StatsQ: the step is a statistic of the weight."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ofq.quant.quantizers.base import Quantizer
-from ofq.quant.rounding import Rounded, round_statistical, statistical_position, statistical_step
+from ofq.quant.quantizers.base import Quantizer, Rounded
+from ofq.runs.registry import register
 
 
+@register("statsq")
 class StatsQuantizer(Quantizer):
-    """Weight quantizer whose step is a statistic of the row, 2*mean|w| / 2^(bits-1); nothing in it is learned.
+    """Weight quantizer whose step is a statistic of the row; nothing in it is learned.
 
-    Codes lie in [-n, n-1] with n = 2^(bits-1), values at step*(code + 1/2): 2^bits symmetric levels, none at zero.
-    The gradient is the identity for every element. See :func:`ofq.quant.rounding.round_statistical`.
+    With n = 2^(bits-1), codes in [-n, n-1] and sigma = 2*mean|w| of the row:
+
+        step = sigma/n,   code = round(n*clamp(w/sigma, -1, 1-1e-6) - 1/2),   out = step*(code + 1/2)
+        dL/dw = g for every element; no gradient flows through the step
+
+    So there are 2^bits symmetric levels, none at zero. A row of zeros stays zero.
 
     Args:
         bits: 2 to 8. Above 4 the clip at 2*mean|w| dominates the error.
@@ -22,18 +29,52 @@ class StatsQuantizer(Quantizer):
     Source: tests/golden/README.md section 2; OFQ paper equation 7.
     """
 
-    def rounded(self, x: Tensor) -> Rounded:
-        """Fake-quantize a weight, and return its codes and steps too."""
-        values, codes, step = round_statistical(x, self.bits)
-        self._keep(codes)
-        return Rounded(values, codes, step, 0.5)
+    axis = -2  # the rows of a matrix (rows, columns); of a 3-D weight each index of the last axis but one
+    offset = 0.5
 
     @torch.no_grad()
     def step(self, w: Tensor) -> Tensor:
         """Return sigma/n of each output row, shape (rows,)."""
-        return statistical_step(w, self.bits).flatten()  # (rows, 1) to (rows,)
+        return _steps(w, self.bits).flatten()  # (rows, 1) to (rows,)
 
-    @torch.no_grad()
-    def position(self, w: Tensor) -> Tensor:
-        """Return clamp(w/step - 1/2, -n, n-1), same shape."""
-        return statistical_position(w, statistical_step(w, self.bits), self.bits)
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize a weight."""
+        return self.rounded(x).values
+
+    def rounded(self, x: Tensor) -> Rounded:
+        """Fake-quantize a weight, and return its codes and steps too."""
+        values, codes, step = _StatsQ.apply(x, self)
+        self._keep(codes)
+        return Rounded(values, codes, step, self.offset)
+
+
+class _StatsQ(torch.autograd.Function):
+    """The formulas of :class:`StatsQuantizer`; nothing is kept for the backward pass unless a hook wants it."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, quantizer: StatsQuantizer) -> tuple[Tensor, Tensor, Tensor]:
+        n = 2.0 ** (quantizer.bits - 1)
+        step = _steps(w, quantizer.bits)  # (rows, 1)
+        # Clamped as codes, not as w/sigma: beyond the outermost ones both round to these. A row of zeros has u = -1/2.
+        u = (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(0.5)
+        codes = torch.clamp(u, -n, n - 1).round_()  # to nearest, ties to even
+        ctx.hooked = quantizer if quantizer.hook is not None else None
+        if ctx.hooked:
+            codes = quantizer.round_codes(u, step)
+            ctx.save_for_backward(u, codes)
+        ctx.mark_non_differentiable(codes, step)
+        ctx.set_materialize_grads(False)
+        return torch.addcmul(step * 0.5, codes, step), codes, step
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        g = grads[0]
+        if g is not None and ctx.hooked:
+            g = ctx.hooked.pass_gradient(g, *ctx.saved_tensors)
+        return g, None
+
+
+def _steps(w: Tensor, bits: int) -> Tensor:
+    """Return sigma/n = 2*mean|w|/2^(bits-1); axes that share it keep size one, (rows, 1) for a matrix."""
+    shared = [axis for axis in range(w.ndim) if axis != w.ndim - 2]
+    return w.abs().mean(shared, keepdim=True).mul_(2.0 ** (2 - bits))

@@ -1,0 +1,114 @@
+"""What a family of models says of its members, and what families share."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ofq.config.quant_config import OF_QUANTIZERS, QuantConfig
+from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.modules.qkr import QKRAttention
+from ofq.quant.quantizers.base import Quantizer
+from ofq.runs.registry import find
+
+
+@dataclass(frozen=True)
+class BlockWeight:
+    """One low-bit weight matrix of a block, or one third of a joint one.
+
+    Attributes:
+        name: such as ``blocks.0.attn.q``.
+        group: kind of layer, such as ``q`` or ``fc1``; each family has its own.
+        block: number of the block, from 0.
+        layer: the layer whose weight it is; under query-key reparameterization of the product, the attention.
+        rows: which output rows of the layer's weight.
+    """
+
+    name: str
+    group: str
+    block: int
+    layer: QuantLinear | QKRAttention
+    rows: slice
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The quantizer of the layer's weight."""
+        quantizer = self.layer.weight_quantizer
+        assert quantizer is not None
+        return quantizer
+
+    @property
+    def bits(self) -> int:
+        """Code width."""
+        return self.quantizer.bits
+
+    def latent(self) -> Tensor:
+        """Return full-precision values (rows, columns), for ``qk`` the products W_q^T W_k (H*C, C); no gradient."""
+        return self._whole()[self.rows]
+
+    def codes(self) -> Tensor:
+        """Return the integer codes of the weight as it is now, in the shape of :meth:`latent`."""
+        return self.quantizer.codes(self._whole())[self.rows]
+
+    def last_codes(self) -> Tensor:
+        """Return the integer codes that the last forward pass used, at no further cost.
+
+        Raises:
+            RuntimeError: nothing was recorded.
+        """
+        if self.quantizer.last_codes is None:
+            raise RuntimeError(f"{self.name} has no recorded codes: call record_codes(model), then run a forward pass")
+        return self.quantizer.last_codes[self.rows]
+
+    def position(self) -> Tensor:
+        """Return the unrounded, clamped code coordinate of the weight now; thresholds lie at half-integers."""
+        return self.quantizer.position(self._whole())[self.rows]
+
+    @torch.no_grad()
+    def _whole(self) -> Tensor:
+        return self.layer.latent_weight().detach()
+
+
+class Family(ABC):
+    """A kind of models that are quantized by type; it keeps no state.
+
+    A member is registered with ``models``, patterns of the names in timm that a study's model may have. The most
+    specific pattern that fits decides which family's code a run depends on.
+
+    Attributes:
+        supported: the models, for errors.
+    """
+
+    supported: str
+
+    @abstractmethod
+    def fits(self, model: nn.Module) -> bool:
+        """Return whether a model, quantized or not, has the layers of this family."""
+
+    @abstractmethod
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError for what cannot be converted, before anything is changed."""
+
+    @abstractmethod
+    def convert(self, model: nn.Module, config: QuantConfig) -> None:
+        """Replace the layers of a checked model by quantized ones, in place."""
+
+    @abstractmethod
+    def low_bit_weights(self, model: nn.Module) -> list[BlockWeight]:
+        """List every low-bit weight of the blocks of a quantized model, in the order in which the blocks use them."""
+
+
+def weight_quantizer(config: QuantConfig) -> Quantizer:
+    """Make a weight quantizer of the blocks: the class that the name stands for, with those switches that it takes."""
+    entry = find("quantizer", config.weight)
+    switches = {name: getattr(config, name) for name in OF_QUANTIZERS if name in entry.arguments}
+    quantizer: Quantizer = entry.make(config.weight_bits, **switches)
+    return quantizer
+
+
+def place_beside(layer: nn.Linear, *quantizers: Quantizer | None) -> None:
+    """Move quantizers to the device and dtype of the layer whose module they become part of."""
+    for quantizer in quantizers:
+        if quantizer is not None:
+            quantizer.to(device=layer.weight.device, dtype=layer.weight.dtype)

@@ -1,0 +1,74 @@
+"""Which fused functions take the place of the modules' quantizers and products, if any do."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ofq.quant.kernels.attention import plain_attention
+from ofq.quant.kernels.products import Weight, float_weight, integer_weight, quantized_linear
+from ofq.quant.kernels.qkr import qkr_attention
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer
+
+Mode = Literal["eager", "autocast", "compile"]
+
+
+class Kernels(NamedTuple):
+    """Fused functions that belong together.
+
+    Attributes:
+        weight: quantizes the weight of a product, for the others.
+        linear: quantized input times quantized weight.
+        attention: plain attention between its projections.
+        qkr: attention with query-key reparameterization, between its input and its output projection.
+    """
+
+    weight: Callable[[Tensor, Quantizer | None, Quantizer], Weight]
+    linear: Callable[..., Tensor] = quantized_linear
+    attention: Callable[..., Tensor] = plain_attention
+    qkr: Callable[..., Tensor] = qkr_attention
+
+
+_FLOATS, _INTEGERS = Kernels(float_weight), Kernels(integer_weight)
+
+
+def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels | None:
+    """Return the fused functions for tensors of a dtype on a device, or None where the modules compute part by part.
+
+    Autocast casts the parts one by one and the compiler traces them, so there are none for these modes. In float32 on
+    a CPU that multiplies 8-bit integers fast, forward products multiply integer codes.
+    """
+    if mode != "eager":
+        return None
+    return _INTEGERS if device.type == "cpu" and dtype == torch.float32 and _multiplies_integers() else _FLOATS
+
+
+def fused(x: Tensor, *inputs: LSQQuantizer | None, weight: Quantizer | None = None) -> Kernels | None:
+    """Return the fused functions that may take over here, or None.
+
+    Args:
+        x: input of the module.
+        inputs: all quantizers that would round inside the fused function; a missing or an unusual one prevents it.
+        weight: quantizer of the weight; a hook there prevents it too.
+    """
+    usual = all(quantizer is not None and quantizer.fusible for quantizer in inputs)
+    if not usual or (weight is not None and weight.hook is not None):
+        return None
+    return choose(x.device, x.dtype, _mode(x.device))
+
+
+def _mode(device: torch.device) -> Mode:
+    if torch.compiler.is_compiling():
+        return "compile"
+    return "autocast" if torch.is_autocast_enabled(device.type) else "eager"
+
+
+@cache
+def _multiplies_integers() -> bool:
+    """Return whether this processor has instructions for int8 dot products."""
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
+    names = ("avx512_vnni", "avx_vnni", "amx_int8")
+    return torch.backends.mkldnn.is_available() and any(capabilities.get(name) for name in names)

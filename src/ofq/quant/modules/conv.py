@@ -1,0 +1,91 @@
+"""The convolution of patches that quantizes its weight and its input."""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofq.quant.modules.linear import take_over
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer
+
+
+class QuantConv2d(nn.Conv2d):
+    """Convolution of patches that do not overlap (kernel = stride, no padding), as one matrix product.
+
+    The input quantizer's parameters need the backward pass to the image. On a CPU that of the product is much cheaper
+    than that of the convolution; the forward pass costs the same.
+
+    Args:
+        in_channels: as in :class:`torch.nn.Conv2d`.
+        out_channels: as in :class:`torch.nn.Conv2d`.
+        kernel_size: height and width of a patch, also the stride.
+        bias: as in :class:`torch.nn.Conv2d`.
+        weight_quantizer: of the weight (out_channels, in_channels, height, width), or None.
+        input_quantizer: of the image (B, in_channels, H, W), or None.
+
+    Raises:
+        ValueError: the converted convolution is not one of patches, or the image is no multiple of the patch.
+
+    Source: tests/golden/README.md section 4.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: tuple[int, int],
+        bias: bool = True,
+        weight_quantizer: Quantizer | None = None,
+        input_quantizer: LSQQuantizer | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=kernel_size, bias=bias)
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+
+    @classmethod
+    def from_conv(
+        cls, conv: nn.Conv2d, *, weight_quantizer: Quantizer | None, input_quantizer: LSQQuantizer | None
+    ) -> Self:
+        """Make a quantized convolution that takes over the weight and bias parameters themselves, not copies."""
+        check_patches(conv)
+        height, width = conv.kernel_size
+        with torch.device("meta"):  # draws no random numbers
+            layer = cls(
+                conv.in_channels,
+                conv.out_channels,
+                kernel_size=(height, width),
+                bias=conv.bias is not None,
+                weight_quantizer=weight_quantizer,
+                input_quantizer=input_quantizer,
+            )
+        take_over(layer, conv)
+        return layer
+
+    def quantized_weight(self) -> Tensor:
+        """Return Q_w(W), shape (out_channels, in_channels, height, width)."""
+        return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map an image (B, in_channels, H, W) to (B, out_channels, H/height, W/width)."""
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        height, width = self.kernel_size
+        if x.shape[-2] % height or x.shape[-1] % width:
+            raise ValueError(f"image {tuple(x.shape[-2:])} is no multiple of the patch {(height, width)}")
+        x = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))  # (B, K, H/h, h, W/w, w)
+        patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, H/h, W/w, K*h*w)
+        y = F.linear(patches, self.quantized_weight().flatten(1), self.bias)  # weight (O, K*h*w), y (B, H/h, W/w, O)
+        return y.permute(0, 3, 1, 2)  # (B, O, H/h, W/w); timm's PatchEmbed permutes back without copying
+
+
+def check_patches(conv: nn.Conv2d) -> None:
+    """Raise ValueError for a convolution that :class:`QuantConv2d` cannot take the place of."""
+    plain = conv.padding in ((0, 0), "valid") and conv.dilation == (1, 1) and conv.groups == 1
+    if conv.kernel_size != conv.stride or not plain:
+        raise ValueError(
+            "only a convolution of patches (stride = kernel_size, no padding, dilation or groups) can be "
+            f"quantized, not {conv}"
+        )

@@ -1,0 +1,82 @@
+"""The linear layer that quantizes its weight and its input."""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ofq.quant.kernels.choose import fused
+from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer
+
+
+class QuantLinear(nn.Linear):
+    """Linear layer with a quantized weight and input, each quantizer optional.
+
+        y = Q_x(x) Q_w(W)^T + b
+
+    Args:
+        in_features: as in :class:`torch.nn.Linear`.
+        out_features: as in :class:`torch.nn.Linear`.
+        bias: as in :class:`torch.nn.Linear`.
+        weight_quantizer: of the weight (out_features, in_features), or None for full precision.
+        input_quantizer: of the input (..., in_features), or None for full precision.
+
+    Source: tests/golden/README.md section 4. Unlike in the released code, a layer without bias stays without one.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        weight_quantizer: Quantizer | None = None,
+        input_quantizer: LSQQuantizer | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+
+    @classmethod
+    def from_linear(
+        cls, linear: nn.Linear, *, weight_quantizer: Quantizer | None, input_quantizer: LSQQuantizer | None
+    ) -> Self:
+        """Make a quantized layer that takes over the weight and bias parameters themselves, not copies."""
+        with torch.device("meta"):  # draws no random numbers
+            layer = cls(
+                linear.in_features,
+                linear.out_features,
+                bias=linear.bias is not None,
+                weight_quantizer=weight_quantizer,
+                input_quantizer=input_quantizer,
+            )
+        take_over(layer, linear)
+        return layer
+
+    def latent_weight(self) -> Tensor:
+        """Return what the weight quantizer rounds, (out_features, in_features)."""
+        return self.weight
+
+    def quantized_weight(self) -> Tensor:
+        """Return Q_w(W), shape (out_features, in_features)."""
+        return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., in_features) to (..., out_features)."""
+        quantizer = self.input_quantizer
+        if quantizer is None:
+            return F.linear(x, self.quantized_weight(), self.bias)
+        if quantizer.axis in (-2, None) and (fast := fused(x, quantizer, weight=self.weight_quantizer)):
+            return fast.linear(x, quantizer, fast.weight(self.weight, self.weight_quantizer, quantizer), self.bias)
+        return F.linear(quantizer(x), self.quantized_weight(), self.bias)
+
+
+def take_over(layer: Any, source: nn.Linear | nn.Conv2d) -> None:
+    """Give the layer the source's parameters and mode, and move its quantizers to where these are."""
+    for quantizer in (layer.weight_quantizer, layer.input_quantizer):
+        if quantizer is not None:
+            quantizer.to(device=source.weight.device, dtype=source.weight.dtype)
+    layer.weight, layer.bias = source.weight, source.bias
+    layer.train(source.training)

@@ -1,0 +1,121 @@
+"""The base of quantizers whose steps are parameters, which calibration makes and state dicts hold."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from ofq.quant.quantizers.base import Quantizer
+
+_Unset: Any = UninitializedParameter  # its stub does not say that it is a Parameter
+
+
+class LearnedStepQuantizer(Quantizer):
+    """Quantizer whose steps are the vector ``scale``.
+
+    It does not exist until :func:`ofq.quant.calibrate` makes it or a calibrated state dict is loaded.
+
+    Args:
+        bits: code width, 2 to 8.
+        axis: as in :class:`Quantizer`.
+        learn_step: whether the steps learn; if not, they stay as calibrated.
+
+    Raises:
+        RuntimeError: on a forward pass before calibration.
+    """
+
+    def __init__(self, bits: int, *, axis: int | tuple[int, ...] | None, learn_step: bool) -> None:
+        super().__init__(bits)
+        self.axis = axis
+        self.learn_step = learn_step
+        self._seen: list[Tensor] | None = None  # statistics, one per calibration batch; None: not calibrating
+        self.scale: nn.Parameter = _Unset(requires_grad=learn_step)
+
+    @abstractmethod
+    def statistic(self, x: Tensor) -> Tensor:
+        """Return what calibration averages over batches, a vector over the axis with own steps, or a scalar."""
+
+    @abstractmethod
+    def first_step(self, statistic: Tensor) -> Tensor:
+        """Return the steps at which training starts, a vector like the mean statistic."""
+
+    def step_shape(self, shape: torch.Size) -> tuple[int, ...]:
+        """Return the shape in which the vector of steps broadcasts against a tensor.
+
+        Raises:
+            RuntimeError: there is no step yet.
+            ValueError: the axis has another size than at calibration.
+        """
+        self._require_scale()
+        spread = super().step_shape(shape)
+        if torch.Size(spread).numel() != self.scale.numel():
+            raise ValueError(
+                f"this quantizer was calibrated for {self.scale.numel()} steps along axis {self.axis}; "
+                f"the input {tuple(shape)} has {torch.Size(spread).numel()} there"
+            )
+        return spread
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether ``scale`` exists."""
+        return type(self.scale) is not _Unset
+
+    @property
+    def calibrating(self) -> bool:
+        """Whether forward passes count into the step."""
+        return self._seen is not None
+
+    def begin_calibration(self) -> None:
+        """Let every forward pass from here on count into the step.
+
+        Raises:
+            RuntimeError: the quantizer is calibrated already.
+        """
+        if self.calibrated:
+            raise RuntimeError("calibrate() was called on a calibrated quantizer: its learned steps would be lost")
+        self._seen = []
+
+    def end_calibration(self, *, keep: bool) -> bool:
+        """End the calibration, drop the step unless ``keep``, and return whether a forward pass was seen."""
+        seen = bool(self._seen)
+        self._seen = None
+        if not keep and self.calibrated:
+            self.scale = _Unset(requires_grad=self.learn_step, device=self.scale.device, dtype=self.scale.dtype)
+        return seen
+
+    @torch.no_grad()
+    def _observe(self, x: Tensor) -> None:
+        """Set the step from every calibration batch seen so far, this one included."""
+        assert self._seen is not None
+        self._seen.append(self.statistic(x))
+        step = self.first_step(torch.stack(self._seen).mean(0).flatten())  # (batches, *kept) to (steps,)
+        if not self.calibrated:
+            self.scale.materialize(step.shape, device=x.device, dtype=x.dtype)  # type: ignore[attr-defined]
+        self.scale.copy_(step)
+
+    def _require_scale(self) -> None:
+        if not self.calibrated:
+            raise RuntimeError(
+                "a quantizer has no step yet: call ofq.quant.calibrate(model, batches) first, "
+                "or load the state dict of a calibrated model"
+            )
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        scale = self.scale
+        if not self.calibrated:
+            self._parameters["scale"] = None  # left out: there is nothing to save, and torch would refuse to try
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        self._parameters["scale"] = scale
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
+        saved = state_dict.get(f"{prefix}scale")
+        if saved is not None and not self.calibrated:
+            self.scale.materialize(saved.shape, dtype=saved.dtype)  # type: ignore[attr-defined]
+        scale = self.scale
+        if not self.calibrated:
+            self._parameters["scale"] = None  # neither side is calibrated: nothing is missing
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self._parameters["scale"] = scale

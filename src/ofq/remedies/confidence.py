@@ -1,0 +1,35 @@
+"""The confidence mask of one StatsQ matrix, as the paper defines it."""
+
+import torch
+from torch import Tensor
+
+from ofq.quant.quantizers.statsq import StatsQuantizer
+from ofq.remedies.cga import check_range, far_from_thresholds
+
+
+@torch.no_grad()
+def confidence_mask(w: Tensor, bits: int, boundary_range: float) -> Tensor:
+    """Mark the weights of a StatsQ matrix that are frozen (True) because no rounding threshold is near.
+
+    Let u be the unrounded code of a weight, and c_min and c_max the smallest and the largest code in the matrix. The
+    threshold i + 1/2 lies between the codes i and i + 1:
+
+        free  <=>  1/2 - r <= u - i <= 1/2 + r  for some integer i with c_min <= i < c_max
+
+    So a threshold beyond the codes that occur does not count, and clamped weights are frozen.
+
+    Args:
+        w: weight (rows, columns).
+        bits: code width.
+        boundary_range: r, in code steps.
+
+    Returns:
+        Boolean tensor of w's shape.
+
+    Raises:
+        ValueError: not 0 <= boundary_range < 0.5.
+
+    Source: tests/golden/README.md section 6; OFQ paper section 3 (CGA).
+    """
+    check_range(boundary_range)
+    return far_from_thresholds(StatsQuantizer(bits).position(w), boundary_range)
