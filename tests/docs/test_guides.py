@@ -88,6 +88,14 @@ def with_remedy(with_variant: Project) -> Project:
 
 
 @pytest.fixture(scope="module")
+def with_quantizer(with_remedy: Project) -> Project:
+    (code,) = blocks("add-a-quantizer.md", "python")
+    (with_remedy.root / "widest.py").write_text(code)
+    follow(with_remedy, "add-a-quantizer.md")
+    return with_remedy
+
+
+@pytest.fixture(scope="module")
 def with_data_set(with_remedy: Project) -> Project:
     project = with_remedy
     source, schema = project.root / "src/ofq/data/source.py", project.root / "src/ofq/config/settings.py"
@@ -171,6 +179,11 @@ def _loss(returned: str) -> tuple[str, str]:
             *_loss("0.5"),
             "loss() of Calm returned a float; it should be None or a scalar tensor that depends on a weight",
         ),
+        (
+            "before_update(self, lr: float)",
+            "before_update(self)",
+            "calm.py: before_update(self) of Calm should be before_update(self, lr) now",
+        ),
         ("(Remedy)", "", "the class should derive from ofq.remedies.Remedy"),
         (None, None, "no module 'calm' here; it should be the file calm.py beside params.yaml"),
     ],
@@ -184,6 +197,48 @@ def test_a_mistake_in_a_remedy_is_one_line(with_remedy: Project, old: str | None
         assert old in whole
         path.write_text(whole.replace(old, new, 1))
     done = with_remedy.ofq("qat", "digits/vit_micro/w2a2/lsq-calm/seed0")
+    path.write_text(whole)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_a_new_quantizer_is_one_class_and_one_line(with_quantizer: Project) -> None:
+    (code,) = blocks("add-a-quantizer.md", "python")
+    assert len(code.splitlines()) <= 30
+    (command,) = blocks("add-a-quantizer.md", "sh")
+    run(with_quantizer, command)
+    target = command.split()[1]
+    info = json.loads((with_quantizer.root / target).with_name("run.json").read_text())
+    assert info["config"]["quantization"]["weight"] == "widest:Widest"
+    record = pd.read_parquet((with_quantizer.root / target).with_name("weights.parquet"))
+    inside = (record["bin_left"] >= -2.55) & (record["bin_left"] < 1.55)  # no weight is beyond an outermost level
+    assert inside.all() and (record["bin_left"] < 0).any() and (record["bin_left"] > 0).any()
+    path, other = with_quantizer.root / "widest.py", target.replace("widest", "lsq")
+    path.write_text(path.read_text().replace("the largest weight of the row", "its largest weight"))
+    assert with_quantizer.plan(target, other) == {}, "a docstring reruns nothing"
+    path.write_text(path.read_text().replace("- 0.5)", "- 0.25)"))
+    assert with_quantizer.plan(target, other) == {"qat": 1}, "an edit reruns the runs that use it and no other"
+    path.write_text(code)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("class Widest", "class Wider", "variants.widest.weight: widest.py defines no class 'Widest'; it has Wider"),
+        ("import torch\n", "import torsch\n", "weight quantizer widest:Widest: "),
+        ("(Quantizer)", "(torch.nn.Module)", "the class should derive from ofq.quant.Quantizer"),
+        ("def step(", "def steps(", "it should be made as Widest(bits)"),
+        (None, None, "no module 'widest' here; it should be the file widest.py beside params.yaml"),
+    ],
+)
+def test_a_mistake_in_a_quantizer_is_one_line(with_quantizer: Project, old: str | None, new: str, message: str) -> None:
+    path = with_quantizer.root / "widest.py"
+    whole = path.read_text()
+    if old is None:
+        path.unlink()
+    else:
+        assert old in whole
+        path.write_text(whole.replace(old, new, 1))
+    done = with_quantizer.ofq("qat", "digits/vit_micro/w2a2/widest/seed0")
     path.write_text(whole)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, calibrate, quantize_model
 from ofq.remedies import Dampening, IterativeFreezing, Remedy, governed_layers
-from ofq.remedies.base import annealed, offset, weight_quantizer
+from ofq.remedies.base import annealed, weight_quantizer
 from ofq.remedies.freezing import FrozenCodes
 from tests.docs.test_guides import blocks
 from tests.quant.small import small_model
@@ -85,7 +85,7 @@ def test_dampening_draws_weights_to_their_levels(make: Callable[[], nn.Module]) 
             w, values = layer.weight, weight_quantizer(layer)(layer.weight)
             levels = weight_quantizer(layer).step(w).view(-1, 1)
             half = 2.0 ** (weight_quantizer(layer).bits - 1)
-            shift = offset(weight_quantizer(layer))
+            shift = weight_quantizer(layer).offset
             inside = (w > levels * (shift - half)) & (w < levels * (half - 1 + shift))
             expected = torch.where(inside, 2 * (w - values) / inputs, 0.0)
             torch.testing.assert_close(layer.weight.grad, expected, atol=1e-7, rtol=1e-4)

@@ -7,7 +7,6 @@ from torch import nn
 from ofq.quant.hook import Hook
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.base import Quantizer
-from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.quant.weights import block_weights
 
 
@@ -39,11 +38,6 @@ def weight_quantizer(layer: QuantLinear) -> Quantizer:
     """Return the quantizer of a governed layer's weight."""
     assert layer.weight_quantizer is not None
     return layer.weight_quantizer
-
-
-def offset(quantizer: Quantizer) -> float:
-    """Return the offset in the levels step*(code + offset): 0 on the integer grid, 1/2 on the mid-rise one."""
-    return 0.0 if isinstance(quantizer, LSQQuantizer) and quantizer.grid == "integer" else 0.5
 
 
 def annealed(step: int, steps: int, *, start: float, first: float, last: float) -> float:

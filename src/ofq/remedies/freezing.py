@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ofq.oscillation.meter import OscillationMeter
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.lsq import LSQQuantizer
-from ofq.remedies.base import Remedy, annealed, governed_layers, offset, weight_quantizer
+from ofq.remedies.base import Remedy, annealed, governed_layers, weight_quantizer
 from ofq.runs.registry import register
 
 MOST_BITS = 4
@@ -206,7 +206,7 @@ class IterativeFreezing(Remedy):
 def _place(layer: QuantLinear, codes: Tensor, frozen: Tensor, new: Tensor | None) -> None:
     """Put frozen weights at the centres of their bins: all with a learned step, else only new and misplaced ones."""
     quantizer = weight_quantizer(layer)
-    centre = (codes + offset(quantizer)) * _INWARD
+    centre = (codes + quantizer.offset) * _INWARD
     if isinstance(quantizer, LSQQuantizer):
         _put(layer, centre, frozen)
         return

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.config.quant_config import OF_QUANTIZERS, QuantConfig
+from ofq.errors import UserError
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.quantizers.base import Quantizer
@@ -100,10 +101,21 @@ class Family(ABC):
 
 
 def weight_quantizer(config: QuantConfig) -> Quantizer:
-    """Make a weight quantizer of the blocks: the class that the name stands for, with those switches that it takes."""
+    """Make a weight quantizer of the blocks: the class that the name stands for, with those switches that it takes.
+
+    Raises:
+        UserError: a class of the user's cannot be imported, is no quantizer, or cannot be made.
+    """
     entry = find("quantizer", config.weight)
     switches = {name: getattr(config, name) for name in OF_QUANTIZERS if name in entry.arguments}
-    quantizer: Quantizer = entry.make(config.weight_bits, **switches)
+    if not issubclass(entry.load(), Quantizer):
+        raise UserError(f"weight quantizer {entry.name}: the class should derive from ofq.quant.Quantizer")
+    try:
+        quantizer: Quantizer = entry.make(config.weight_bits, **switches)
+    except TypeError as error:
+        raise UserError(
+            f"weight quantizer {entry.name}: {error}; it should be made as {entry.attribute}(bits)"
+        ) from None
     return quantizer
 
 
