@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ofq.runs import code_digest as code
-from ofq.runs.registry import find, problem
+from ofq.runs.registry import FOLDERS, family_of, find, problem, registered
 
 
 @pytest.fixture
@@ -24,15 +24,25 @@ def digests() -> dict[str, str]:
     for cached in (code.syntax_tree, code._fingerprint, code._imports):
         cached.cache_clear()
     entries = {
-        "data": "ofq.data.prepare",
-        "teacher": "ofq.training.teacher",
-        "qat": "ofq.training.qat",
-        "cga": "ofq.training.anneal",
-        "tables": "ofq.report.parts.tables",
-        "figures": "ofq.report.parts.figures",
-        "track": "ofq.tracking.mirror",
+        "data": ["ofq.data.prepare"],
+        "teacher": ["ofq.training.teacher"],
+        "statsq": ["ofq.training.qat", *student("statsq")],
+        "lsq": ["ofq.training.qat", *student("lsq")],
+        "lsq-freezing": ["ofq.training.qat", *student("lsq"), find("remedy", "freezing").module],
+        "statsq-cga": ["ofq.training.anneal", *student("statsq")],
+        "tables": ["ofq.report.parts.tables"],
+        "figures": ["ofq.report.parts.figures"],
+        "track": ["ofq.tracking.mirror"],
     }
-    return {rule: code.code_digest(module) for rule, module in entries.items()}
+    return {rule: code.code_digest(*modules) for rule, modules in entries.items()}
+
+
+def student(weight: str) -> list[str]:
+    """The modules of a ViT with a weight quantizer."""
+    return [find("quantizer", weight).module, family_of("vit_tiny_patch16_224").module]
+
+
+STUDENTS = {"statsq", "lsq", "lsq-freezing", "statsq-cga"}
 
 
 def changed(before: dict[str, str]) -> set[str]:
@@ -76,7 +86,8 @@ def test_another_message_reruns_nothing(package: Path, module: str, old: str, ne
 
 def test_every_module_that_training_imports_counts_or_has_a_reason_not_to(package: Path) -> None:
     """A digest that is too narrow says nothing: each module is edited, and what does not count is in the list."""
-    entries = ("ofq.training.teacher", "ofq.training.qat", "ofq.training.anneal", "ofq.remedies.freezing")
+    named = [entry.module for kind in ("quantizer", "family", "remedy") for entry in registered(kind).values()]
+    entries = ("ofq.training.teacher", "ofq.training.qat", "ofq.training.anneal", *named)
     imported, waiting = set(), list(entries)
     while waiting:
         if (name := waiting.pop()) not in imported:
@@ -108,16 +119,38 @@ def test_a_package_only_passes_names_on(package: Path) -> None:
             assert others == [], path
 
 
+@pytest.mark.parametrize("folder", FOLDERS.values())
+def test_a_further_class_in_a_file_of_its_own_reruns_nothing(package: Path, folder: str) -> None:
+    before = digests()
+    path = package.joinpath(*folder.split("."), "further.py")
+    path.write_text('from ofq.runs.registry import register\n\n\n@register("further")\nclass Further:\n    pass\n')
+    assert changed(before) == set()
+
+
+def test_the_description_of_a_setting_reruns_nothing(package: Path) -> None:
+    before = digests()
+    path = package / "config/quant_config.py"
+    reworded = path.read_text().replace("bits of the weights of the blocks", "bits of the blocks' weights")
+    path.write_text(reworded)
+    assert changed(before) == set()
+    path.write_text(reworded.replace("BitWidth = Field(8,", "BitWidth = Field(6,"))
+    assert changed(before) == STUDENTS
+
+
 @pytest.mark.parametrize(
     ("module", "rules"),
     [
-        ("quant/quantizers/lsq.py", {"qat", "cga"}),
-        ("oscillation/meter.py", {"qat", "cga"}),
-        ("remedies/cga.py", {"cga"}),
-        ("remedies/freezing.py", set()),
-        ("training/anneal.py", {"cga"}),
+        ("quant/quantizers/lsq.py", STUDENTS),  # every student rounds its inputs with LSQ
+        ("quant/quantizers/statsq.py", {"statsq", "statsq-cga"}),
+        ("quant/families/vit.py", STUDENTS),
+        ("quant/kernels/choose.py", STUDENTS),
+        ("oscillation/meter.py", STUDENTS),
+        ("remedies/cga.py", {"statsq-cga"}),
+        ("remedies/freezing.py", {"lsq-freezing"}),
+        ("remedies/dampening.py", set()),
+        ("training/anneal.py", {"statsq-cga"}),
         ("training/teacher.py", {"teacher"}),
-        ("training/loop.py", {"teacher", "qat", "cga"}),
+        ("training/loop.py", {"teacher", *STUDENTS}),
         ("report/parts/figures.py", {"figures"}),
         ("report/parts/tables.py", {"tables"}),
         ("report/collect.py", {"tables", "figures"}),

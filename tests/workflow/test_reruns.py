@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ofq.runs.registry import FOLDERS
 from tests.conftest import Project
 
 RUN = Path("results/digits/vit_micro/w2a2")
@@ -160,6 +161,35 @@ def test_code_of_the_quantizers_reruns_every_student_and_no_teacher(restored: Pr
     path = restored.root / "src/ofq/quant/quantizers/lsq.py"
     path.write_text(path.read_text() + "\nADDED = 1\n")
     assert restored.plan() == {"qat": 4, "cga": 2, "tables": 1, "figures": 1, "annealing": 1, **TOY, "track": 1}
+
+
+def test_code_of_one_weight_quantizer_reruns_its_own_students(restored: Project) -> None:
+    path = restored.root / "src/ofq/quant/quantizers/statsq.py"
+    path.write_text(path.read_text() + "\nADDED = 1\n")
+    assert restored.plan() == {"qat": 2, "cga": 2, "tables": 1, "figures": 1, "annealing": 1, **TOY, "track": 1}
+
+
+def test_another_message_anywhere_reruns_nothing(restored: Project) -> None:
+    for name, old, new in (
+        ("runs/files.py", "what was there before is kept", "the old file is kept"),
+        ("quant/quantizers/lsq.py", "must name neighbouring axes", "should name neighbouring axes"),
+        ("errors.py", "did you mean", "do you mean"),
+    ):
+        path = restored.root / "src/ofq" / name
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+    assert restored.plan() == {}
+
+
+def test_a_file_for_a_further_name_reruns_nothing(restored: Project) -> None:
+    folders = [restored.root / "src/ofq" / folder.replace(".", "/") for folder in FOLDERS.values()]
+    added = [folder / "further.py" for folder in folders]
+    for path in added:
+        path.write_text('from ofq.runs.registry import register\n\n\n@register("further")\nclass Further:\n    pass\n')
+    plan = restored.plan()
+    for path in added:
+        path.unlink()
+    assert plan == {}
 
 
 def test_code_of_annealing_reruns_annealing(restored: Project) -> None:

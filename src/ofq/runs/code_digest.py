@@ -31,9 +31,10 @@ _ROOT = Path(__file__).parents[1]
 def code_digest(*modules: str) -> str:
     """Return the digest of the package's code that the named modules run, including what they import.
 
-    It is taken from the syntax tree without words: a comment, a docstring, formatting, and the arguments of ``raise``,
-    ``warnings.warn`` and logging calls do not change it; any other edit to one of the modules or to what they import
-    does. Left out are the modules of :data:`APART`, and what a package's ``__init__`` only passes on.
+    It is taken from the syntax tree without words: a comment, a docstring, formatting, the arguments of errors,
+    ``warnings.warn`` and logging calls, and the descriptions of settings do not change it; any other edit to one of the
+    modules or to what they import does. Left out are the modules of :data:`APART`, and what a package's ``__init__``
+    only passes on.
 
     Args:
         modules: entry modules, such as ``"ofq.training.qat"``, or the user's modules in the working directory, whose
@@ -68,7 +69,7 @@ def _closure(modules: Iterable[str]) -> set[str]:
 
 @cache
 def syntax_tree(module: str) -> ast.Module:
-    """Return what a module does, without its words: docstrings, and the arguments of errors, warnings and logs."""
+    """Return what a module does, without its words: docstrings, and arguments of errors, warnings, logs and settings."""
     path = module_file(module)
     if path is None:
         raise ValueError(f"no module {module}")
@@ -81,6 +82,11 @@ def syntax_tree(module: str) -> ast.Module:
             node.exc.args, node.exc.keywords = [], []
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _tells(node.value.func):
             node.value.args, node.value.keywords = [], []
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id.endswith("Error"):  # made here, raised elsewhere
+                node.args, node.keywords = [], []
+            elif node.func.id == "Field":  # of a setting
+                node.keywords = [each for each in node.keywords if each.arg != "description"]
     return tree
 
 

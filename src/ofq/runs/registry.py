@@ -140,7 +140,7 @@ def family_of(timm_name: str) -> Entry:
     fits = [
         (len(pattern), entry)
         for entry in registered("family").values()
-        for pattern in entry.presets["models"]
+        for pattern in entry.presets.get("models", [])
         if fnmatchcase(timm_name, pattern)
     ]
     return max(fits, key=lambda fit: fit[0])[1]
