@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ofq.runs import code_digest as code
-from ofq.runs.registry import find, problem
+from ofq.runs.registry import find, problem, registered
 
 
 @pytest.fixture
@@ -24,7 +24,6 @@ def digests() -> dict[str, str]:
     for cached in (code.syntax_tree, code._fingerprint, code._imports):
         cached.cache_clear()
     entries = {
-        "data": "ofq.data.prepare",
         "teacher": "ofq.training.teacher",
         "qat": "ofq.training.qat",
         "cga": "ofq.training.anneal",
@@ -32,7 +31,10 @@ def digests() -> dict[str, str]:
         "figures": "ofq.report.parts.figures",
         "track": "ofq.tracking.mirror",
     }
-    return {rule: code.code_digest(module) for rule, module in entries.items()}
+    readers = {name: entry.module for name, entry in registered("reader").items() if name != "cifar100"}
+    data = {f"data of {name}": ("ofq.data.prepare", module) for name, module in readers.items()}
+    steps = {rule: (module,) for rule, module in entries.items()} | data
+    return {rule: code.code_digest(*modules) for rule, modules in steps.items()}
 
 
 def changed(before: dict[str, str]) -> set[str]:
@@ -121,7 +123,9 @@ def test_a_package_only_passes_names_on(package: Path) -> None:
         ("report/parts/figures.py", {"figures"}),
         ("report/parts/tables.py", {"tables"}),
         ("report/collect.py", {"tables", "figures"}),
-        ("data/prepare.py", {"data"}),
+        ("data/prepare.py", {"data of cifar10", "data of digits", "data of fashion-mnist"}),
+        ("data/readers/digits.py", {"data of digits"}),
+        ("data/readers/cifar.py", {"data of cifar10"}),
         ("tracking/mirror.py", {"track"}),
         ("workflow/warm.py", set()),
         ("cli/main.py", set()),

@@ -55,13 +55,17 @@ def load(path: Path = PARAMS) -> Params:
     """Read and validate ``params.yaml``.
 
     Raises:
-        UserError: the file is missing, is not YAML, or holds an unknown key, a bad value or a remedy whose class is
+        UserError: the file is missing, is not YAML, or holds an unknown key, a bad value or the name of a class that is
             missing; names the place.
     """
     params = read_model(path, Params)
-    for name, variant in params.variants.items():
-        if variant.remedy is not None and (wrong := problem(variant.remedy.entry)):
-            raise UserError(f"{path}: variants.{name}.remedy.name: {wrong}")
+    named = {f"studies.{name}.data.name": study.data.entry for name, study in params.studies.items()}
+    named |= {
+        f"variants.{name}.remedy.name": each.remedy.entry for name, each in params.variants.items() if each.remedy
+    }
+    for place, entry in named.items():
+        if wrong := problem(entry):
+            raise UserError(f"{path}: {place}: {wrong}")
     return params
 
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ofq.config.quant_config import ClippedGradient, WeightQuantizer
 from ofq.errors import unknown
-from ofq.runs.registry import Entry, find
+from ofq.runs.registry import Entry, find, registered
 
 # A name is part of file names, which may have 255 bytes.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
@@ -54,15 +54,32 @@ class Strict(BaseModel):
 class Data(Strict):
     """Where a study's images come from and what it is evaluated on."""
 
-    name: Literal["digits", "fashion-mnist", "cifar10", "cifar100"] = Field(description="data set")
+    name: Text = Field(
+        description="data set, or `module:Class` for a reader of your own in a file beside params.yaml",
+        json_schema_extra=lambda schema: schema.update(
+            anyOf=[{"enum": list(registered("reader"))}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]
+        ),
+    )
     root: Text | None = Field(
-        None, description="directory of the downloaded files, data/<name> where it is left out; digits needs none"
+        None,
+        description="directory of its files; where it is left out data/<name>, or data/<module>; digits needs none",
     )
     evaluate: Literal["test", "validation"] = Field(
         "test",
         description="'validation' holds out a sixth of the training images and never touches the test set: "
         "the split on which hyper-parameters are chosen",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        find("reader", name)
+        return name
+
+    @property
+    def entry(self) -> Entry:
+        """The class that reads the data set."""
+        return find("reader", self.name)
 
 
 class ModelSettings(Strict):

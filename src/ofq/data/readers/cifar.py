@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ofq.data.packed import members
+from ofq.data.packed import members, origin
+from ofq.data.reader import Images, Labels, Reader, Source
 from ofq.errors import UserError
+from ofq.runs.registry import register
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
@@ -47,7 +49,33 @@ LAYOUTS = {
     ),
 }
 
-Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Split = tuple[Images, Labels]
+
+
+@register("cifar10", layout="cifar10")
+@register("cifar100", layout="cifar100")
+class Cifar(Reader):
+    """CIFAR-10, or CIFAR-100 with its fine labels: 50,000 training and 10,000 test images.
+
+    Args:
+        folder: of the archive.
+        layout: name under :data:`LAYOUTS`.
+    """
+
+    def __init__(self, folder: Path, layout: str) -> None:
+        super().__init__(folder)
+        self.layout = LAYOUTS[layout]
+
+    def read(self) -> Source:
+        """Read the archive; ``terms`` say whether it is the published one."""
+        layout = self.layout
+        train, test = read_cifar(self.folder, layout)
+        archive = origin(self.folder / layout.archive, md5=layout.md5)
+        cite = "cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
+        terms = f"CIFAR-{layout.classes}, no formal licence; {cite}"
+        if not archive.as_published:
+            terms += f"; read from a {layout.archive} that is not the published one, so perhaps other images"
+        return Source(train, test, classes=layout.classes, terms=terms, origin={layout.archive: archive})
 
 
 def read_cifar(folder: Path, layout: Layout) -> tuple[Split, Split]:
