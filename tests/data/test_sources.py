@@ -266,7 +266,9 @@ def test_an_archive_of_pickles_is_refused_and_its_code_does_not_run(here: Path, 
 
 def test_files_are_looked_for_under_the_name_or_in_the_folder_that_the_study_names(here: Path) -> None:
     Path("own").mkdir()
-    Path("own/drawings.py").write_text("from ofq.data import Reader\n\nclass Shapes(Reader):\n    read = print\n")
+    Path("own/drawings.py").write_text(
+        "from ofq.data.reader import Reader\n\nclass Shapes(Reader):\n    read = print\n"
+    )
     for folder, data in {
         "data/cifar10": Data(name="cifar10"),
         "data/drawings": Data(name="own.drawings:Shapes"),

@@ -219,7 +219,7 @@ def test_a_reader_may_be_put_into_the_package(with_data_set: Project, shapes: Pa
     [
         ("class Shapes", "class Shape", "studies.shapes.data.name: shapes.py defines no class 'Shapes'; it has Shape"),
         ("import numpy", "import numpie", "data set shapes:Shapes: shapes.py cannot be imported (ModuleNotFoundError"),
-        ("(Reader)", "", "data set shapes:Shapes: the class should derive from ofq.data.Reader"),
+        ("(Reader)", "", "data set shapes:Shapes: the class should derive from ofq.data.reader.Reader"),
         ("def read(", "def reed(", "data set shapes:Shapes: Can't instantiate abstract class Shapes"),
         ("Source(train, test, ", "dict(", "read() of data set shapes:Shapes returned a dict; it should be a Source"),
     ],

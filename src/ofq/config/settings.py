@@ -4,13 +4,13 @@ Studies, which are grids of runs, are in :mod:`ofq.config.studies`; references b
 :mod:`ofq.config.checks`; the settings of one run are resolved in :mod:`ofq.config.resolve`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from ofq.config.quant_config import ClippedGradient, WeightQuantizer
 from ofq.errors import unknown
-from ofq.runs.registry import Entry, find, registered
+from ofq.runs.registry import Entry, Kind, find, registered
 
 # A name is part of file names, which may have 255 bytes.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
@@ -51,8 +51,28 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Data(Strict):
+class _Named(Strict):
+    """A section whose ``name`` stands for a class: a registered one, or ``module:Class``."""
+
+    kind: ClassVar[Kind]
+    name: Text
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        find(cls.kind, name)
+        return name
+
+    @property
+    def entry(self) -> Entry:
+        """The class."""
+        return find(self.kind, self.name)
+
+
+class Data(_Named):
     """Where a study's images come from and what it is evaluated on."""
+
+    kind = "reader"
 
     name: Text = Field(
         description="data set, or `module:Class` for a reader of your own in a file beside params.yaml",
@@ -69,17 +89,6 @@ class Data(Strict):
         description="'validation' holds out a sixth of the training images and never touches the test set: "
         "the split on which hyper-parameters are chosen",
     )
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        find("reader", name)
-        return name
-
-    @property
-    def entry(self) -> Entry:
-        """The class that reads the data set."""
-        return find("reader", self.name)
 
 
 class ModelSettings(Strict):
@@ -207,8 +216,10 @@ def _preset(value: Any) -> Any:
     return _PRESETS[value]
 
 
-class RemedySettings(Strict):
+class RemedySettings(_Named):
     """What calms oscillation during quantization-aware training."""
+
+    kind = "remedy"
 
     name: Text = Field(
         description="`dampening`, `freezing`, or `module:Class` for a class of your own in a file beside params.yaml"
@@ -216,17 +227,6 @@ class RemedySettings(Strict):
     arguments: Arguments = Field(
         default_factory=dict, description="keyword arguments of the class's constructor, such as `weight`"
     )
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        find("remedy", name)
-        return name
-
-    @property
-    def entry(self) -> Entry:
-        """The class of the remedy."""
-        return find("remedy", self.name)
 
 
 class Variant(Strict):

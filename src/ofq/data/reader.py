@@ -27,6 +27,7 @@ class Source:
     origin: dict[str, SourceFile]  # the files that were read, by their names in the data set's folder
 
 
+@dataclass
 class Reader(ABC):
     """Base class of the readers of data sets; a data set is one class with :meth:`read`.
 
@@ -37,8 +38,7 @@ class Reader(ABC):
         folder: of the data set's files.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     @abstractmethod
     def read(self) -> Source:
@@ -82,7 +82,7 @@ def reader_of(data: Data) -> Reader:
             is in a home directory that does not exist.
     """
     if not issubclass(data.entry.load(), Reader):
-        raise UserError(f"data set {data.name}: the class should derive from ofq.data.Reader")
+        raise UserError(f"data set {data.name}: the class should derive from ofq.data.reader.Reader")
     # own.shapes:Shapes is looked for in data/shapes.
     folder = data.root or f"data/{data.name.partition(':')[0].split('.')[-1]}"
     try:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ofq.data.packed import members, origin
 from ofq.data.reader import Images, Labels, Reader, Source
@@ -49,59 +48,54 @@ LAYOUTS = {
     ),
 }
 
-Split = tuple[Images, Labels]
-
 
 @register("cifar10", layout="cifar10")
 @register("cifar100", layout="cifar100")
+@dataclass
 class Cifar(Reader):
-    """CIFAR-10, or CIFAR-100 with its fine labels: 50,000 training and 10,000 test images.
+    """CIFAR-10, or CIFAR-100 with its fine labels: 50,000 training and 10,000 test images, uint8 (n, 3, 32, 32).
 
     Args:
         folder: of the archive.
         layout: name under :data:`LAYOUTS`.
     """
 
-    def __init__(self, folder: Path, layout: str) -> None:
-        super().__init__(folder)
-        self.layout = LAYOUTS[layout]
+    layout: str
 
     def read(self) -> Source:
-        """Read the archive; ``terms`` say whether it is the published one."""
-        layout = self.layout
-        train, test = read_cifar(self.folder, layout)
-        archive = origin(self.folder / layout.archive, md5=layout.md5)
-        cite = "cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
-        terms = f"CIFAR-{layout.classes}, no formal licence; {cite}"
-        if not archive.as_published:
-            terms += f"; read from a {layout.archive} that is not the published one, so perhaps other images"
-        return Source(train, test, classes=layout.classes, terms=terms, origin={layout.archive: archive})
+        """Read the archive; ``terms`` say whether it is the published one.
 
-
-def read_cifar(folder: Path, layout: Layout) -> tuple[Split, Split]:
-    """Read training and test images, uint8 (n, 3, 32, 32), with their labels, int64 (n,).
-
-    Raises:
-        UserError: the archive is missing or damaged (:func:`ofq.data.packed.members`), only the archive of
-            Python pickles is there, labels are out of range, or classes differ in size, which CIFAR's do not.
-    """
-    path = folder / layout.archive
-    if not path.exists() and (pickled := folder / layout.pickled).exists():
-        raise UserError(
-            f"{pickled} is refused: it holds Python pickles, which can run code when they are read; "
-            f"put {layout.archive} there instead"
+        Raises:
+            UserError: the archive is missing or damaged (:func:`ofq.data.packed.members`), only the archive of
+                Python pickles is there, labels are out of range, or classes differ in size, which CIFAR's do not.
+        """
+        layout = LAYOUTS[self.layout]
+        path = self.folder / layout.archive
+        if not path.exists() and (pickled := self.folder / layout.pickled).exists():
+            raise UserError(
+                f"{pickled} is refused: it holds Python pickles, which can run code when they are read; "
+                f"put {layout.archive} there instead"
+            )
+        record = layout.label_bytes + PIXELS
+        sizes = {name: count * record for name, count in (layout.train | layout.test).items()}
+        content = members(path, sizes, f"put {layout.archive} there, or set data.root in params.yaml")
+        train, test = (
+            np.frombuffer(b"".join(content[name] for name in part), np.uint8).reshape(-1, record)
+            for part in (layout.train, layout.test)
         )
-    record = layout.label_bytes + PIXELS
-    sizes = {name: count * record for name, count in (layout.train | layout.test).items()}
-    content = members(path, sizes, f"put {layout.archive} there, or set data.root in params.yaml")
-    train, test = (
-        np.frombuffer(b"".join(content[name] for name in part), np.uint8).reshape(-1, record)
-        for part in (layout.train, layout.test)
-    )
-    return _split(path, "training", train, layout), _split(path, "test", test, layout)
+        archive = origin(path, md5=layout.md5)
+        cite = "cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
+        other = f"; read from a {layout.archive} that is not the published one, so perhaps other images"
+        return Source(
+            _split(path, "training", train, layout),
+            _split(path, "test", test, layout),
+            classes=layout.classes,
+            terms=f"CIFAR-{layout.classes}, no formal licence; {cite}{'' if archive.as_published else other}",
+            origin={layout.archive: archive},
+        )
 
 
-def _split(path: Path, name: str, records: NDArray[np.uint8], layout: Layout) -> Split:
+def _split(path: Path, name: str, records: Images, layout: Layout) -> tuple[Images, Labels]:
     labels = records[:, layout.label_bytes - 1].astype(np.int64)
     if labels.max() >= layout.classes:
         raise UserError(
