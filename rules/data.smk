@@ -14,7 +14,7 @@ rule data:
         mem_mb=1500,
     params:
         settings=PLAN.data_settings,
-        code=PLAN.code("data"),
+        code=PLAN.data_code,
     message:
         "Prepare and verify the images of study {wildcards.study}"
     shell:

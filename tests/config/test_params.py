@@ -202,6 +202,8 @@ def test_only_what_changes_a_number_is_part_of_a_run(tmp_path: Path) -> None:
         ("{boundary_range: 0.003}", "{freeze_qk: true}", "boundary_range is missing"),
         ("{teacher_mode: train}", "{teacher_mode: training}", "fidelity"),
         ("fidelity: as_released", "fidelity: as_relased", "fidelity"),
+        ("name: digits}", "name: digitz}", "studies.digits.data.name: unknown data set 'digitz'; did you mean 'digits'?; a class of your own"),
+        ("name: digits}", "name: 'shapes:Shapes'}", "studies.digits.data.name: no module 'shapes' here; it should be the file shapes.py beside"),
         ("{weight: statsq}", "{weight: statsq, learn_step: false}", "switches of lsq and lsq-midrise"),
     ],
 )  # fmt: skip
@@ -242,6 +244,14 @@ def test_the_schema_for_editors_is_the_one_of_the_types() -> None:
 def test_the_schema_accepts_the_parameters() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(yaml.safe_load((ROOT / "params.yaml").read_text()), json.loads(params.json_schema()))
+
+
+@pytest.mark.parametrize(("name", "fits"), [("digits", True), ("own.shapes:Shapes", True), ("digitz", False)])
+def test_the_schema_knows_the_data_sets_and_classes_of_ones_own(name: str, fits: bool) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["studies"]["digits"]["data"]["name"] = name
+    assert jsonschema.Draft202012Validator(json.loads(params.json_schema())).is_valid(content) == fits
 
 
 @pytest.mark.parametrize("compiled", [True, False, None])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ofq.data import cifar
+from ofq.data.readers import cifar
 from tests.data.small import CIFAR10, CIFAR100, cifar_members, write_fashion, write_tar
 
 

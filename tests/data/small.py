@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ofq.data import cifar, idx
-from ofq.data.idx import Published
+from ofq.config.settings import Data
+from ofq.data.reader import Source, reader_of
+from ofq.data.readers import cifar, fashion_mnist
+from ofq.data.readers.fashion_mnist import Published
 
 RNG = np.random.default_rng(0)
 IDX = {
@@ -32,6 +34,11 @@ CIFAR100 = replace(
 )
 
 
+def read(data: Data) -> Source:
+    """The data set that a study names."""
+    return reader_of(data).read()
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     header = bytes((0, 0, 8, array.ndim)) + b"".join(size.to_bytes(4, "big") for size in array.shape)
     return header + array.astype(np.uint8).tobytes()
@@ -43,7 +50,9 @@ def write_fashion(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, array in IDX.items():
         content = idx_bytes(array)
         (folder / name).write_bytes(gzip.compress(content, mtime=0))
-        monkeypatch.setitem(idx.FASHION_MNIST, name, Published(array.shape, hashlib.sha256(content).hexdigest()))
+        monkeypatch.setitem(
+            fashion_mnist.FASHION_MNIST, name, Published(array.shape, hashlib.sha256(content).hexdigest())
+        )
 
 
 def records(labels: np.ndarray, layout: cifar.Layout) -> bytes:

@@ -8,9 +8,10 @@ import torch
 
 from ofq.config.settings import Data
 from ofq.data import batches
-from ofq.data.prepare import AFFINE_COPIES, prepare
-from ofq.data.source import read
+from ofq.data.prepare import prepare
+from ofq.data.readers.digits import AFFINE_COPIES
 from ofq.errors import UserError
+from tests.data.small import read
 
 
 def test_digits_are_split_1200_to_597_without_overlap(here: Path) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from ofq.config.settings import Data
-from ofq.data import cifar, idx, packed, source
+from ofq.data import packed
 from ofq.data.prepare import check, prepare
-from ofq.data.source import read
+from ofq.data.reader import Source, reader_of
+from ofq.data.readers import cifar, digits, fashion_mnist
 from ofq.errors import UserError
-from tests.data.small import CIFAR10, IDX, cifar_members, idx_bytes, records, write_tar
+from tests.data.small import CIFAR10, IDX, cifar_members, idx_bytes, read, records, write_tar
 
 FASHION, C10, C100 = Data(name="fashion-mnist"), Data(name="cifar10"), Data(name="cifar100")
 BATCH = "cifar-10-batches-bin/data_batch_2.bin"
@@ -81,7 +82,7 @@ def test_a_missing_label_is_counted(fashion: Path) -> None:
 
 
 def test_the_published_contents_are_those_of_60000_and_10000_images() -> None:
-    shapes = [published.shape for published in idx.FASHION_MNIST.values()]
+    shapes = [published.shape for published in fashion_mnist.FASHION_MNIST.values()]
     assert shapes == [(60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,)]
 
 
@@ -263,6 +264,19 @@ def test_an_archive_of_pickles_is_refused_and_its_code_does_not_run(here: Path, 
     assert not Path("ran").exists()
 
 
+def test_files_are_looked_for_under_the_name_or_in_the_folder_that_the_study_names(here: Path) -> None:
+    Path("own").mkdir()
+    Path("own/drawings.py").write_text(
+        "from ofq.data.reader import Reader\n\nclass Shapes(Reader):\n    read = print\n"
+    )
+    for folder, data in {
+        "data/cifar10": Data(name="cifar10"),
+        "data/drawings": Data(name="own.drawings:Shapes"),
+        "elsewhere": Data(name="own.drawings:Shapes", root="elsewhere"),
+    }.items():
+        assert reader_of(data).folder == Path(folder)
+
+
 def test_a_missing_cifar_archive_is_named(here: Path) -> None:
     assert "data/cifar10/cifar-10-binary.tar.gz not found; put" in refusal(C10)
 
@@ -280,15 +294,15 @@ def test_an_archive_other_than_the_published_one_is_noted(
 
 
 def test_other_digits_than_those_of_this_project_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    levels, labels = source._digits_arrays()
+    levels, labels = digits.arrays()
     levels[5, 3, 3] += 1
-    monkeypatch.setattr(source, "_digits_arrays", lambda: (levels, labels))
+    monkeypatch.setattr(digits, "arrays", lambda: (levels, labels))
     assert "load_digits gives other digits" in refusal(Data(name="digits"))
 
 
-def given(images: np.ndarray, labels: np.ndarray) -> source.Source:
+def given(images: np.ndarray, labels: np.ndarray) -> Source:
     good = np.arange(9 * 16, dtype=np.uint8).reshape(9, 4, 4), np.arange(9) % 3
-    return source.Source((images, labels), good, classes=3, terms="", origin={})
+    return Source((images, labels), good, classes=3, terms="", origin={})
 
 
 IMAGES, LABELS = np.zeros((6, 4, 4), np.uint8), np.arange(6) % 3
@@ -317,6 +331,6 @@ def test_blank_images_are_refused_before_anything_is_divided_by_their_deviation(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blank = given(IMAGES, LABELS)
-    monkeypatch.setattr("ofq.data.prepare.read", lambda data: blank)
+    monkeypatch.setattr(fashion_mnist.FashionMnist, "read", lambda self: blank)
     with pytest.raises(UserError, match="are blank"):
         prepare("shapes", FASHION)

@@ -312,10 +312,3 @@ def test_mean_and_deviation_are_by_channel_and_those_of_numpy(cifar10: Path) -> 
     data = batches.load("small")
     assert data.channels == 3 and data.train_images.mean(dim=(0, 2, 3)).abs().max() < 1e-5
     assert (data.train_images.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-4
-
-
-def test_studies_of_the_parameters_may_use_every_data_set() -> None:
-    names = Data.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
-    from ofq.data import source
-
-    assert set(names) == set(source._READERS)

@@ -54,14 +54,6 @@ def run(project: Project, command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def replace_line(path: Path, line: str) -> None:
-    """Put a guide's line in the place of the one that begins alike; the two may differ by an addition only."""
-    start = line.split("=")[0].split("[")[0]
-    old = [old for old in path.read_text().splitlines() if old.startswith(start)]
-    assert len(old) == 1 and re.sub(r', "shapes"(: _shapes)?', "", line) == old[0]
-    path.write_text(path.read_text().replace(old[0], line))
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A study of one run, complete."""
@@ -97,14 +89,10 @@ def with_quantizer(with_remedy: Project) -> Project:
 
 @pytest.fixture(scope="module")
 def with_data_set(with_remedy: Project) -> Project:
-    project = with_remedy
-    source, schema = project.root / "src/ofq/data/source.py", project.root / "src/ofq/config/settings.py"
-    reader, listed, allowed = blocks("add-a-data-set.md", "python")
-    source.write_text(source.read_text().replace("\n_READERS", f"\n{reader}\n\n_READERS"))
-    replace_line(source, listed.rstrip("\n"))
-    replace_line(schema, allowed.rstrip("\n"))
-    follow(project, "add-a-data-set.md")
-    return project
+    (reader,) = blocks("add-a-data-set.md", "python")
+    (with_remedy.root / "shapes.py").write_text(reader)
+    follow(with_remedy, "add-a-data-set.md")
+    return with_remedy
 
 
 @pytest.fixture
@@ -243,20 +231,64 @@ def test_a_mistake_in_a_quantizer_is_one_line(with_quantizer: Project, old: str 
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
 
 
-def test_a_new_data_set_is_a_reader_and_two_lines(with_data_set: Project, shapes: Path) -> None:
-    study, verify, others, renew = blocks("add-a-data-set.md", "sh")
+def test_a_new_data_set_is_one_class_and_a_study(with_data_set: Project, shapes: Path) -> None:
+    study, verify = blocks("add-a-data-set.md", "sh")
     run(with_data_set, study)
     manifest = json.loads((with_data_set.root / "results/shapes/data/manifest.json").read_text())
-    assert manifest["data"] == "shapes" and manifest["terms"] and manifest["files"]["train"]["images"] == 120
+    assert manifest["data"] == "shapes:Shapes" and manifest["terms"] and manifest["files"]["train"]["images"] == 120
     run(with_data_set, verify)
     table = pd.read_csv(with_data_set.root / "results/shapes/report/tables/main.csv")
     assert list(table["variant"]) == ["lsq", "statsq"]
-    run(with_data_set, others)
-    assert with_data_set.plan("results/digits/vit_micro/w2a2/lsq/seed0/metrics.json") == {}, "no training is repeated"
-    for line in renew.splitlines():
-        command, target = line.split(" > ")
-        done = with_data_set.run(*shlex.split(command))
-        assert done.returncode == 0 and "shapes" in done.stdout and (ROOT / target).is_file()
+    target = "results/shapes/data/manifest.json"
+    other = "results/digits/vit_micro/w2a2/lsq/seed0/metrics.json"
+    assert with_data_set.plan(target, other) == {}
+    code = with_data_set.root / "shapes.py"
+    whole = code.read_text()
+    code.write_text(whole.replace("CC0", "CC BY"))
+    assert with_data_set.plan(target, other) == {"data": 1}, "an edit prepares the studies that use it and no other"
+    code.write_text(whole)
+
+
+def test_a_reader_may_be_put_into_the_package(with_data_set: Project, shapes: Path) -> None:
+    (reader,) = blocks("add-a-data-set.md", "python")
+    marked = reader.replace("\n\nclass", '\n\n@register("shapes")\nclass', 1)
+    marked = marked.replace("import UserError\n", "import UserError\nfrom ofq.runs.registry import register\n")
+    path = with_data_set.root / "src/ofq/data/readers/shapes.py"
+    path.write_text(marked)
+    with_data_set.params["studies"]["shapes"]["data"]["name"] = "shapes"
+    with_data_set.write_params()
+    try:
+        run(with_data_set, "python -m ofq data shapes")
+        done = with_data_set.ofq("schema", "--markdown")
+        assert "| `name` | `cifar10`, `cifar100`, `digits`, `fashion-mnist`, `shapes` or text" in done.stdout
+        target = "results/digits/data/manifest.json"
+        assert with_data_set.plan(target) == {}, "it reruns nothing"
+    finally:
+        path.unlink()
+        with_data_set.params["studies"]["shapes"]["data"]["name"] = "shapes:Shapes"
+        with_data_set.write_params()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("class Shapes", "class Shape", "studies.shapes.data.name: shapes.py defines no class 'Shapes'; it has Shape"),
+        ("import numpy", "import numpie", "data set shapes:Shapes: shapes.py cannot be imported (ModuleNotFoundError"),
+        ("(Reader)", "", "data set shapes:Shapes: the class should derive from ofq.data.reader.Reader"),
+        ("def read(", "def reed(", "data set shapes:Shapes: Can't instantiate abstract class Shapes"),
+        ("Source(train, test, ", "dict(", "read() of data set shapes:Shapes returned a dict; it should be a Source"),
+    ],
+)
+def test_a_mistake_in_a_reader_is_one_line(
+    with_data_set: Project, shapes: Path, old: str, new: str, message: str
+) -> None:
+    path = with_data_set.root / "shapes.py"
+    whole = path.read_text()
+    assert old in whole
+    path.write_text(whole.replace(old, new))
+    done = with_data_set.ofq("data", "shapes")
+    path.write_text(whole)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
 
 
 class Evil:

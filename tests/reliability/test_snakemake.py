@@ -179,7 +179,7 @@ def test_a_long_study_may_keep_finished_runs_and_go_on_with_others_under_new_cod
     assert project.plan(METRICS) == {"qat": 1}
     edit_code(project)
     teacher = "results/digits/vit_micro/fp/teacher/seed0/metrics.json"
-    for module in ("models/backbone.py", "data/source.py"):
+    for module in ("models/backbone.py", "data/reader.py"):
         path = project.root / "src/ofq" / module
         path.write_text(path.read_text() + "\nADDED = 1\n")
     assert project.plan(teacher) == {"data": 1, "teacher": 1}

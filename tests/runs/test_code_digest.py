@@ -24,7 +24,6 @@ def digests() -> dict[str, str]:
     for cached in (code.syntax_tree, code._fingerprint, code._imports):
         cached.cache_clear()
     entries = {
-        "data": ["ofq.data.prepare"],
         "teacher": ["ofq.training.teacher"],
         "statsq": ["ofq.training.qat", *student("statsq")],
         "lsq": ["ofq.training.qat", *student("lsq")],
@@ -34,6 +33,8 @@ def digests() -> dict[str, str]:
         "figures": ["ofq.report.parts.figures"],
         "track": ["ofq.tracking.mirror"],
     }
+    readers = {name: entry.module for name, entry in registered("reader").items() if name != "cifar100"}
+    entries |= {f"data of {name}": ["ofq.data.prepare", module] for name, module in readers.items()}
     return {rule: code.code_digest(*modules) for rule, modules in entries.items()}
 
 
@@ -154,7 +155,9 @@ def test_the_description_of_a_setting_reruns_nothing(package: Path) -> None:
         ("report/parts/figures.py", {"figures"}),
         ("report/parts/tables.py", {"tables"}),
         ("report/collect.py", {"tables", "figures"}),
-        ("data/prepare.py", {"data"}),
+        ("data/prepare.py", {"data of cifar10", "data of digits", "data of fashion-mnist"}),
+        ("data/readers/digits.py", {"data of digits"}),
+        ("data/readers/cifar.py", {"data of cifar10"}),
         ("tracking/mirror.py", {"track"}),
         ("workflow/warm.py", set()),
         ("cli/main.py", set()),

@@ -42,6 +42,13 @@ def test_a_run_with_a_remedy_depends_on_its_code_and_others_do_not() -> None:
     assert plain == PLAN.code("qat") != calmed
 
 
+def test_the_images_of_a_study_depend_on_its_own_reader() -> None:
+    digits, same, fashion = (
+        PLAN.data_code(SimpleNamespace(study=study)) for study in ("digits", "digits-lr", "fashion")
+    )
+    assert digits == same != fashion
+
+
 def test_an_annealing_reads_its_parent() -> None:
     files = PLAN.parent(of("digits/vit_micro/w2a2/statsq-qkr-cga/seed1"))
     assert str(files["parent_model"]) == "results/digits/vit_micro/w2a2/statsq-qkr/seed1/model.safetensors"

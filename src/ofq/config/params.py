@@ -56,17 +56,18 @@ def load(path: Path = PARAMS) -> Params:
     """Read and validate ``params.yaml``.
 
     Raises:
-        UserError: the file is missing, is not YAML, or holds an unknown key, a bad value or a remedy whose class is
+        UserError: the file is missing, is not YAML, or holds an unknown key, a bad value or the name of a class that is
             missing; names the place.
     """
     params = read_model(path, Params)
+    named = {f"studies.{name}.data.name": study.data.entry for name, study in params.studies.items()}
     for name, variant in params.variants.items():
-        named = {"weight": find("quantizer", variant.weight)}
+        named[f"variants.{name}.weight"] = find("quantizer", variant.weight)
         if variant.remedy is not None:
-            named["remedy.name"] = variant.remedy.entry
-        for place, entry in named.items():
-            if ":" in entry.name and (wrong := problem(entry)):
-                raise UserError(f"{path}: variants.{name}.{place}: {wrong}")
+            named[f"variants.{name}.remedy.name"] = variant.remedy.entry
+    for place, entry in named.items():
+        if wrong := problem(entry):
+            raise UserError(f"{path}: {place}: {wrong}")
     return params
 
 

@@ -4,13 +4,13 @@ Studies, which are grids of runs, are in :mod:`ofq.config.studies`; references b
 :mod:`ofq.config.checks`; the settings of one run are resolved in :mod:`ofq.config.resolve`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ofq.config.quant_config import Strict, Switches, named_class
 from ofq.errors import unknown
-from ofq.runs.registry import Entry, find
+from ofq.runs.registry import Entry, Kind, find
 
 # A name is part of file names, which may have 255 bytes.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
@@ -44,12 +44,35 @@ def _scalar(value: Any) -> Any:
 Arguments = dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]]
 
 
-class Data(Strict):
+class _Named(Strict):
+    """A section whose ``name`` stands for a class: a registered one, or ``module:Class``."""
+
+    kind: ClassVar[Kind]
+    name: Text
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        find(cls.kind, name)
+        return name
+
+    @property
+    def entry(self) -> Entry:
+        """The class."""
+        return find(self.kind, self.name)
+
+
+class Data(_Named):
     """Where a study's images come from and what it is evaluated on."""
 
-    name: Literal["digits", "fashion-mnist", "cifar10", "cifar100"] = Field(description="data set")
+    kind = "reader"
+
+    name: Annotated[Text, named_class("reader")] = Field(
+        description="data set, or `module:Class` for a reader of your own in a file beside params.yaml"
+    )
     root: Text | None = Field(
-        None, description="directory of the downloaded files, data/<name> where it is left out; digits needs none"
+        None,
+        description="directory of its files; where it is left out data/<name>, or data/<module>; digits needs none",
     )
     evaluate: Literal["test", "validation"] = Field(
         "test",
@@ -183,8 +206,10 @@ def _preset(value: Any) -> Any:
     return _PRESETS[value]
 
 
-class RemedySettings(Strict):
+class RemedySettings(_Named):
     """What calms oscillation during quantization-aware training."""
+
+    kind = "remedy"
 
     name: Annotated[Text, named_class("remedy")] = Field(
         description="`dampening`, `freezing`, or `module:Class` for a class of your own in a file beside params.yaml"
@@ -192,17 +217,6 @@ class RemedySettings(Strict):
     arguments: Arguments = Field(
         default_factory=dict, description="keyword arguments of the class's constructor, such as `weight`"
     )
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        find("remedy", name)
-        return name
-
-    @property
-    def entry(self) -> Entry:
-        """The class of the remedy."""
-        return find("remedy", self.name)
 
 
 class Variant(Switches):

@@ -7,15 +7,12 @@ from safetensors.numpy import save
 
 from ofq.config.settings import Data
 from ofq.data.manifest import Files, Manifest, Stored, statistics, write_manifest
-from ofq.data.source import Images, Labels, Source, read
+from ofq.data.reader import Images, Labels, Source, reader_of
 from ofq.errors import UserError
 from ofq.runs.code_digest import code_digest
 from ofq.runs.files import write_bytes, write_json
 from ofq.runs.paths import data_dir, data_info
 from ofq.runs.provenance import file_digest, machine, versions
-
-AFFINE_COPIES = 10  # per training image of digits: with the 1,200 originals alone a teacher overfits
-_AFFINE_SEED = 0
 
 
 def prepare(study: str, data: Data) -> None:
@@ -29,13 +26,13 @@ def prepare(study: str, data: Data) -> None:
     Raises:
         UserError: the source is missing or damaged, its images and labels do not fit together, or its images are blank.
     """
-    source = read(data)
+    reader = reader_of(data)
+    source = reader.read()
     check(data.name, source)
     train, evaluation = source.train, source.test
     if data.evaluate == "validation":
         train, evaluation = _hold_out(*source.train)
-    if data.name == "digits":
-        train = _with_affine_copies(*train)
+    train = reader.augmented(*train)
     splits = {"train": (_with_channels(train[0]), train[1]), "eval": (_with_channels(evaluation[0]), evaluation[1])}
     images = splits["train"][0]
     mean, std = statistics(images)
@@ -61,7 +58,7 @@ def prepare(study: str, data: Data) -> None:
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": machine(),
             "versions": versions(),
-            "digests": {"code": code_digest(__name__)},
+            "digests": {"code": code_digest(__name__, data.entry.module)},
         },
     )
 
@@ -70,9 +67,11 @@ def check(name: str, source: Source) -> None:
     """Check the images and labels that a reader returned.
 
     Raises:
-        UserError: images are not uint8 of one size with 1 or 3 channels, there are not as many labels as images, or
-            labels are out of range.
+        UserError: it returned no :class:`Source`, images are not uint8 of one size with 1 or 3 channels, there are not
+            as many labels as images, or labels are out of range.
     """
+    if not isinstance(source, Source):
+        raise UserError(f"read() of data set {name} returned a {type(source).__name__}; it should be a Source")
     for split, (images, labels) in {"training": source.train, "test": source.test}.items():
         what = f"the {split} images of {name}"
         grey_or_colour = images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))
@@ -116,24 +115,3 @@ def _hold_out(images: Images, labels: Labels) -> tuple[tuple[Images, Labels], tu
 
     kept, held = train_test_split(np.arange(len(labels)), test_size=1 / 6, stratify=labels, random_state=1)
     return (images[kept], labels[kept]), (images[held], labels[held])
-
-
-def _with_affine_copies(images: Images, labels: Labels) -> tuple[Images, Labels]:
-    """Append copies of each image, rotated by up to 0.2 rad, scaled by up to 12 %, shifted by up to 0.8 pixels.
-
-    They are made once, before training: the usual augmentation, a shift by one pixel, moves an 8x8 digit by an eighth.
-    """
-    from scipy.ndimage import affine_transform
-
-    rng = np.random.default_rng(_AFFINE_SEED)
-    centre = (np.array(images.shape[1:]) - 1) / 2
-    copies = [images]
-    for _ in range(AFFINE_COPIES):
-        copy = np.empty_like(images)
-        for i, image in enumerate(images):
-            angle, scale, shift = rng.uniform(-0.2, 0.2), rng.uniform(0.88, 1.12), rng.uniform(-0.8, 0.8, size=2)
-            rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
-            moved = affine_transform(image.astype(np.float64), rotation, centre - rotation @ (centre + shift), order=1)
-            copy[i] = np.clip(np.round(moved), 0, 255).astype(np.uint8)
-        copies.append(copy)
-    return np.concatenate(copies), np.tile(labels, AFFINE_COPIES + 1)

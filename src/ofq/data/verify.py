@@ -14,7 +14,7 @@ from safetensors.numpy import load
 from ofq.config.params import Params
 from ofq.config.settings import Data
 from ofq.data.manifest import Manifest, SourceFile, Stored, again, manifest_path, read_manifest, statistics
-from ofq.data.source import Images, Labels, examine, folder, origin_here, place
+from ofq.data.reader import Images, Labels, Reader, reader_of
 from ofq.errors import UserError
 from ofq.runs.paths import data_dir
 
@@ -67,8 +67,9 @@ def findings(study: str, data: Data) -> Iterator[Finding]:
     for split, stored in (("train", manifest.files.train), ("eval", manifest.files.eval)):
         good = f"{files[split]}  {stored.images} images, sha256 {stored.sha256[:12]}..."
         yield from _report(study, good, files[split], _stored_problems(files[split], split, stored, manifest))
+    reader = reader_of(data)
     for name, recorded in manifest.source.items():
-        yield _source(data, name, recorded)
+        yield _source(reader, name, recorded)
 
 
 def _report(study: str, good: str, path: Path, problems: Iterable[str]) -> Iterator[Finding]:
@@ -132,13 +133,13 @@ def _content_problems(images: Images, labels: Labels, split: str, stored: Stored
             yield f"has pixels of mean {mean} and deviation {std}, {manifest.mean} and {manifest.std} in the manifest"
 
 
-def _source(data: Data, name: str, said: SourceFile) -> Finding:
-    where = place(data, name)
+def _source(reader: Reader, name: str, said: SourceFile) -> Finding:
+    where = reader.place(name)
     try:
-        current = origin_here(data, name)
+        current = reader.origin_here(name)
     except OSError as error:
         return Finding("bad", f"{where} cannot be read ({error.strerror})")
-    if current is None and folder(data).is_dir():
+    if current is None and reader.folder.is_dir():
         return Finding("bad", f"{where} does not exist, and its folder does; download it again")
     if current is None:
         return Finding("absent", f"{where}  source, not on this machine, so not read again")
@@ -150,7 +151,7 @@ def _source(data: Data, name: str, said: SourceFile) -> Finding:
         f"{said.bytes} bytes, sha256 {said.sha256[:12]}... in the manifest"
     )
     try:
-        examine(data, name)
+        reader.examine(name)
     except UserError as error:
         return Finding("bad", f"{changed} ({error})")
     return Finding("bad", f"{changed}; prepare the study again if the change was meant")

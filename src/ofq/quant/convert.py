@@ -43,7 +43,7 @@ def family_of(model: nn.Module) -> Family:
     Raises:
         ValueError: it belongs to none.
     """
-    families: list[Family] = [entry.make() for entry in registered("family").values()]
+    families: list[Family] = [entry.load()() for entry in registered("family").values()]
     for family in families:
         if family.fits(model):
             return family

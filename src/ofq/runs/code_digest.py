@@ -69,7 +69,7 @@ def _closure(modules: Iterable[str]) -> set[str]:
 
 @cache
 def syntax_tree(module: str) -> ast.Module:
-    """Return what a module does, without its words: docstrings, and arguments of errors, warnings, logs and settings."""
+    """Return what a module does, without its words: docstrings, arguments of errors, warnings and logs."""
     path = module_file(module)
     if path is None:
         raise ValueError(f"no module {module}")

@@ -95,8 +95,7 @@ class Entry:
 
     def make(self, *arguments: Any, **options: Any) -> Any:
         """Import the class and make an object of it, with the presets of its name."""
-        presets = {name: value for name, value in self.presets.items() if name in self.arguments}
-        return self.load()(*arguments, **presets, **options)
+        return self.load()(*arguments, **self.presets, **options)
 
 
 @cache

@@ -99,6 +99,10 @@ class Plan:
         """Return the settings of a study's data."""
         return json.dumps(self.params.studies[wildcards.study].data.model_dump(mode="json"), sort_keys=True)
 
+    def data_code(self, wildcards: Wildcards) -> str:
+        """Return the digest of the code that prepares a study's data, including the module of its reader."""
+        return self._code(ENTRIES["data"], self.params.studies[wildcards.study].data.entry.module)
+
     def code(self, step: str) -> str:
         """Return the digest of the code of a step whose jobs all run the same code."""
         return self._code(ENTRIES[step])

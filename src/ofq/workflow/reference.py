@@ -32,7 +32,7 @@ def record(params: Params, study: str) -> None:
     infos = [read_json(run.files.info) for run in runs]
     steps: dict[str, set[str]] = {}
     for run, info in zip(runs, infos, strict=True):
-        config = resolve(params, run)  # other remedies are other code
+        config = resolve(params, run)  # other quantizers and remedies are other code
         steps.setdefault(" ".join([config.phase, *config.modules]), set()).add(info["digests"]["code"])
     mixed = [step for step, digests in steps.items() if len(digests) > 1]
     if mixed or len({str(info["versions"]) for info in infos}) > 1:

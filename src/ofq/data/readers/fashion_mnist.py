@@ -1,4 +1,4 @@
-"""Fashion-MNIST in its original idx files, whose contents are known to the last bit."""
+"""Fashion-MNIST in its original idx files, whose contents are known to the last bit: 28x28 pixels."""
 
 import hashlib
 import struct
@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ofq.data.packed import unpacked
+from ofq.data.reader import Reader, Source
 from ofq.errors import UserError
+from ofq.runs.registry import register
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,28 @@ FASHION_MNIST = {
         (10_000,), "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
     ),
 }
+
+
+@register("fashion-mnist")
+class FashionMnist(Reader):
+    """60,000 training and 10,000 test images."""
+
+    def read(self) -> Source:
+        """Read the four files."""
+        content = {name: read_idx(self.folder / name, published) for name, published in FASHION_MNIST.items()}
+        train, test = (
+            (content[f"{part}-images-idx3-ubyte.gz"], content[f"{part}-labels-idx1-ubyte.gz"].astype(np.int64))
+            for part in ("train", "t10k")
+        )
+        terms = "Fashion-MNIST, MIT licence, Copyright (c) 2017 Zalando SE"
+        return Source(train, test, classes=10, terms=terms, origin=self.origins(*FASHION_MNIST))
+
+    def examine(self, name: str) -> None:
+        """Read one of the files."""
+        if name in FASHION_MNIST:
+            read_idx(self.folder / name, FASHION_MNIST[name])
+        else:
+            self.read()
 
 
 def read_idx(path: Path, published: Published) -> NDArray[np.uint8]:
