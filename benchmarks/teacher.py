@@ -6,31 +6,33 @@ python -m benchmarks.teacher digits/vit_micro/w4a4/statsq-qkr/seed0 --rounds 40
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 
 from benchmarks.rounds import conditions, interleaved, table
 from ofq.config import params
-from ofq.config.resolve import RunConfig, resolve
+from ofq.config.resolve import StudentConfig, resolve
 from ofq.quant import calibrate
+from ofq.runs import states
 from ofq.runs.paths import Run
+from ofq.training.job import Job, Step, started
 from ofq.training.optim import make_optimizer
-from ofq.training.student import load_data, loss_from, make_student
+from ofq.training.student import loss_from, make_student
 
 STEPS = 20  # of a round
 
 
-def steps(run: Run, config: RunConfig) -> Callable[[], None]:
+def steps(job: Job[StudentConfig]) -> Callable[[], None]:
     """Some training steps of a student, its optimizer's included."""
-    data = load_data(run, config)
-    student = make_student(run, config, data)
-    calibrate(student, [data.train_batch(config.seed, 0, config.train.batch_size).images])
-    optimizer = make_optimizer(student, config.train)
-    loss_of = loss_from(run, config, data, student)
+    student = make_student(job)
+    calibrate(student, [job.batch(0).images])
+    optimizer = make_optimizer(student, job.config.train)
+    loss_of = loss_from(job, student)
 
     def work() -> None:
         for step in range(STEPS):
-            loss = loss_of(data.train_batch(config.seed, step, config.train.batch_size))
+            loss = loss_of(job.batch(step))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -51,8 +53,13 @@ def main() -> None:
         name: config.model_copy(update={"teacher_once": once}) for name, once in (("stored", True), ("live", False))
     }
     print(f"{run}, {STEPS} steps a round\n{conditions()}; {arguments.rounds} rounds", flush=True)
-    work = {name: steps(run, kind) for name, kind in kinds.items()}
-    print(table(interleaved(work, rounds=arguments.rounds), base="stored"))
+    with ExitStack() as stack:
+        work = {}
+        for name, kind in kinds.items():
+            job = stack.enter_context(started(run, kind, Step("ofq.training.qat", aside=f"benchmark-{name}")))
+            stack.callback(states.drop, job.state.directory)
+            work[name] = steps(job)
+        print(table(interleaved(work, rounds=arguments.rounds), base="stored"))
 
 
 if __name__ == "__main__":

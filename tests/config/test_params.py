@@ -155,6 +155,16 @@ def test_a_sweep_makes_one_variant_for_each_rate_and_keeps_the_ratio_of_the_sche
     assert swept.lr / swept.min_lr == pytest.approx(base.lr / base.min_lr)
 
 
+def test_how_often_a_run_is_evaluated_stands_in_its_settings_only_where_it_was_said(tmp_path: Path) -> None:
+    run = Run("digits", "vit_micro", "w2a2", "statsq-cga", 0)
+    for given, shown in {"": {}, ", evaluations: 12": {}, ", evaluations: 4": {"evaluations": 4}}.items():
+        config = resolve(params.load(edited(tmp_path, "steps: 1200,", f"steps: 1200{given},")), run)
+        expected = json.loads(resolve(PARAMS, run).canonical())
+        assert json.loads(config.canonical()) == expected | {"train": expected["train"] | shown}
+        again = TypeAdapter(RunConfig).validate_json(config.model_dump_json(exclude_none=True))
+        assert again == config and again.train.evaluations == shown.get("evaluations", 12)
+
+
 def test_only_what_changes_a_number_is_part_of_a_run(tmp_path: Path) -> None:
     changed = params.load(edited(tmp_path, "paper_model: deit_small", "paper_model: deit_tiny"))
     run = Run("digits", "vit_micro", "w2a2", "statsq", 0)

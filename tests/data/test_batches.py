@@ -45,28 +45,62 @@ def test_validation_images_come_from_the_training_set_and_leave_it(here: Path) -
 def test_a_batch_is_a_function_of_seed_and_step(here: Path) -> None:
     prepare("digits", Data(name="digits"))
     data, again = batches.load("digits"), batches.load("digits")
-    expected = [data.train_batch(0, step, 64) for step in range(210)]
+    expected = [data.train(0, step, 64) for step in range(210)]
     for step in (209, 3, 206, 0):  # any order, over the border of an epoch (206 batches)
-        images, labels, _ = again.train_batch(0, step, 64)
+        _, images, labels = again.train(0, step, 64)
         assert torch.equal(images, expected[step].images) and torch.equal(labels, expected[step].labels)
-    assert not torch.equal(data.train_batch(1, 0, 64)[0], expected[0][0])
-    assert not torch.equal(expected[206][0], expected[0][0]), "each epoch has its own order"
+    assert not torch.equal(data.train(1, 0, 64).images, expected[0].images)
+    assert not torch.equal(expected[206].images, expected[0].images), "each epoch has its own order"
 
 
 def test_an_epoch_meets_no_image_twice(here: Path) -> None:
     prepare("digits", Data(name="digits"))
     data = batches.load("digits")
-    marked = batches.StudyData(
-        torch.arange(13200.0).view(-1, 1, 1, 1), data.train_labels, *([data.eval_labels] * 2), 10
-    )
-    met = torch.cat([marked.train_batch(0, step, 64)[0].flatten() for step in range(206)])
+    met = torch.cat([data.train(0, step, 64).indices for step in range(206)])
     assert len(met.unique()) == 206 * 64
+
+
+def small(train: int = 60, evaluation: int = 600) -> batches.InMemory:
+    """Images that are their own positions, those of evaluation negative."""
+    images, others = (torch.arange(float(count)).view(-1, 1, 1, 1) for count in (train, evaluation))
+    return batches.InMemory(images, torch.arange(train), -others, -torch.arange(evaluation), classes=10)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_exactly_the_images_of_one_alone(world: int) -> None:
+    data = small()
+    for step in (0, 4, 7):
+        whole = data.train(0, step, 12)
+        parts = [data.train(0, step, 12, rank, world) for rank in range(world)]
+        assert {len(part.labels) for part in parts} == {12 // world}
+        for together, alone in zip(map(torch.cat, zip(*parts, strict=True)), whole, strict=True):
+            assert torch.equal(together, alone)
+        assert torch.equal(whole.indices, whole.labels)
+    alone = torch.cat([batch.indices for batch in data.evaluation()])
+    shared = [torch.cat([batch.indices for batch in data.evaluation(rank, world)]) for rank in range(world)]
+    assert torch.equal(torch.cat(shared).sort().values, alone) and torch.equal(alone, torch.arange(600))
+    for batch in data.evaluation(world - 1, world):
+        assert torch.equal(-batch.indices, batch.labels) and torch.equal(-batch.indices, batch.images.flatten())
+        assert len(batch.labels) <= batches.EVAL_BATCH
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
+    with pytest.raises(UserError, match="5 processes cannot share a batch_size of 12; change it"):
+        small().train(0, 0, 12, 0, 5)
+
+
+def test_training_images_can_take_the_place_of_the_evaluation_images() -> None:
+    data = small()
+    (every,) = data.of_training(slice(None)).evaluation()
+    assert torch.equal(every.labels, torch.arange(60)) and torch.equal(every.images.flatten(), torch.arange(60.0))
+    (some,) = data.of_training(torch.tensor([7, 3])).evaluation()
+    assert some.labels.tolist() == [7, 3] and data.of_training(torch.tensor([7, 3])).count == 60
 
 
 def test_a_batch_larger_than_the_data_is_refused(here: Path) -> None:
     prepare("digits", Data(name="digits"))
     with pytest.raises(UserError, match="batch_size 20000 is larger than the 13200 training images"):
-        batches.load("digits").train_batch(0, 0, 20_000)
+        batches.load("digits").train(0, 0, 20_000)
 
 
 def test_a_flipped_byte_is_noticed(here: Path) -> None:

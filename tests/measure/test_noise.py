@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ofq.data.batches import StudyData
+from ofq.data.batches import InMemory
 from ofq.measure.noise import RANGES, Noise, fixed, inject, measure
 from ofq.oscillation.recorder import threshold_distance
 from ofq.quant import block_weights
@@ -118,11 +118,11 @@ def test_another_place_is_refused(make: Callable[[], nn.Module]) -> None:
         inject(block_weights(make()), Noise(0, 0, "middle", WIDE))
 
 
-def data(train: int) -> StudyData:
+def data(train: int) -> InMemory:
     generator = torch.Generator().manual_seed(2)
     images = torch.rand(train + 40, 1, 8, 8, generator=generator)
     labels = torch.randint(5, (train + 40,), generator=generator)
-    return StudyData(images[40:], labels[40:], images[:40], labels[:40], classes=5)
+    return InMemory(images[40:], labels[40:], images[:40], labels[:40], classes=5)
 
 
 def test_a_table_holds_every_trial_and_is_the_same_again(make: Callable[[], nn.Module]) -> None:
@@ -134,7 +134,7 @@ def test_a_table_holds_every_trial_and_is_the_same_again(make: Callable[[], nn.M
     assert list(frame[["where", "range", "trial"]].itertuples(index=False, name=None)) == rows
     assert tuple(frame[["top1", "loss"]].iloc[0]) == evaluate(model, images)
     # All training images of so small a study, in whatever order.
-    everything = StudyData(*[images.train_images, images.train_labels] * 2, classes=5)
+    everything = InMemory(*[images.train_images, images.train_labels] * 2, classes=5)
     assert frame["train_loss"][0] == pytest.approx(evaluate(model, everything)[1], abs=1e-5)
     position = torch.cat([weight.position().flatten() for weight in block_weights(model)])
     for limit in RANGES:
@@ -149,7 +149,7 @@ def test_of_many_training_images_two_thousand_are_looked_at(
 ) -> None:
     seen: list[Tensor] = []
 
-    def counted(model: nn.Module, images: StudyData) -> tuple[float, float]:
+    def counted(model: nn.Module, images: InMemory) -> tuple[float, float]:
         seen.append(images.eval_images)
         return 0.0, 0.0
 

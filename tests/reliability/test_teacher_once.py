@@ -10,22 +10,21 @@ from safetensors.torch import load_file, save_file
 from ofq.cli import main as cli
 from ofq.config import params
 from ofq.config.resolve import resolve
-from ofq.training.student import load_data, load_teacher, loss_from, make_student
+from ofq.training.student import load_teacher, loss_from, make_student
 from tests.reliability.conftest import run_of, train
+from tests.training.jobs import job_of
 
 RUN = run_of("statsq")
 
 
 def test_the_stored_output_is_the_one_of_a_forward_pass_but_for_rounding(here: Path) -> None:
-    config = resolve(params.load(), RUN)
-    data = load_data(RUN, config)
-    teacher = load_teacher(RUN, config, data)
+    stored = load_file(RUN.teacher.files.logits)["train"]
     differences = []
-    for step in range(10):
-        batch = data.train_batch(0, step, 64)
-        assert batch.teacher_logits is not None
-        with torch.no_grad():
-            differences.append((teacher(batch.images) - batch.teacher_logits).abs().max().item())
+    with job_of(RUN) as job, torch.no_grad():
+        teacher = load_teacher(job)
+        for step in range(10):
+            batch = job.batch(step)
+            differences.append((teacher(batch.images) - stored[batch.indices]).abs().max().item())
     assert max(differences) < 1e-6, "another batch size may sum in another order"
 
 
@@ -34,9 +33,8 @@ def test_the_loss_is_the_same_whether_the_output_is_stored_or_not(here: Path) ->
     live = stored.model_copy(update={"teacher_once": False})
     losses = []
     for config in (stored, live):
-        data = load_data(RUN, config)
-        student = load_teacher(RUN, config, data)
-        losses.append(loss_from(RUN, config, data, student)(data.train_batch(0, 0, 64)).item())
+        with job_of(RUN, config) as job:
+            losses.append(loss_from(job, load_teacher(job))(job.batch(0)).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -81,7 +79,6 @@ def test_an_output_that_does_not_fit_is_one_line(here: Path, damage: str, capsys
 
 def test_the_teacher_does_not_learn(here: Path) -> None:
     config = resolve(params.load(), RUN).model_copy(update={"teacher_once": False})
-    data = load_data(RUN, config)
-    student = make_student(RUN, config, data)
-    assert all(not parameter.requires_grad for parameter in load_teacher(RUN, config, data).parameters())
-    assert all(parameter.requires_grad for parameter in student.parameters())
+    with job_of(RUN, config) as job:
+        assert all(not parameter.requires_grad for parameter in load_teacher(job).parameters())
+        assert all(parameter.requires_grad for parameter in make_student(job).parameters())

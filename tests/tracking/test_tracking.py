@@ -51,7 +51,7 @@ def finish(run: Run, *, points: int = 4, offset: float = 0.0, **info: str) -> No
     shutil.rmtree(state.parent)
     write(run.files.events, [*lines, {"event": "end", **metrics}])
     content = {"finished": "2026-01-02T03:04:05+00:00", "seconds": 60.0, "digests": DIGESTS, **info}
-    run.files.info.write_text(json.dumps(content | {"config": lines[0]["config"]}))
+    run.files.info.write_text(json.dumps(content | {"config": lines[0]["config"], "state": state.parent.name}))
     run.files.metrics.write_text(json.dumps(metrics))
 
 

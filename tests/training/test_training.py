@@ -21,9 +21,10 @@ from ofq.runs.paths import Run
 from ofq.training.anneal import run_cga
 from ofq.training.optim import make_optimizer, make_schedule
 from ofq.training.qat import run_qat
-from ofq.training.student import load_data, load_teacher, loss_from, make_student
+from ofq.training.student import load_teacher, loss_from, make_student
 from ofq.training.teacher import run_teacher
 from tests.conftest import ROOT, SMALL
+from tests.training.jobs import job_of
 
 TEACHER = Run("digits", "vit_micro", "fp", "teacher", 0)
 STATSQ = Run("digits", "vit_micro", "w2a2", "statsq", 0)
@@ -82,7 +83,8 @@ def test_the_student_starts_from_every_weight_and_bias_of_the_teacher(here: para
     from safetensors.torch import load_file
 
     teacher = load_file(TEACHER.files.model)
-    student = make_student(STATSQ, resolve(here, STATSQ), batches.load("digits")).state_dict()
+    with job_of(STATSQ) as job:
+        student = make_student(job).state_dict()
     assert all(torch.equal(student[name], value) for name, value in teacher.items())
 
 
@@ -92,7 +94,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: param
     data = torch.full((64, 1, 8, 8), float("nan"))
 
     real = batches.load("digits")
-    broken = batches.StudyData(data, real.train_labels[:64], real.eval_images, real.eval_labels, 10)
+    broken = batches.InMemory(data, real.train_labels[:64], real.eval_images, real.eval_labels, 10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "load", lambda study: broken)
         with pytest.raises(UserError, match=r"fp teacher s0: the loss is nan before step 2; lower lr"):
@@ -129,12 +131,10 @@ def test_the_schedule_warms_up_falls_and_stays() -> None:
 
 
 def test_weight_decay_spares_vectors_tokens_and_quantizer_parameters(here: params.Params) -> None:
-
-    config = resolve(here, STATSQ)
-    data = batches.load("digits")
-    student = make_student(STATSQ, config, data)
-    calibrate(student, [data.eval_images[:8]])
-    optimizer = make_optimizer(student, config.train)
+    with job_of(STATSQ) as job:
+        student = make_student(job)
+        calibrate(student, [job.batch(0).images])
+        optimizer = make_optimizer(student, job.config.train)
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     decayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     assert {"patch_embed.proj.weight", "head.weight", "blocks.0.attn.qkv.weight"} <= decayed
@@ -153,12 +153,11 @@ def test_run_json_says_what_a_number_came_from(here: params.Params) -> None:
 @pytest.mark.parametrize(("qkr", "drawn"), [(False, {"qkv", "proj"}), (True, {"proj"})])
 def test_the_released_start_draws_attention_anew(here: params.Params, qkr: bool, drawn: set[str]) -> None:
     run = STATSQ.sibling("statsq-qkr" if qkr else "statsq")
-    config = resolve(here, run)
-    data = batches.load("digits")
-    kept, random = (
-        make_student(run, config.model_copy(update={"attention_init": start}), data).state_dict()
-        for start in (None, "random")
-    )
+    states = []
+    for start in (None, "random"):
+        with job_of(run, resolve(here, run).model_copy(update={"attention_init": start})) as job:
+            states.append(make_student(job).state_dict())
+    kept, random = states
     different = {name for name, value in kept.items() if not torch.equal(value, random[name])}
     assert {name.split(".")[-2] for name in different} == drawn
     assert {name.split(".")[-1] for name in different} == {"weight", "bias"}
@@ -168,14 +167,15 @@ def test_a_teacher_in_training_mode_teaches_with_its_class_head_alone(
     here: params.Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_heads = params.Params.model_validate(yaml.safe_load(Path("params.yaml").read_text()))
-    data = batches.load("digits")
     teacher = Run("digits", "vit_micro_distilled", "fp", "teacher", 0)
     run_teacher(teacher, resolve(two_heads, teacher))
     run = Run("digits", "vit_micro_distilled", "w2a2", "statsq-qkr-teacher-train", 0)
     released, described = resolve(two_heads, run), resolve(two_heads, run.sibling("statsq-qkr"))
-    images = data.eval_images[:8]
-    class_logits, distillation_logits = load_teacher(run, released, data)(images)
-    mean = load_teacher(run, described, data)(images)
+    with job_of(run, released) as job:
+        images = job.batch(0).images
+        class_logits, distillation_logits = load_teacher(job)(images)
+    with job_of(run, described) as job:
+        mean = load_teacher(job)(images)
     torch.testing.assert_close(mean, (class_logits + distillation_logits) / 2)
     assert not torch.equal(class_logits, distillation_logits)
 
@@ -185,10 +185,10 @@ def test_a_teacher_in_training_mode_teaches_with_its_class_head_alone(
         lambda student, logits, labels: taught.append(logits) or student[0].sum(),
     )
     for config in (released, described):
-        own = load_data(run, config)
-        student = make_student(run, config, own)
-        calibrate(student, [images])
-        loss_from(run, config, own, student)(own.train_batch(0, 0, 4))
+        with job_of(run, config) as job:
+            student = make_student(job)
+            calibrate(student, [images])
+            loss_from(job, student)(job.batch(0))
     assert isinstance(taught[0], tuple) and isinstance(taught[1], torch.Tensor)
 
 
@@ -207,8 +207,24 @@ def test_annealing_and_its_controls_say_step_by_step_what_was_free(here: params.
     assert (trace.groupby("layer")["scale"].nunique() == 1).all() == (variant == "statsq-qkr-frozen")
 
 
+def test_a_recipe_says_how_often_a_run_is_evaluated(here: params.Params) -> None:
+    assert len(step_events(STATSQ)) == 12
+    config = resolve(here, STATSQ)
+    seldom = config.model_copy(update={"train": config.train.model_copy(update={"evaluations": 4})})
+    other = STATSQ.sibling("seldom")
+    run_qat(other, seldom)
+    assert [event["step"] for event in step_events(other)] == [6, 12, 18, 24]
+    assert set(pd.read_parquet(other.files.oscillation)["step"]) == {6, 12, 18, 24}
+    assert read_json(other.files.info)["config"]["train"]["evaluations"] == 4
+    assert read_json(other.files.metrics)["top1"] == read_json(STATSQ.files.metrics)["top1"], "it changes no number"
+
+
+def step_events(run: Run) -> list[dict[str, float]]:
+    events = [json.loads(line) for line in run.files.events.read_text().splitlines()]
+    return [event for event in events if event["event"] == "step"]
+
+
 def test_the_best_accuracy_of_a_run_is_that_of_its_evaluations(here: params.Params) -> None:
     metrics = read_json(STATSQ.files.metrics)
-    events = [json.loads(line) for line in STATSQ.files.events.read_text().splitlines()]
-    assert metrics["top1_best"] == max(event["val/top1"] for event in events if event["event"] == "step")
+    assert metrics["top1_best"] == max(event["val/top1"] for event in step_events(STATSQ))
     assert metrics["top1_best"] >= metrics["top1"]

@@ -113,6 +113,13 @@ class TrainingRecipe(Strict):
     constant_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
         0, description="last steps at the constant lowest rate"
     )
+    evaluations: PositiveInt = Field(
+        12,
+        # A setting that was added later: where it is at its default, a run's settings are those of before.
+        exclude_if=lambda count: count == 12,
+        description="least number of progress lines, curve points and oscillation records of a run, evenly spread over "
+        "its steps",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingRecipe":

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -20,55 +20,84 @@ EVAL_BATCH = 256  # fixed: no setting may change a measured number
 
 
 class Batch(NamedTuple):
-    """The images of one optimizer step."""
+    """Images of the training or the evaluation set."""
 
+    indices: Tensor  # (b,) int64: their positions in the set
     images: Tensor  # (b, channels, height, width) float32
     labels: Tensor  # (b,) int64
-    teacher_logits: Tensor | None  # (b, classes) float32, where they are stored
 
 
-@dataclass(frozen=True)
-class StudyData:
-    """The images of a study in memory, normalised by the mean and standard deviation of its training pixels."""
+class Batches(Protocol):
+    """The images of a study, served in batches, each of which depends on the arguments alone.
+
+    Several processes share a batch, rank r of ``world`` having an equal part of it: of a training batch the r-th of as
+    many parts that lie side by side, of the evaluation images every one whose position leaves the remainder r. Together
+    they have exactly the images that one process alone has, so that means over all are the same but for rounding.
+    """
+
+    count: int  # of training images
+    classes: int
+    channels: int
+    image_size: tuple[int, int]  # height and width in pixels
+
+    def train(self, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
+        """Return this rank's part of the batch of an optimizer step, counted from 0.
+
+        Raises:
+            UserError: the batch is larger than the data, or the ranks cannot have equal parts of it.
+        """
+
+    def evaluation(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Return this rank's evaluation images in order, in batches of a fixed size."""
+
+    def of_training(self, chosen: Tensor | slice) -> "Batches":
+        """Return the same data with training images of the given positions as the evaluation images, in that order."""
+
+
+@dataclass
+class InMemory:
+    """:class:`Batches` of a study's images in memory, normalised by the mean and deviation of its training pixels."""
 
     train_images: Tensor  # (n, channels, height, width) float32
     train_labels: Tensor  # (n,) int64
     eval_images: Tensor
     eval_labels: Tensor
     classes: int
-    teacher_logits: Tensor | None = None  # (n, classes) float32: a teacher's, for every training image
 
-    @property
-    def channels(self) -> int:
-        """Colour channels of the images."""
-        return self.train_images.shape[1]
+    def __post_init__(self) -> None:
+        self.count = len(self.train_labels)
+        self.channels = self.train_images.shape[1]
+        self.image_size = self.train_images.shape[2], self.train_images.shape[3]
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the images in pixels."""
-        return self.train_images.shape[2], self.train_images.shape[3]
-
-    def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        """Return the batch of an optimizer step: a slice of the epoch's permutation, the epoch's remainder dropped.
+    def train(self, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
+        """Return a part of a slice of the epoch's permutation, the epoch's remainder dropped.
 
         It depends on its arguments alone, so resuming at any step continues the same sequence.
         """
-        count = len(self.train_labels)
-        if batch_size > count:
+        if batch_size > self.count:
             raise UserError(
-                f"batch_size {batch_size} is larger than the {count} training images; lower it in params.yaml"
+                f"batch_size {batch_size} is larger than the {self.count} training images; lower it in params.yaml"
             )
-        epoch, position = divmod(step, count // batch_size)
-        chosen = _permutation(count, seed, epoch)[position * batch_size : (position + 1) * batch_size]
-        logits = None if self.teacher_logits is None else self.teacher_logits[chosen]
-        return Batch(self.train_images[chosen], self.train_labels[chosen], logits)
+        if batch_size % world:
+            raise UserError(f"{world} processes cannot share a batch_size of {batch_size}; change it in params.yaml")
+        epoch, position = divmod(step, self.count // batch_size)
+        part = batch_size // world
+        first = position * batch_size + rank * part
+        chosen = _permutation(self.count, seed, epoch)[first : first + part]
+        return Batch(chosen, self.train_images[chosen], self.train_labels[chosen])
 
-    def eval_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return all evaluation images and labels in order, in batches of a fixed size."""
-        return zip(self.eval_images.split(EVAL_BATCH), self.eval_labels.split(EVAL_BATCH), strict=True)
+    def evaluation(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Return this rank's evaluation images in order, in batches of a fixed size."""
+        everything = torch.arange(len(self.eval_labels)), self.eval_images, self.eval_labels
+        parts = (each[rank::world].split(EVAL_BATCH) for each in everything)
+        return (Batch(*part) for part in zip(*parts, strict=True))
+
+    def of_training(self, chosen: Tensor | slice) -> "InMemory":
+        """Return the same data with training images of the given positions as the evaluation images, in that order."""
+        return replace(self, eval_images=self.train_images[chosen], eval_labels=self.train_labels[chosen])
 
 
-def load(study: str) -> StudyData:
+def load(study: str) -> InMemory:
     """Load the prepared data of a study and check it against its manifest.
 
     Raises:
@@ -78,7 +107,7 @@ def load(study: str) -> StudyData:
     mean, std = (torch.tensor(value, dtype=torch.float32).view(1, -1, 1, 1) for value in (manifest.mean, manifest.std))
     train_images, train_labels = _split(study, manifest, manifest.files.train)
     eval_images, eval_labels = _split(study, manifest, manifest.files.eval)
-    return StudyData(
+    return InMemory(
         (train_images.float() / 255 - mean) / std,
         train_labels,
         (eval_images.float() / 255 - mean) / std,

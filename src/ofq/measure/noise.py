@@ -3,16 +3,15 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ofq.config.resolve import KEEPING, RunConfig, TeacherConfig
-from ofq.data import batches
-from ofq.data.batches import StudyData
+from ofq.config.resolve import RunConfig, TeacherConfig
+from ofq.data.batches import Batches
 from ofq.errors import UserError
 from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import threshold_distance
@@ -23,8 +22,8 @@ from ofq.quant.quantizers.base import Quantizer, Rounded
 from ofq.quant.weights import block_weights
 from ofq.runs import states
 from ofq.runs.files import replacing
-from ofq.runs.paths import Run, data_dir
-from ofq.training.job import session
+from ofq.runs.paths import Run
+from ofq.training.job import Step, started
 from ofq.training.loop import evaluate
 from ofq.training.student import make_student
 
@@ -112,21 +111,19 @@ def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
     """
     if isinstance(config, TeacherConfig):
         raise UserError(f"{run} is a full-precision run: it has no codes to change")
-    inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught, run.files.model]
-    with session(run, config, KEEPING, __name__, inputs, aside="noise") as current:
+    with started(run, config, Step(__name__, [*run.teacher.files.taught, run.files.model], aside="noise")) as job:
         try:
-            data = batches.load(run.study)
-            student = make_student(run, config, data)
+            student = make_student(job)
             load_weights(student, run.files.model)
-            frame = measure(student, data, seed=run.seed, trials=trials)
+            frame = measure(student, job.data, seed=run.seed, trials=trials)
             with replacing(run.files.noise) as temporary:
                 frame.to_parquet(temporary, index=False)
         finally:
-            states.drop(current.state.directory)  # it holds nothing to go on from
+            states.drop(job.state.directory)  # it holds nothing to go on from
     print(f"{run}: {trials} trials\n{summary(frame)}\nwritten to {run.files.noise}")
 
 
-def measure(student: nn.Module, data: StudyData, *, seed: int, trials: int) -> pd.DataFrame:
+def measure(student: nn.Module, data: Batches, *, seed: int, trials: int) -> pd.DataFrame:
     """Measure the rows of ``noise.parquet``; afterwards the student is as before.
 
     Args:
@@ -137,7 +134,7 @@ def measure(student: nn.Module, data: StudyData, *, seed: int, trials: int) -> p
     """
     weights = block_weights(student)
     count = sum(weight.latent().numel() for weight in weights)
-    trained_on = _on_training_images(data, seed)
+    trained_on = _of_training_images(data, seed)
 
     def row(where: str, limit: float, trial: int, injected: int) -> dict[str, Any]:
         top1, loss = evaluate(student, data)
@@ -241,10 +238,9 @@ def _anywhere(position: Tensor, near: Tensor, bits: int, generator: torch.Genera
     return codes
 
 
-def _on_training_images(data: StudyData, seed: int) -> StudyData:
+def _of_training_images(data: Batches, seed: int) -> Batches:
     """Return the data with up to 600 training images in place of the evaluation images."""
-    order = torch.randperm(len(data.train_labels), generator=_generator(f"{seed}/training images"))[:TRAIN_IMAGES]
-    return replace(data, eval_images=data.train_images[order], eval_labels=data.train_labels[order])
+    return data.of_training(torch.randperm(data.count, generator=_generator(f"{seed}/training images"))[:TRAIN_IMAGES])
 
 
 def _generator(text: str) -> torch.Generator:

@@ -1,24 +1,25 @@
 """Measure the oscillation of a finished run again: train on from its checkpoint for a window of steps."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ofq.config.resolve import KEEPING, QatConfig, RunConfig, TeacherConfig
+from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
 from ofq.config.settings import TrainingRecipe
 from ofq.errors import UserError
 from ofq.oscillation.boundary import BoundaryObserver
 from ofq.oscillation.coupling import CouplingObserver, lifts
 from ofq.runs import states
 from ofq.runs.files import replacing, write_json
-from ofq.runs.paths import Run, data_dir
+from ofq.runs.paths import Run
 from ofq.training.continued import hold_rate, last_state
-from ofq.training.job import session
+from ofq.training.job import Step, started
 from ofq.training.loop import train
-from ofq.training.student import load_data, loss_from
+from ofq.training.student import loss_from
 
 WINDOW = 300  # steps
 _LONGEST = 10**9
@@ -59,28 +60,18 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
     if steps > _LONGEST:
         raise UserError(f"a window has at most {_LONGEST} steps, not {steps}")
     files = run.files
-    inputs = [data_dir(run.study) / "manifest.json", *run.teacher.files.taught, files.model, files.trainer]
+    inputs = [*run.teacher.files.taught, files.model, files.trainer]
     window = config.model_copy(update={"train": _constant(config.train, steps)})
     if isinstance(window, QatConfig):
         window = window.model_copy(update={"remedy": None})
-    with session(run, window, KEEPING, __name__, inputs, aside="probe") as current:
-        data = load_data(run, config)
-        student, optimizer, recorder = last_state(run, window, data)
+    with started(run, window, Step(__name__, inputs, aside="probe", order=_ORDER)) as job:
+        student, optimizer, recorder = last_state(job, run)
         rate = optimizer.param_groups[0]["lr"]
         hold_rate(optimizer, rate)
         boundary, coupling = BoundaryObserver(recorder), CouplingObserver(student, recorder)
-        train(
-            student,
-            loss_from(run, window, data, student),
-            optimizer,
-            data,
-            _constant(config.train, steps, rate),
-            seed=config.seed + _ORDER,
-            label=f"{run.label} probe",
-            checkpoints=current.checkpoints,
-            events=current.events,
-            hooks=[recorder, boundary, coupling],  # the observers read what the recorder has counted
-        )
+        held = window.model_copy(update={"train": _constant(config.train, steps, rate)})
+        # The observers read what the recorder has counted.
+        train(replace(job, config=held), student, optimizer, loss_from(job, student), [recorder, boundary, coupling])
         for hook in (recorder, boundary, coupling):
             hook.finish()
         summary, record = outputs(run, steps)
@@ -101,10 +92,10 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
                 "band": boundary.band(),
                 "coupling": coupling.coupling(),
                 "coupling_codes": coupling.codes,
-                "digests": current.digests,
+                "digests": job.digests,
             },
         )
-        states.drop(current.state.directory)
+        states.drop(job.state.directory)
     print(_report(run, rate, steps, {**groups, "all": _means(end)}, coupling))
     print(f"written to {summary}")
 

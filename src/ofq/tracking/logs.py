@@ -12,9 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from ofq.config.resolve import RunConfig
 from ofq.errors import UserError, missing
 from ofq.runs.files import read_json
 from ofq.runs.paths import RESULTS, STATE, Run
@@ -188,8 +185,8 @@ def _read(run: Run, key: str, path: Path, info: dict[str, Any] | None) -> RunLog
 def _key(run: Run, info: dict[str, Any]) -> str:
     """Return the name that the finished run's state had while it trained."""
     try:
-        return TypeAdapter(RunConfig).validate_python(info["config"]).key(str(info["digests"]))
-    except (KeyError, ValidationError):
+        return str(info["state"])
+    except KeyError:
         raise UserError(f"{run.files.info} was written by another version of ofq; run snakemake again") from None
 
 

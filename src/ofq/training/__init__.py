@@ -7,12 +7,6 @@ from ofq import lazy_names
 if TYPE_CHECKING:
     from ofq.training.losses import distillation_loss
 
-__all__ = [
-    "distillation_loss",
-]
+__all__ = ["distillation_loss"]
 
-__getattr__ = lazy_names(
-    {
-        "distillation_loss": "ofq.training.losses",
-    }
-)
+__getattr__ = lazy_names({"distillation_loss": "ofq.training.losses"})

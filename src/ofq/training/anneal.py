@@ -7,12 +7,14 @@ from ofq.config.settings import Cga
 from ofq.remedies.annealing import Annealing, FrozenWeights
 from ofq.remedies.annealing_trace import AnnealingTrace
 from ofq.remedies.cga import ConfidenceGuidedAnnealing
-from ofq.runs.files import replacing
-from ofq.runs.paths import Run, data_dir
+from ofq.runs.paths import Run
 from ofq.training.continued import hold_rate, last_state
-from ofq.training.job import session
+from ofq.training.job import Step, started
 from ofq.training.loop import train
-from ofq.training.student import load_data, loss_from, publish_student
+from ofq.training.student import loss_from, publish_student
+
+# Gives the images an order that differs from that of the parent's last epochs.
+_ORDER = 1_000_003
 
 
 def run_cga(run: Run, config: AnnealConfig, keeping: Keeping = KEEPING) -> None:
@@ -26,34 +28,14 @@ def run_cga(run: Run, config: AnnealConfig, keeping: Keeping = KEEPING) -> None:
         keeping: how the resumable state is kept.
     """
     parent = run.sibling(config.parent)
-    inputs = [
-        data_dir(run.study) / "manifest.json",
-        *run.teacher.files.taught,
-        parent.files.model,
-        parent.files.trainer,
-    ]
-    with session(run, config, keeping, __name__, inputs) as current:
-        data = load_data(run, config)
-        student, optimizer, recorder = last_state(parent, config, data)
+    inputs = [*run.teacher.files.taught, parent.files.model, parent.files.trainer]
+    with started(run, config, Step(__name__, inputs, order=_ORDER), keeping) as job:
+        student, optimizer, recorder = last_state(job, parent)
         hold_rate(optimizer, config.train.lr)
         annealing = _annealing(student, config.cga)
         trace = AnnealingTrace(annealing)
-        train(
-            student,
-            loss_from(run, config, data, student),
-            optimizer,
-            data,
-            config.train,
-            # So that the order of the images differs from that of the parent's last epochs.
-            seed=config.seed + 1_000_003,
-            label=run.label,
-            checkpoints=current.checkpoints,
-            events=current.events,
-            hooks=[recorder, annealing, trace],
-        )
-        with replacing(run.files.annealing) as temporary:
-            trace.frame().to_parquet(temporary, index=False)
-        publish_student(current, student, optimizer, recorder, data)
+        train(job, student, optimizer, loss_from(job, student), [recorder, annealing, trace])
+        publish_student(job, student, optimizer, recorder, {run.files.annealing: trace.frame()})
 
 
 def _annealing(student: nn.Module, cga: Cga) -> Annealing:

@@ -4,33 +4,32 @@ from torch import nn
 from torch.optim import AdamW
 
 from ofq.config.resolve import StudentConfig
-from ofq.data.batches import StudyData
 from ofq.errors import UserError
 from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.runs import checkpoint
 from ofq.runs.paths import Run
+from ofq.training.job import Job
 from ofq.training.optim import make_optimizer
 from ofq.training.student import make_student
 
 
-def last_state(run: Run, config: StudentConfig, data: StudyData) -> tuple[nn.Module, AdamW, OscillationRecorder]:
+def last_state(job: Job[StudentConfig], run: Run) -> tuple[nn.Module, AdamW, OscillationRecorder]:
     """Load a finished run's student, its optimizer with its moments, and its recorder, which counts reversals anew.
 
     They are copies: no change to them reaches the run's files.
 
     Args:
+        job: what continues the run; names model and quantization.
         run: finished.
-        config: of the run, or of what continues it; names model and quantization.
-        data: of the run's study.
 
     Raises:
         UserError: a file of the run is missing, damaged, or belongs to another model.
     """
-    student = make_student(run, config, data)
+    student = make_student(job)
     load_weights(student, run.files.model)
     before = checkpoint.load(run.files.trainer)
-    optimizer = make_optimizer(student, config.train)
+    optimizer = make_optimizer(student, job.config.train)
     recorder = OscillationRecorder(student)
     try:
         optimizer.load_state_dict(before["optimizer"])

@@ -1,96 +1,155 @@
-"""The surroundings of every training run: threads, seeds, its locked directory, the files it publishes."""
+"""The surroundings of every training run: threads, seeds, its locked directory, its images, the files it publishes."""
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
+from torch import nn
 
-from ofq.config.resolve import Keeping, RunConfig
+from ofq.config.resolve import KEEPING, Keeping, RunConfig
+from ofq.data import batches
+from ofq.data.batches import Batch, Batches
 from ofq.errors import missing
+from ofq.models.backbone import build
 from ofq.runs import states
 from ofq.runs.checkpoint import Checkpoints, Maker
 from ofq.runs.code_digest import code_digest
 from ofq.runs.events import EventLog
 from ofq.runs.files import remove_unfinished
-from ofq.runs.paths import Run
+from ofq.runs.paths import Run, data_dir
 from ofq.runs.provenance import file_digest, versions
+from ofq.training.device import CPU, Device
+from ofq.training.distributed import ALONE, Rank
 from ofq.training.resume import state_to_continue
+
+Config = TypeVar("Config", bound=RunConfig)
+HeldConfig = TypeVar("HeldConfig", bound=RunConfig, covariant=True)
 
 
 @dataclass(frozen=True)
-class Session:
-    """A run that is being trained, with the place of its state and its origin."""
+class Step:
+    """A step of the pipeline.
+
+    Attributes:
+        module: its code, imports followed, is part of the state's key.
+        inputs: files that it reads besides the study's data; their content is part of the key.
+        aside: folder for the state of work beside the run itself, so that its event log is not taken for the run's.
+        order: added to the run's seed it gives the order of the images.
+    """
+
+    module: str
+    inputs: Sequence[Path] = ()
+    aside: str = ""
+    order: int = 0
+
+
+@dataclass(frozen=True)
+class Job(Generic[HeldConfig]):
+    """A run that is being trained.
+
+    Attributes:
+        run: its coordinates.
+        config: everything in ``params.yaml`` that it depends on.
+        keeping: how its resumable state is kept.
+        state: where that stands, and what it is made from.
+        checkpoints: what to resume from, and where to save.
+        events: receives one ``step`` event per interval.
+        data: training and evaluation images.
+        device: where it computes.
+        rank: which of its processes this is.
+        seed: of the order of the images.
+        label: names it in progress lines.
+        started: monotonic and processor time of its start, in seconds.
+    """
 
     run: Run
-    config: RunConfig
+    config: HeldConfig
     keeping: Keeping
     state: states.State
     checkpoints: Checkpoints
     events: EventLog
-    started: float
-    started_cpu: float
+    data: Batches
+    device: Device
+    rank: Rank
+    seed: int
+    label: str
+    started: tuple[float, float]
 
     @property
     def digests(self) -> dict[str, Any]:
         """Digests of the code and of the files that the run reads."""
         return {"code": self.state.origin.code, "inputs": self.state.origin.inputs}
 
+    def batch(self, step: int) -> Batch:
+        """Return this process's part of the batch of an optimizer step, counted from 0, on the device."""
+        rank = self.rank
+        return self.device.move(self.data.train(self.seed, step, self.config.train.batch_size, rank.index, rank.count))
+
 
 @contextmanager
-def session(
-    run: Run, config: RunConfig, keeping: Keeping, module: str, inputs: Sequence[Path], *, aside: str = ""
-) -> Iterator[Session]:
+def started(
+    run: Run, config: Config, step: Step, keeping: Keeping = KEEPING, device: Device = CPU, rank: Rank = ALONE
+) -> Iterator[Job[Config]]:
     """Prepare a run: fixed threads, deterministic kernels, a locked directory keyed by all that the run depends on.
 
     Args:
         run: coordinates.
         config: everything in ``params.yaml`` that the run depends on.
+        step: that trains or measures it.
         keeping: how the resumable state is kept.
-        module: the step's module; its code, imports followed, is part of the key.
-        inputs: files that the run reads; their content is part of the key.
-        aside: folder for the state of work beside the run itself, so that its event log is not taken for the run's.
+        device: where it computes.
+        rank: which of its processes this is; the first alone locks and cleans up.
 
     Raises:
-        UserError: an input is missing, or another process trains this run.
+        UserError: an input is missing, the data are damaged, or another process trains this run.
     """
-    started, started_cpu = time.monotonic(), time.process_time()
+    now = time.monotonic(), time.process_time()
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     # A debugging aid that would cost a tenth of a small step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(config.seed)
+    inputs = [data_dir(run.study) / "manifest.json", *step.inputs]
     if absent := [path for path in inputs if not path.exists()]:
         raise missing(absent[0])
-    code, read = code_digest(module, *config.modules), {str(path): file_digest(path) for path in inputs}
-    base = run.state(aside)
+    data = batches.load(run.study)
+    code, read = code_digest(step.module, *config.modules), {str(path): file_digest(path) for path in inputs}
+    base = run.state(step.aside)
     key = config.key(str({"code": code, "inputs": read}))
     state = states.State(base / key, states.Origin(config.canonical(), read, code))
-    with states.only_trainer(base):
+    with states.only_trainer(base) if rank.leads else nullcontext():
         earlier = state_to_continue(run, state, states.of_run(base), keeping)
-        state.begin()
-        remove_unfinished(state.directory)
-        if not aside:
-            remove_unfinished(run.files.root)
-        yield Session(
+        if rank.leads:
+            state.begin()
+            remove_unfinished(state.directory)
+            if not step.aside:
+                remove_unfinished(run.files.root)
+        yield Job(
             run,
             config,
             keeping,
             state,
-            Checkpoints(
-                state.directory,
-                Maker(code, versions()),
-                seconds=keeping.checkpoint_seconds,
-                earlier=earlier,
-            ),
+            Checkpoints(state.directory, Maker(code, versions()), seconds=keeping.checkpoint_seconds, earlier=earlier),
             EventLog(
                 state.directory / "events.jsonl",
                 run=str(run),
                 config=config.model_dump(mode="json", exclude_none=True),
             ),
-            started,
-            started_cpu,
+            data,
+            device,
+            rank,
+            seed=config.seed + step.order,
+            label=f"{run.label} {step.aside}".rstrip(),
+            started=now,
         )
+
+
+def build_model(config: RunConfig, data: Batches) -> nn.Module:
+    """Build the run's model in full precision, for the study's images."""
+    return build(
+        config.model, image_size=data.image_size, channels=data.channels, classes=data.classes, seed=config.seed
+    )

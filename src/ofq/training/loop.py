@@ -10,117 +10,110 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ofq.config.settings import TrainingRecipe
-from ofq.data.batches import Batch, StudyData
+from ofq.config.resolve import RunConfig
+from ofq.data.batches import Batch, Batches
 from ofq.errors import Stopped, UserError
 from ofq.quant.hook import Hook
-from ofq.runs.checkpoint import Checkpoints
-from ofq.runs.events import EventLog
+from ofq.training.device import CPU, Device
+from ofq.training.distributed import ALONE, Rank
+from ofq.training.job import Job
 from ofq.training.optim import make_schedule
+from ofq.training.progress import progress
 from ofq.training.signals import deferred
 
 _log = logging.getLogger(__name__)
 
-INTERVALS = 12  # progress lines, curve points and oscillation records of a run
-
 
 def train(
+    job: Job[RunConfig],
     model: nn.Module,
-    loss_of: Callable[[Batch], Tensor],
     optimizer: AdamW,
-    data: StudyData,
-    phase: TrainingRecipe,
-    *,
-    seed: int,
-    label: str,
-    checkpoints: Checkpoints,
-    events: EventLog,
+    loss_of: Callable[[Batch], Tensor],
     hooks: Sequence[Hook] = (),
 ) -> None:
-    """Train the model in place for ``phase.steps`` steps, resuming from the newest checkpoint.
+    """Train the model in place for the steps of the job's recipe, resuming from the newest checkpoint.
 
     A checkpoint is saved from time to time, when a signal stops the run, and after the last step.
 
     Args:
+        job: the run; its recipe has the schedule, the batch size and the number of steps.
         model: trained and evaluated.
-        loss_of: scalar loss of a batch.
         optimizer: over the model's parameters.
-        data: training and evaluation images.
-        phase: schedule, batch size and number of steps.
-        seed: of the order of the images.
-        label: names the run in progress lines.
-        checkpoints: what to resume from, and where to save.
-        events: receives one ``step`` event per interval.
+        loss_of: scalar loss of a batch, a mean over its images.
         hooks: called around every optimizer step, in order.
 
     Raises:
         UserError: the loss is not finite, a hook's term depends on no weight, or a checkpoint cannot be written.
         Stopped: on SIGINT, SIGTERM, SIGHUP or SIGUSR1; the state after the last finished step is saved.
     """
-    schedule = make_schedule(optimizer, phase)
-    interval = max(1, phase.steps // INTERVALS)
+    recipe, device, rank = job.config.train, job.device, job.rank
+    schedule = make_schedule(optimizer, recipe)
+    interval = max(1, recipe.steps // recipe.evaluations)
     started = time.monotonic()
-    loss_sum = torch.zeros(())
+    loss_sum = torch.zeros((), device=device.where)
     first = 0
-    if state := checkpoints.latest():
+    if state := job.checkpoints.latest():
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         for hook, hook_state in zip(hooks, state["hooks"], strict=True):
             hook.load_state_dict(hook_state)
-        torch.set_rng_state(state["rng"])
-        loss_sum, first = state["loss_sum"], state["step"]
-        _log.info("%s  resumed after step %d", label, first)
-    events.restore(state["events"] if state else None)
-
-    def save(step: int) -> None:
-        checkpoints.save(
-            step,
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "hooks": [hook.state_dict() for hook in hooks],
-                "rng": torch.get_rng_state(),
-                "loss_sum": loss_sum,
-                "events": events.text(),
-            },
-        )
+        device.restore_random(state)
+        loss_sum, first = state["loss_sum"].to(device.where), state["step"]
+    if rank.leads:
+        job.events.restore(state["events"] if state else None)
+        if state:
+            _log.info("%s  resumed after step %d", job.label, first)
 
     with deferred() as received:
-        for step in range(first + 1, phase.steps + 1):
+        for step in range(first + 1, recipe.steps + 1):
             model.train()
             schedule.step_update(step - 1)
-            loss = loss_of(data.train_batch(seed, step - 1, phase.batch_size))
+            with device.forward():
+                loss = loss_of(job.batch(step - 1))
             terms = [term for hook in hooks if (term := _term(hook)) is not None]
             rate = optimizer.param_groups[0]["lr"]
             optimizer.zero_grad()
             sum(terms, loss).backward()  # the logged loss is that of the batch alone, without the hooks' terms
+            rank.average_gradients(model)
             for hook in hooks:
                 hook.before_update(rate)
             optimizer.step()
             for hook in hooks:
                 hook.after_update(rate)
-            loss_sum += loss.detach()
+            loss_sum += rank.mean(loss.detach())
 
-            if step % interval == 0 or step == phase.steps:
+            if step % interval == 0 or step == recipe.steps:
                 count = step - (step - 1) // interval * interval
                 values = {"train/loss": loss_sum.item() / count, "train/lr": optimizer.param_groups[0]["lr"]}
                 if not math.isfinite(values["train/loss"]):
                     raise UserError(
-                        f"{label}: the loss is {values['train/loss']} before step {step}; lower lr in params.yaml"
+                        f"{job.label}: the loss is {values['train/loss']} before step {step}; lower lr in params.yaml"
                     )
-                top1, val_loss = evaluate(model, data)
+                top1, val_loss = evaluate(model, job.data, device, rank)
                 values |= {"val/top1": top1, "val/loss": val_loss}
                 for hook in hooks:
                     values |= hook.metrics()
-                events.append("step", step=step, **values)
-                left = (time.monotonic() - started) / (step - first) * (phase.steps - step)
-                _log.info(_progress(label, step, phase.steps, values, left))
+                if rank.leads:
+                    job.events.append("step", step=step, **values)
+                    left = (time.monotonic() - started) / (step - first) * (recipe.steps - step)
+                    _log.info(progress(job.label, step, recipe.steps, values, left))
                 loss_sum.zero_()
 
-            if received or step == phase.steps or checkpoints.due():
-                save(step)
-            if received:
-                raise Stopped(received[0], step)
+            stop = rank.agreed(received[0] if received else 0)
+            if rank.leads and (stop or step == recipe.steps or job.checkpoints.due()):
+                job.checkpoints.save(
+                    step,
+                    {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "hooks": [hook.state_dict() for hook in hooks],
+                        **device.random_states(),
+                        "loss_sum": loss_sum,
+                        "events": job.events.text(),
+                    },
+                )
+            if stop:
+                raise Stopped(stop, step)
 
 
 def _term(hook: Hook) -> Tensor | None:
@@ -142,22 +135,17 @@ def _term(hook: Hook) -> Tensor | None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: StudyData) -> tuple[float, float]:
+def evaluate(model: nn.Module, data: Batches, device: Device = CPU, rank: Rank = ALONE) -> tuple[float, float]:
     """Return top-1 accuracy in percent and mean cross-entropy over all evaluation images, in evaluation mode."""
     model.eval()
-    correct, loss = 0, 0.0
-    for images, labels in data.eval_batches():
-        logits = model(images)
-        correct += int((logits.argmax(dim=1) == labels).sum())
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-    count = len(data.eval_labels)
-    return 100 * correct / count, loss / count
-
-
-def _progress(label: str, step: int, steps: int, values: dict[str, float], seconds_left: float) -> str:
-    oscillating = f"  osc {values['osc/share']:5.2f} %" if "osc/share" in values else ""
-    minutes, seconds = divmod(round(seconds_left), 60)
-    return (
-        f"{label:<28}  step {step:>{len(str(steps))}}/{steps}  loss {values['train/loss']:6.3f}"
-        f"  top1 {values['val/top1']:6.2f} %{oscillating}  left {minutes}:{seconds:02d}"
-    )
+    sums = torch.zeros(3, dtype=torch.float64, device=device.where)  # right answers, loss, images
+    for batch in data.evaluation(rank.index, rank.count):
+        _, images, labels = device.move(batch)
+        with device.forward():
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        sums[0] += (logits.argmax(dim=1) == labels).sum()
+        sums[1] += loss
+        sums[2] += len(labels)
+    correct, total, count = rank.mean(sums).tolist()
+    return 100 * correct / count, total / count

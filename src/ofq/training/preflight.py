@@ -7,10 +7,11 @@ from torch import nn
 
 from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
 from ofq.data import batches
-from ofq.data.batches import StudyData
+from ofq.data.batches import Batches
 from ofq.errors import UserError
 from ofq.remedies.load import make_remedy, remedy_class
-from ofq.training.student import build_model, quantize_as
+from ofq.training.job import build_model
+from ofq.training.student import quantize_as
 
 
 def check_study(study: str, configs: Sequence[RunConfig]) -> None:
@@ -29,9 +30,9 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
     data = batches.load(study)
     model = configs[0].model
     for config in configs:
-        if config.train.batch_size > len(data.train_labels):
+        if config.train.batch_size > data.count:
             raise UserError(
-                f"batch_size {config.train.batch_size} of {config.phase} is larger than the {len(data.train_labels)} "
+                f"batch_size {config.train.batch_size} of {config.phase} is larger than the {data.count} "
                 f"training images of {study}; lower it in params.yaml"
             )
     with torch.device("meta"):
@@ -50,7 +51,7 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
                 make_remedy(config.remedy, student, config.train.steps)
 
 
-def _check_fit(model: nn.Module, name: str, data: StudyData) -> None:
+def _check_fit(model: nn.Module, name: str, data: Batches) -> None:
     """Raise :class:`UserError` if the model does not take the study's images or does not give logits."""
     height, width = data.image_size
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)

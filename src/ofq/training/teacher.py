@@ -6,11 +6,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ofq.config.resolve import KEEPING, Keeping, TeacherConfig
-from ofq.data import batches
-from ofq.models.backbone import build, train_both_heads
+from ofq.models.backbone import train_both_heads
 from ofq.runs.files import write_bytes
-from ofq.runs.paths import Run, data_dir
-from ofq.training.job import session
+from ofq.runs.paths import Run
+from ofq.training.job import Job, Step, build_model, started
 from ofq.training.loop import evaluate, train
 from ofq.training.losses import Logits
 from ofq.training.optim import make_optimizer
@@ -28,26 +27,15 @@ def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING) -> 
         config: of the run.
         keeping: how the resumable state is kept.
     """
-    with session(run, config, keeping, __name__, [data_dir(run.study) / "manifest.json"]) as current:
-        data = batches.load(run.study)
-        model = build(
-            config.model, image_size=data.image_size, channels=data.channels, classes=data.classes, seed=config.seed
-        )
+    with started(run, config, Step(__name__), keeping) as job:
+        model = build_model(config, job.data)
         train_both_heads(model)
-        train(
-            model,
-            lambda batch: _loss(model(batch.images), batch.labels),
-            make_optimizer(model, config.train),
-            data,
-            config.train,
-            seed=config.seed,
-            label=run.label,
-            checkpoints=current.checkpoints,
-            events=current.events,
-        )
-        write_bytes(run.files.logits, save({"train": _outputs(model, data)}))
-        top1, loss = evaluate(model, data)
-        publish(current, model, {"top1": top1, "loss": loss})
+        job.device.place(model)
+        train(job, model, make_optimizer(model, config.train), lambda batch: _loss(model(batch.images), batch.labels))
+        if job.rank.leads:
+            write_bytes(run.files.logits, save({"train": _outputs(job, model)}))
+            top1, loss = evaluate(model, job.data, job.device)
+            publish(job, model, {"top1": top1, "loss": loss})
 
 
 def _loss(logits: Logits, labels: Tensor) -> Tensor:
@@ -58,8 +46,8 @@ def _loss(logits: Logits, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, data: batches.StudyData) -> Tensor:
+def _outputs(job: Job[TeacherConfig], model: nn.Module) -> Tensor:
     """Compute the logits of every training image (n, classes), in evaluation mode and batches of a fixed size."""
     model.eval()
     # Batches (B, channels, height, width)
-    return torch.cat([model(images) for images in data.train_images.split(batches.EVAL_BATCH)])
+    return torch.cat([model(job.device.move(batch).images) for batch in job.data.of_training(slice(None)).evaluation()])

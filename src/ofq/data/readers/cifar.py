@@ -18,8 +18,7 @@ PIXELS = 3 * SIDE * SIDE
 class Layout:
     """The contents of a data set's archive; the last label byte of a record is the label that is used."""
 
-    archive: str
-    pickled: str  # the archive of the same images as Python pickles
+    archive: str  # of binary records; another one has the same images as Python pickles
     md5: str  # of the binary archive, as its authors state it
     train: dict[str, int]  # member: number of records
     test: dict[str, int]
@@ -30,7 +29,6 @@ class Layout:
 LAYOUTS = {
     "cifar10": Layout(
         archive="cifar-10-binary.tar.gz",
-        pickled="cifar-10-python.tar.gz",
         md5="c32a1d4ab5d03f1284b67883e8d87530",
         train={f"cifar-10-batches-bin/data_batch_{i}.bin": 10_000 for i in range(1, 6)},
         test={"cifar-10-batches-bin/test_batch.bin": 10_000},
@@ -39,7 +37,6 @@ LAYOUTS = {
     ),
     "cifar100": Layout(
         archive="cifar-100-binary.tar.gz",
-        pickled="cifar-100-python.tar.gz",
         md5="03b5dce01913d631647c71ecec9e9cb8",
         train={"cifar-100-binary/train.bin": 50_000},
         test={"cifar-100-binary/test.bin": 10_000},
@@ -71,7 +68,7 @@ class Cifar(Reader):
         """
         layout = LAYOUTS[self.layout]
         path = self.folder / layout.archive
-        if not path.exists() and (pickled := self.folder / layout.pickled).exists():
+        if not path.exists() and (pickled := self.folder / layout.archive.replace("binary", "python")).exists():
             raise UserError(
                 f"{pickled} is refused: it holds Python pickles, which can run code when they are read; "
                 f"put {layout.archive} there instead"
