@@ -18,7 +18,6 @@ from ofq.training.device import CPU, Device
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Job
 from ofq.training.optim import make_schedule
-from ofq.training.progress import progress
 from ofq.training.signals import deferred
 
 _log = logging.getLogger(__name__)
@@ -95,8 +94,13 @@ def train(
                     values |= hook.metrics()
                 if rank.leads:
                     job.events.append("step", step=step, **values)
-                    left = (time.monotonic() - started) / (step - first) * (recipe.steps - step)
-                    _log.info(progress(job.label, step, recipe.steps, values, left))
+                    left = round((time.monotonic() - started) / (step - first) * (recipe.steps - step))
+                    oscillating = f"  osc {values['osc/share']:5.2f} %" if "osc/share" in values else ""
+                    _log.info(
+                        f"{job.label:<28}  step {step:>{len(str(recipe.steps))}}/{recipe.steps}"
+                        f"  loss {values['train/loss']:6.3f}  top1 {values['val/top1']:6.2f} %{oscillating}"
+                        f"  left {left // 60}:{left % 60:02d}"
+                    )
                 loss_sum.zero_()
 
             stop = rank.agreed(received[0] if received else 0)
