@@ -1,22 +1,28 @@
 """Oscillation-free quantization for low-bit vision transformers (OFQ, ICML 2023), reproduced."""
 
-from collections.abc import Callable, Mapping
+import ast
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 
-def lazy_names(modules: Mapping[str, str]) -> Callable[[str], object]:
-    """Return a package's ``__getattr__`` that imports a public name from its module on first use.
+def lazy_names(package: str) -> tuple[Callable[[str], object], list[str]]:
+    """Return a package's ``__getattr__``, which imports a public name from its module on first use, and ``__all__``.
+
+    Public names are those that the package's file imports for type checkers, from the modules that define them.
 
     Args:
-        modules: full name of the module that defines each public name.
+        package: path of the package's file.
 
     Raises:
         AttributeError: raised by the returned function for any other name.
     """
+    nodes = [node for node in ast.walk(ast.parse(Path(package).read_text())) if isinstance(node, ast.ImportFrom)]
+    modules = {alias.asname: str(node.module) for node in nodes for alias in node.names if alias.asname}
 
     def __getattr__(name: str) -> object:
         if name not in modules:
             raise AttributeError(f"no public name '{name}'; there are {', '.join(modules)}")
         return getattr(import_module(modules[name]), name)
 
-    return __getattr__
+    return __getattr__, sorted(modules)

@@ -5,14 +5,6 @@ from typing import TYPE_CHECKING
 from ofq import lazy_names
 
 if TYPE_CHECKING:
-    from ofq.oscillation.meter import OscillationMeter
+    from ofq.oscillation.meter import OscillationMeter as OscillationMeter
 
-__all__ = [
-    "OscillationMeter",
-]
-
-__getattr__ = lazy_names(
-    {
-        "OscillationMeter": "ofq.oscillation.meter",
-    }
-)
+__getattr__, __all__ = lazy_names(__file__)

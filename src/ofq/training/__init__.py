@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from ofq import lazy_names
 
 if TYPE_CHECKING:
-    from ofq.training.losses import distillation_loss
+    from ofq.training.losses import distillation_loss as distillation_loss
 
-__all__ = ["distillation_loss"]
-
-__getattr__ = lazy_names({"distillation_loss": "ofq.training.losses"})
+__getattr__, __all__ = lazy_names(__file__)
