@@ -1,6 +1,7 @@
 """The house: rooms and the arrows between them, and what each room must not know."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,37 @@ def test_the_order_inside_quant_is_kept() -> None:
         if parts[1:2] == ["quant"] and len(parts) > 2 and parts[2] in order:
             others = {other.split(".")[2] for other in imports_of(path) if other.startswith("ofq.quant.")}
             assert all(order.index(other) <= order.index(parts[2]) for other in others & set(order)), name
+
+
+def needed(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
+    """The arrows that do not follow from others: from a room to those that it imports from."""
+
+    def reached(name: str) -> set[str]:
+        return graph[name].union(*(reached(other) for other in graph[name]))
+
+    return {(a, b) for a, others in graph.items() for b in others if not any(b in reached(c) for c in others - {b})}
+
+
+def arrows(place: int) -> dict[str, set[str]]:
+    """Imports between the rooms (place 1 in a module's name), or between the parts of quant (place 2)."""
+    graph: dict[str, set[str]] = {}
+    for name, path in ROOM_FILES.items():
+        parts = name.split(".")
+        if len(parts) > place and (place == 1 or parts[1] == "quant"):
+            inside = [other.split(".") for other in imports_of(path) if other.startswith("ofq.")]
+            others = {other[place] for other in inside if len(other) > place and (place == 1 or other[1] == "quant")}
+            graph.setdefault(parts[place], set()).update(others - {parts[place]})
+    return graph
+
+
+@pytest.mark.parametrize("place", [1, 2], ids=["rooms", "quant"])
+def test_the_drawing_of_the_house_is_the_house(place: int) -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    drawing = re.findall(r"^```mermaid\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[place - 1]
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+)$", drawing, re.MULTILINE))
+    graph = arrows(place)
+    assert drawn == needed(graph)
+    assert set(re.findall(r"\w+", drawing)) >= set(graph)
 
 
 def test_the_package_names_the_modules_that_it_imports_from() -> None:
