@@ -10,7 +10,7 @@ import yaml
 
 from ofq.config import params
 from ofq.config.resolve import resolve
-from ofq.config.settings import TrainingRecipe
+from ofq.config.settings import RemedySettings, TrainingRecipe
 from ofq.data import batches
 from ofq.data.prepare import prepare
 from ofq.errors import UserError
@@ -205,6 +205,29 @@ def test_annealing_and_its_controls_say_step_by_step_what_was_free(here: params.
         assert 0 < share < 0.1
     # Nothing moves where everything is frozen: then the statistical steps stand still too.
     assert (trace.groupby("layer")["scale"].nunique() == 1).all() == (variant == "statsq-qkr-frozen")
+
+
+STUBBORN = """
+import torch
+from ofq.remedies import Remedy
+
+class Stubborn(Remedy):
+    def __init__(self, model, steps):
+        self.first = {}
+
+    def round_with(self, quantizer, u, step):
+        return self.first.setdefault(quantizer, torch.clamp(u.round(), *quantizer.levels()))
+"""
+
+
+def test_codes_that_a_remedy_holds_do_not_oscillate(here: params.Params) -> None:
+    assert read_json(STATSQ.files.metrics)["reversals"] > 0
+    Path("stubborn.py").write_text(STUBBORN)
+    config, held = resolve(here, STATSQ), STATSQ.sibling("stubborn")
+    run_qat(held, config.model_copy(update={"remedy": RemedySettings(name="stubborn:Stubborn")}))
+    metrics = read_json(held.files.metrics)
+    assert metrics["reversals"] == metrics["osc_share"] == 0
+    assert metrics["loss"] != read_json(STATSQ.files.metrics)["loss"]
 
 
 def test_a_recipe_says_how_often_a_run_is_evaluated(here: params.Params) -> None:
