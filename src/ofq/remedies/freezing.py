@@ -124,7 +124,7 @@ class IterativeFreezing(Remedy):
     (tests/golden/README.md section 11).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the settings that params.yaml may give it
         self,
         model: nn.Module,
         steps: int,
