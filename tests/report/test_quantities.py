@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ofq.errors import UserError
-from ofq.report.claims.quantities import MEASURES, Options, Records, lift, quantity
+from ofq.report.claims.quantities import MEASURES, Options, Records, quantity
 from ofq.runs.files import write_json
 from tests.report.claim_runs import finish, run, write_parquet
 
@@ -111,9 +111,3 @@ def test_a_damaged_file_is_one_line() -> None:
     (ONE.files.root / "noise.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"noise\.parquet cannot be read .*; delete it and run snakemake again"):
         value("noise_top1", Options(where="random"))
-
-
-def test_what_turns_round_together_is_told_where_there_is_a_chance_and_another_head() -> None:
-    heads = [{"same": 0.6, "other": None, "chance": 0.5}]
-    assert lift(heads, "same") == pytest.approx(1.2) and lift(heads, "other") is None
-    assert lift([{"same": 0.0, "other": 0.0, "chance": 0.0}], "same") is None and lift([], "same") is None

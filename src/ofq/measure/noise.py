@@ -15,7 +15,7 @@ from ofq.data import batches
 from ofq.data.batches import StudyData
 from ofq.errors import UserError
 from ofq.models.weights import load_weights
-from ofq.oscillation.recorder import threshold_distance
+from ofq.oscillation.thresholds import threshold_distance
 from ofq.quant.modules.attention import QKRAttention
 from ofq.quant.modules.layers import QuantLinear
 from ofq.quant.quantizers.base import Quantizer

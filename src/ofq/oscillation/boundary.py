@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ofq.oscillation.observer import Observer, reversals
-from ofq.oscillation.recorder import OscillationRecorder, threshold_distance
+from ofq.oscillation.recorder import OscillationRecorder
+from ofq.oscillation.thresholds import DISTANCE_BINS, threshold_distance
 from ofq.quant.modules.layers import QuantLinear
 
-BINS = 25  # of the distance to the nearest rounding threshold, over [0, 0.5] code steps
 BAND = 0.005  # code steps: the boundary range of confidence-guided annealing
 
 
@@ -39,7 +39,7 @@ class BoundaryObserver(Observer):
     def __init__(self, recorder: OscillationRecorder) -> None:
         self._recorder = recorder
         self._weights = [weight for weight in recorder.weights if isinstance(weight.layer, QuantLinear)]
-        self._counts = torch.zeros(3, BINS, dtype=torch.int64)  # pairs, gradient turns, reversals
+        self._counts = torch.zeros(3, DISTANCE_BINS, dtype=torch.int64)  # pairs, gradient turns, reversals
         # Of every weight at the latest step, one vector (weights,) each.
         self._bins: Tensor | None = None
         self._signs: Tensor | None = None
@@ -53,7 +53,7 @@ class BoundaryObserver(Observer):
         self._count_reversals()
         # (weights,), all matrices one after the other
         distance = torch.cat([threshold_distance(weight.position()).flatten() for weight in self._weights])
-        bins = (distance * (2 * BINS)).to(torch.uint8).clamp_(max=BINS - 1)
+        bins = (distance * (2 * DISTANCE_BINS)).to(torch.uint8).clamp_(max=DISTANCE_BINS - 1)
         signs = self._gradients().sign().to(torch.int8)
         self._count(0, bins)
         if self._signs is not None:
@@ -74,7 +74,7 @@ class BoundaryObserver(Observer):
         The counts are ``weight_steps`` (all pairs), ``gradient_turns`` and ``reversals``.
         """
         names = ["weight_steps", "gradient_turns", "reversals"]
-        left = [round(i / (2 * BINS), 6) for i in range(BINS)]
+        left = [round(i / (2 * DISTANCE_BINS), 6) for i in range(DISTANCE_BINS)]
         return {"left": left, **dict(zip(names, self._counts.tolist(), strict=True))}
 
     def band(self) -> dict[str, float]:
@@ -127,4 +127,4 @@ class BoundaryObserver(Observer):
         self._reversals = counted
 
     def _count(self, row: int, bins: Tensor) -> None:
-        self._counts[row] += torch.bincount(bins, minlength=BINS)
+        self._counts[row] += torch.bincount(bins, minlength=DISTANCE_BINS)

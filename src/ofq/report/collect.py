@@ -8,10 +8,12 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.errors import UserError, missing
+from ofq.oscillation.thresholds import SHARES
 from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 
 MADE_FROM = "Made from the runs:"  # starts the description in the metadata of figures
+OFTEN = f"> {SHARES['share']:g}"  # the reversal frequency of a weight that oscillates, as captions say it
 KEYS = ["model", "bits", "variant"]
 LAYER_GROUPS = ("q", "k", "qk", "v", "proj", "fc1", "fc2")  # in the order in which tables and figures show them
 

@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from ofq.errors import UserError
+from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN, lift, threshold_distance
 from ofq.report.collect import read_record
 from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 
 WHERE = ("boundary", "random")
 
-_POSITION_BIN = 0.05  # code steps: width of the bins of weights.parquet
-_DISTANCE_BIN = 0.02  # code steps: width of the bins of `boundary` in probe.json
 # Half-widths in code steps of the two windows around a threshold whose densities `threshold_density` compares.
 _AT, _AROUND = 0.05, 0.25
 
@@ -127,11 +126,7 @@ def _threshold_density(records: Records, run: Run, options: Options) -> float | 
     record = records.table(run.files.weights)
     if record is None:
         return None
-    # Codes are -n..n-1; the thresholds are the half-integers between them.
-    n = 2 ** (int(run.bits[1]) - 1)
-    thresholds = np.arange(-n, n - 1) + 0.5
-    centres = record["bin_left"].to_numpy() + _POSITION_BIN / 2
-    distance = np.abs(centres[:, None] - thresholds).min(axis=1)
+    distance = threshold_distance(record["bin_left"].to_numpy() + POSITION_BIN / 2)
     counts = record["weights"].to_numpy()
     around = counts[distance < _AROUND].sum() / _AROUND
     return float(counts[distance < _AT].sum() / _AT / around) if around else None
@@ -143,8 +138,9 @@ def _gradient_turns(records: Records, run: Run, options: Options) -> float | Non
     if boundary is None or options.within is None:
         return None
     low, high = options.within
-    # Edges of bins are multiples of 0.02, which floats do not hold exactly.
-    inside = [low - 1e-9 <= left and left + _DISTANCE_BIN <= high + 1e-9 for left in boundary["left"]]
+    width = HALF_STEP / DISTANCE_BINS
+    # Floats do not hold the edges of bins exactly.
+    inside = [low - 1e-9 <= left and left + width <= high + 1e-9 for left in boundary["left"]]
     steps = _sum_where(boundary["weight_steps"], inside)
     return 100.0 * _sum_where(boundary["gradient_turns"], inside) / steps if steps else None
 
@@ -153,23 +149,6 @@ def _band_kept(records: Records, run: Run, options: Options) -> float | None:
     """Return the percent of the weights in the band around thresholds at the start that are also in it at the end."""
     band = _probe(records, run, "band")
     return 100.0 * band["both"] / band["start"] if band and band["start"] else None
-
-
-def lift(heads: Sequence[dict[str, Any]], key: str) -> float | None:
-    """Return how often query and key codes reverse in the same step, relative to independent codes.
-
-        lift = sum of ``key`` over the heads / sum of ``chance`` over the heads
-
-    Args:
-        heads: entries of ``coupling`` in ``probe.json``.
-        key: ``same``: query and keys of one head; ``other``: query of one head and keys of all others.
-
-    Returns:
-        The lift, or None if nothing reversed, or if a model has a single head and thus no other.
-    """
-    chance = sum(head["chance"] for head in heads)
-    values = [head[key] for head in heads]
-    return None if not chance or None in values else float(sum(values) / chance)
 
 
 def _coupling(key: str) -> Callable[[Records, Run, Options], float | None]:

@@ -11,6 +11,7 @@ from ofq.config.params import Params
 from ofq.config.settings import Bits, Name, Strict, Text
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
+from ofq.oscillation.thresholds import HALF_STEP
 from ofq.report.claims.quantities import MEASURES, OF_TEACHERS, WHERE, Options
 from ofq.report.collect import LAYER_GROUPS
 from ofq.runs.paths import TEACHER
@@ -18,7 +19,7 @@ from ofq.runs.paths import TEACHER
 CLAIMS = Path("claims.yaml")
 
 Expectation = Literal["below", "above", "equal"]
-Distance = Annotated[float, Field(ge=0, le=0.5)]
+Distance = Annotated[float, Field(ge=0, le=HALF_STEP)]
 
 
 def _measure(name: str) -> str:

@@ -45,8 +45,8 @@ def write_comparison(grid: Grid) -> None:
     caption = (
         f"Study {grid.study}: pairs of variants, the first less the second, paired by seed; mean ± standard deviation "
         f"of the differences over {grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.name}. "
-        "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. Reversals of annealed variants "
-        "are counted over the annealing alone: there is a dash where only one of a pair is annealed."
+        f"Oscillating: share of weights whose reversal frequency is {collect.OFTEN} at the end. Reversals of annealed "
+        "variants are counted over the annealing alone: there is a dash where only one of a pair is annealed."
     )
     write_table(grid.directory / "tables", "comparison", data, shown, list(data["runs"]), caption)
 

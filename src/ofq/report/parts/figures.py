@@ -69,7 +69,7 @@ def _over_training(grid: Grid, record: pd.DataFrame) -> None:
             line(ax, part["step"], part["share_mean"], part["share_sd"], looks[name], label=name)
         ax.set_title(f"{model}, {bits.upper()}")
     for ax in axes[:, 0]:
-        ax.set_ylabel("weights with reversal\nfrequency > 0.005, %")
+        ax.set_ylabel(f"weights with reversal\nfrequency {collect.OFTEN}, %")
     for ax in axes[-1]:
         ax.set_xlabel("optimizer step")
     figure.suptitle(f"{grid.study}: oscillation over training, mean ± sd over {grid.seeds_in_words}", fontsize=10)
@@ -99,7 +99,8 @@ def _layer_groups(grid: Grid, record: pd.DataFrame) -> None:
         ax.set_title(f"{model}, {bits.upper()}")
     axes[-1, 0].set_xlabel("layer group (qk: product of query and key weights, under QKR)")
     figure.suptitle(
-        f"{grid.study}: weights with reversal frequency > 0.005 at the end, mean ± sd over {grid.seeds_in_words}",
+        f"{grid.study}: weights with reversal frequency {collect.OFTEN} at the end, "
+        f"mean ± sd over {grid.seeds_in_words}",
         fontsize=10,
     )
     legend(figure, axes)

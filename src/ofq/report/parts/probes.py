@@ -6,15 +6,14 @@ import numpy as np
 import pandas as pd
 
 from ofq.config.grid import Grid
+from ofq.oscillation.thresholds import HALF_STEP, lift
 from ofq.report import collect
-from ofq.report.claims.quantities import lift
 from ofq.report.panels import legend, panels
 from ofq.report.render import cells, write_table
 from ofq.report.style import look, save
 from ofq.runs.paths import Run
 
 _COUPLING = ["q", "k", "lift", "lift_other"]
-_HALF_A_STEP = 0.5  # the largest distance to a threshold, in code steps
 _ROWS = {"turns": "steps with a turn\nof the gradient, %", "reversals": "reversals\na step"}
 
 
@@ -97,7 +96,7 @@ def write_boundary(grid: Grid) -> None:
                 mean = mean.where(mean > 0)  # a logarithmic axis has no place for 0
                 ax.errorbar(part["distance"], mean, yerr=sd, label=name, linewidth=1.2, markersize=4, **looks[name])
             ax.axvspan(0, band, color="#999999", linewidth=0, label=f"band of boundary range (BR) {band:g}")
-            ax.set_xlim(0, _HALF_A_STEP)
+            ax.set_xlim(0, HALF_STEP)
             if quantity == "reversals":
                 ax.set_yscale("log")
             else:
@@ -125,7 +124,7 @@ def by_distance(probes: list[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:
     for run, probe in probes:
         bins = {name: np.asarray(values, float) for name, values in probe["boundary"].items()}
         steps = np.where(bins["weight_steps"] > 0, bins["weight_steps"], np.nan)
-        edges = np.append(bins["left"], _HALF_A_STEP)
+        edges = np.append(bins["left"], HALF_STEP)
         frames.append(
             pd.DataFrame(
                 {

@@ -58,7 +58,7 @@ def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
     caption = (
         f"Study {grid.study}: mean ± standard deviation over {grid.seeds_in_words}, {_evaluated(grid)}. "
         f"Full-precision teachers: {_teacher_accuracy(grid)} top-1. "
-        "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. "
+        f"Oscillating: share of weights whose reversal frequency is {collect.OFTEN} at the end. "
         "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
         f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {source}."
     )
@@ -121,7 +121,7 @@ def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     shown = shown[[group for group in groups if group in shown.columns]].reset_index()
     runs = list(data.drop_duplicates(collect.KEYS)["runs"])  # in the order of the rows
     caption = (
-        f"Study {grid.study}: percent of weights with reversal frequency > 0.005 at the end, by layer group; "
+        f"Study {grid.study}: percent of weights with reversal frequency {collect.OFTEN} at the end, by layer group; "
         f"mean ± standard deviation over {grid.seeds_in_words}. "
         "qk is the product of the query and key weights, which takes their place under QKR."
     )
