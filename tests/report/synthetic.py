@@ -117,7 +117,7 @@ def write_all(params: Params, study: str = "digits") -> None:
     for run in runs:
         variant = params.variant(run.variant)
         source = params.variant(variant.parent) if variant.parent else variant
-        bits, place = int(run.bits[1]), names.index(run.variant)
+        bits, place = run.widths.weights, names.index(run.variant)
         annealed = variant.parent is not None
         top1 = 93.0 + bits + 0.2 * (place % 7) + 0.5 * rng.standard_normal()
         write_run(

@@ -142,10 +142,12 @@ def resolve(params: Params, run: Run) -> RunConfig:
         return TeacherConfig(train=_with_lr(recipe.teacher, rate), **common)
     variant, source = params.variant(run.variant), params.source(run.variant)
     switches: dict[str, Any] = {"learn_step": source.learn_step, "clipped_gradient": source.clipped_gradient}
+    weight_bits, input_bits = run.widths.weights, run.widths.inputs
+    assert weight_bits is not None and input_bits is not None  # no study lists other bits
     quantization = QuantConfig(
         weight=source.weight or "statsq",
-        weight_bits=int(run.bits[1]),
-        input_bits=int(run.bits[3]),
+        weight_bits=weight_bits,
+        input_bits=input_bits,
         qkr=source.qkr,
         dead_biases=source.fidelity.dead_biases,
         **{name: value for name, value in switches.items() if value is not None},

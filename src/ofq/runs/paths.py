@@ -6,6 +6,7 @@ All paths are relative to the project's root, the directory that holds ``params.
 
 import re
 from dataclasses import dataclass
+from functools import total_ordering
 from pathlib import Path
 
 from ofq.errors import UserError, shortened
@@ -24,6 +25,11 @@ EVERYTHING = "everything"
 SEEDS = 2**31
 """Upper bound of the seeds, itself excluded."""
 
+_WIDTH = "[2-8]"
+LOW_BITS = f"^w{_WIDTH}a{_WIDTH}$"
+"""Regular expression of the bit widths that ``params.yaml`` may list."""
+_BITS = re.compile(f"w({_WIDTH})a({_WIDTH}|32)")
+
 # One run has one path: no leading zeros in its seed, and no digits of other scripts.
 _RUN = re.compile(
     r"(?:results/)?(?P<study>[^/]+)/(?P<model>[^/]+)/(?P<bits>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>0|[1-9][0-9]{0,18})"
@@ -31,11 +37,43 @@ _RUN = re.compile(
 )
 
 
+@total_ordering
+@dataclass(frozen=True)
+class Bits:
+    """Bit widths of weights and inputs, None where they keep full precision: ``w2a2``, ``w3a32``, ``fp``.
+
+    Full precision comes first in order, and weights alone after the same weights with any inputs.
+    """
+
+    weights: int | None = None
+    inputs: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Bits":
+        """Return the widths that a text names.
+
+        Raises:
+            UserError: it names none.
+        """
+        if text == FULL_PRECISION:
+            return cls()
+        match = _BITS.fullmatch(text)
+        if match is None:
+            raise UserError(f"'{shortened(text)}' names no bits; write w2a2 and the like, w2a32 or {FULL_PRECISION}")
+        return cls(int(match[1]), None if match[2] == "32" else int(match[2]))
+
+    def __str__(self) -> str:
+        return FULL_PRECISION if self.weights is None else f"w{self.weights}a{self.inputs or 32}"
+
+    def __lt__(self, other: "Bits") -> bool:
+        return (self.weights or 0, self.inputs or 32) < (other.weights or 0, other.inputs or 32)
+
+
 @dataclass(frozen=True, order=True)
 class Run:
     """The coordinates of one training run: ``study/model/bits/variant/seedN``.
 
-    ``bits`` is ``w2a2`` and the like, or ``fp`` for a full-precision teacher.
+    ``bits`` is the text of :class:`Bits`: ``w2a2`` and the like, or ``fp`` for a full-precision teacher.
     """
 
     study: str
@@ -78,6 +116,11 @@ class Run:
     def full_precision(self) -> bool:
         """Whether the run is a full-precision teacher."""
         return self.bits == FULL_PRECISION
+
+    @property
+    def widths(self) -> Bits:
+        """Its bits as numbers."""
+        return Bits.parse(self.bits)
 
     @property
     def teacher(self) -> "Run":
