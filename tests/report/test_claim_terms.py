@@ -70,7 +70,7 @@ def refusal(tmp_path: Path, entry: dict[str, Any]) -> str:
         ({"topic": "acuracy"}, ".topic: unknown topic 'acuracy'; did you mean 'accuracy'?"),
         ({"of": {"variant": "aa"}}, ".of.variant: unknown variant 'aa'; did you mean 'a'?"),
         ({"against": {"over": "bb"}}, ".against.over: unknown variant 'bb'; did you mean 'b'?"),
-        ({"measure": "osc_share", "of": {"variant": "a", "layers": ["qq"]}}, ".of.layers.0: unknown layers 'qq'; did you mean 'q'?"),
+        ({"measure": "osc_share", "of": {"variant": "a", "layers": []}}, ".of.layers: List should have at least 1 item"),
         ({"measure": "noise_top1", "of": {"variant": "a", "where": "bound"}}, ".of.where: unknown where 'bound'; did you mean 'boundary'?"),
         ({"of": {}}, ".of.variant: Field required"),
         ({"against": {}}, ".against: names nothing"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ofq.errors import UserError
-from ofq.report.claims.quantities import MEASURES, Options, Records, quantity
+from ofq.report.claims.quantities import MEASURES, Lacking, Options, Records, quantity
 from ofq.runs.files import write_json
 from tests.report.claim_runs import finish, run, write_parquet
 
@@ -44,10 +44,8 @@ def test_groups_of_layers_are_those_of_the_last_step_and_count_by_weights() -> N
     write_parquet(ONE, "oscillation.parquet", table)
     assert value("osc_share", Options(layers=("q", "k"))) == 4.0
     assert value("reversals", Options(layers=("v",))) == 14.0
-    with pytest.raises(
-        UserError, match=r"oscillation\.parquet has no layers qk, which a claim compares; it has q, k, v"
-    ):
-        value("osc_share", Options(layers=("qk",)))
+    with pytest.raises(Lacking, match=r"unknown layers in .*oscillation\.parquet: 'qq'; did you mean 'q'\?"):
+        value("osc_share", Options(layers=("k", "qq")))
 
 
 def test_the_density_at_the_thresholds_is_1_where_it_is_even() -> None:

@@ -15,7 +15,6 @@ from ofq.runs.paths import Run
 MADE_FROM = "Made from the runs:"  # starts the description in the metadata of figures
 OFTEN = f"> {SHARES['share']:g}"  # the reversal frequency of a weight that oscillates, as captions say it
 KEYS = ["model", "bits", "variant"]
-LAYER_GROUPS = ("q", "k", "qk", "v", "proj", "fc1", "fc2")  # in the order in which tables and figures show them
 
 
 def metrics(runs: Sequence[Run]) -> pd.DataFrame:
@@ -78,6 +77,27 @@ def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str])
     weighted = record[[*columns]].mul(record["weights"], axis=0).assign(weights=record["weights"])
     sums = weighted.groupby([record[name] for name in by], sort=False).sum()
     return sums[[*columns]].div(sums["weights"], axis=0).assign(weights=sums["weights"]).reset_index()
+
+
+def layer_groups(record: pd.DataFrame) -> list[str]:
+    """Return the groups of layers in the order in which tables and figures show them, whatever the order of the runs.
+
+    It is that of the run with the most groups. Those that only others have stand before the group that follows them
+    there: q, k, v and qk, v give q, k, qk, v.
+
+    Args:
+        record: ``oscillation.parquet`` of some runs, each in the order of its layers.
+    """
+    of_runs = [list(groups.unique()) for _, groups in record.groupby("run", sort=False)["group"]]
+    order: list[str] = []
+    for groups in sorted(of_runs, key=len, reverse=True):
+        place = len(order)
+        for group in reversed(groups):
+            if group in order:
+                place = order.index(group)
+            else:
+                order.insert(place, group)
+    return order
 
 
 def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = KEYS) -> pd.DataFrame:

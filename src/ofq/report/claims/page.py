@@ -126,6 +126,8 @@ def _cells(row: Row, grid: Grid) -> dict[str, str]:
     verdict = f"**{outcome.verdict}** on {grid.study}"
     if row.disagree:
         verdict += "<br><sub>bit widths disagree</sub>"
+    elif row.pairs.lacking:
+        verdict += f"<br><sub>{row.pairs.lacking}</sub>"
     elif outcome.seeds is not None:
         verdict += f"<br><sub>{outcome.seeds} seeds would decide</sub>"
     about = f"{row.claim.source.rstrip('.')}.<br>Tested: {comparison(row.claim, row.pairs.bits)}{_models(row, grid)}"

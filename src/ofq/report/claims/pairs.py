@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ofq.report.claims.quantities import Records, quantity
+from ofq.report.claims.quantities import Lacking, Records, quantity
 from ofq.report.claims.terms import Claim, Side
 from ofq.runs.paths import TEACHER, Run
 
@@ -18,12 +18,14 @@ class Pairs:
         parts: by model and bit width, the numbers that the mean is taken over, one for each complete seed.
         runs: the runs behind them, each once.
         bits: widths that the mean is taken over, or that are compared.
+        lacking: what the claim names and its runs do not have, in one line.
     """
 
     differences: dict[int, float]
     parts: dict[tuple[str, str], list[float]]
     runs: list[Run]
     bits: list[str]
+    lacking: str = ""
 
 
 class _Place(NamedTuple):
@@ -46,7 +48,8 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
 
     A claim is tested at the bit widths that it names, or else at those at which the study plans all of its runs. It is
     tested on the models of the study's main grid, or, if none of them has all of its variants, on those of its groups.
-    Within a seed the mean over models and widths is taken, so that a seed counts once.
+    Within a seed the mean over models and widths is taken, so that a seed counts once. A claim about layers that one of
+    its runs does not have is not tested.
 
     Args:
         claim: the claim to test.
@@ -55,7 +58,7 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
         records: records of the runs.
 
     Raises:
-        UserError: a file of a run is damaged, or a run does not have the layers of the claim.
+        UserError: a file of a run is damaged.
     """
     available = set(planned)
     seeds = sorted({run.seed for run in planned})
@@ -65,7 +68,10 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
     runs: dict[Run, None] = {}
     for seed in seeds:
         if places and all(available.issuperset(place.runs(claim, seed)) for place in places):
-            values = [_difference(claim, place, seed, records) for place in places]
+            try:
+                values = [_difference(claim, place, seed, records) for place in places]
+            except Lacking as error:
+                return Pairs({}, {}, [], [], str(error))
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 differences[seed] = sum(known) / len(known)

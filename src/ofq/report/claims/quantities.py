@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofq.errors import UserError
+from ofq.errors import UserError, unknown
 from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN, lift, threshold_distance
 from ofq.report.collect import read_record
 from ofq.runs.files import read_json
@@ -22,6 +22,10 @@ WHERE = ("boundary", "random")
 
 # Half-widths in code steps of the two windows around a threshold whose densities `threshold_density` compares.
 _AT, _AROUND = 0.05, 0.25
+
+
+class Lacking(UserError):
+    """A finished run does not have what a claim compares; names the nearest that it has."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def quantity(records: Records, run: Run, measure: str, options: Options) -> floa
     """Return a quantity of a run, or None if it is not finished, not measured that way, or the number is not finite.
 
     Raises:
-        UserError: a file is damaged, or the run does not have the layers.
+        Lacking: the run does not have the layers.
+        UserError: a file is damaged.
     """
     if records.json(run.files.metrics) is None:
         return None
@@ -106,11 +111,10 @@ def _oscillation(key: str, column: str) -> Callable[[Records, Run, Options], flo
         record = records.table(run.files.oscillation)
         if record is None:
             return None
-        if absent := sorted(set(options.layers) - set(record["group"])):
-            raise UserError(
-                f"{run.files.oscillation} has no layers {', '.join(absent)}, which a claim compares; "
-                f"it has {', '.join(dict.fromkeys(record['group']))}"
-            )
+        groups = set(record["group"])
+        for name in options.layers:
+            if name not in groups:
+                raise Lacking(str(unknown(f"layers in {run.files.oscillation}:", name, groups)))
         rows = record[(record["step"] == record["step"].max()) & record["group"].isin(options.layers)]
         return float(np.average(rows[column], weights=rows["weights"]))
 

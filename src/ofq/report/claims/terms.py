@@ -1,6 +1,6 @@
 """The vocabulary of ``claims.yaml``: a claim is a sentence of a paper and the comparison that tests it, as data."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +13,6 @@ from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
 from ofq.oscillation.thresholds import HALF_STEP
 from ofq.report.claims.quantities import MEASURES, OF_TEACHERS, WHERE, Options
-from ofq.report.collect import LAYER_GROUPS
 from ofq.runs.paths import TEACHER
 
 CLAIMS = Path("claims.yaml")
@@ -22,25 +21,16 @@ Expectation = Literal["below", "above", "equal"]
 Distance = Annotated[float, Field(ge=0, le=HALF_STEP)]
 
 
-def _measure(name: str) -> str:
-    if name not in MEASURES:
-        raise ValueError(str(unknown("measure", name, MEASURES)))
-    return name
+def _one_of(kind: str, known: Collection[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(str(unknown(kind, name, known)))
+        return name
+
+    return AfterValidator(check)
 
 
-def _layer(name: str) -> str:
-    if name not in LAYER_GROUPS:
-        raise ValueError(str(unknown("layers", name, LAYER_GROUPS)))
-    return name
-
-
-def _where(name: str) -> str:
-    if name not in WHERE:
-        raise ValueError(str(unknown("where", name, WHERE)))
-    return name
-
-
-MeasureName = Annotated[str, AfterValidator(_measure)]
+MeasureName = Annotated[str, _one_of("measure", MEASURES)]
 
 
 @dataclass(frozen=True)
@@ -73,13 +63,11 @@ class Terms(Strict):
     variant: Name | None = Field(None, description="variant of the runs")
     over: Name | None = Field(None, description="the quantity is the gain over this variant, seed by seed")
     bits: Bits | None = Field(None, description="bit width of this side alone, to compare two widths")
-    layers: list[Annotated[str, AfterValidator(_layer)]] | None = Field(
-        None, min_length=1, description="groups of layers"
-    )
+    layers: list[Text] | None = Field(None, min_length=1, description="groups of layers, as the runs name them")
     within: list[Distance] | None = Field(
         None, min_length=2, max_length=2, description="least and largest distance to a threshold, in code steps"
     )
-    where: Annotated[str, AfterValidator(_where)] | None = Field(None, description="which weights the noise moved")
+    where: Annotated[str, _one_of("where", WHERE)] | None = Field(None, description="which weights the noise moved")
 
 
 class Of(Terms):

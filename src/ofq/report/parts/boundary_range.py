@@ -10,7 +10,6 @@ from ofq.report.parts.annealing import bands, left_in_band
 from ofq.report.render import cells, write_table
 from ofq.report.style import look, save
 
-_LAYER = "mlp.fc2"
 _METRICS = ["top1", "loss", "osc_share", "left"]
 
 
@@ -65,8 +64,8 @@ def _table(
 
 def _figure(grid: Grid, ranges: dict[str, float], record: pd.DataFrame) -> None:
     looks = look(list(grid.params.variants))
-    layer = _last_layer(record)
-    rows = record[record["layer"] == layer]
+    rows = record[record["layer"] == record.groupby("run")["layer"].transform("last")]
+    layers = ", ".join(rows["layer"].unique())
     change = 100 * (rows["scale"] / rows.groupby("run")["scale"].transform("first") - 1)
     data = rows.assign(change=change)
     several = len(grid.models) * len(grid.bits) > 1
@@ -82,14 +81,8 @@ def _figure(grid: Grid, ranges: dict[str, float], record: pd.DataFrame) -> None:
     figure.supxlabel("step of annealing", fontsize=10)
     where = "" if several else f", {grid.models[0]} {grid.bits[0].upper()}"
     figure.suptitle(
-        f"{grid.study}{where}: the mean step of {layer} while it is annealed,\nby boundary range (BR, in code steps); "
+        f"{grid.study}{where}: the mean step of {layers} while it is annealed,\nby boundary range (BR, in code steps); "
         f"one line a seed, {grid.seeds_in_words}",
         fontsize=10,
     )
     save(figure, grid.directory / "figures", "scale_trajectories", record["run"])
-
-
-def _last_layer(record: pd.DataFrame) -> str:
-    """Return the layer ``mlp.fc2`` of the last block."""
-    layers = [str(name) for name in record["layer"].unique() if str(name).endswith(_LAYER)]
-    return max(layers, key=lambda name: int(name.split(".")[1]))

@@ -85,7 +85,7 @@ def _layer_groups(grid: Grid, record: pd.DataFrame) -> None:
     last = record[record["step"] == record.groupby("run")["step"].transform("max")]
     shares = collect.group_means(last, [*collect.KEYS, "run", "group"], ["share"])
     data = collect.spread(shares, ["share"], by=[*collect.KEYS, "group"])
-    groups = [group for group in collect.LAYER_GROUPS if group in set(data["group"])]
+    groups = collect.layer_groups(record)
     for ax, (model, bits) in zip(axes[:, 0], grid.places, strict=True):
         for name, shift in zip(names, sideways(len(names)), strict=True):
             part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]

@@ -108,7 +108,7 @@ def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
     overall = collect.group_means(last, [*collect.KEYS, "run"], columns).assign(group="all")
     data = collect.spread(pd.concat([by_group, overall]), columns, by=[*collect.KEYS, "group"])
-    groups = [*collect.LAYER_GROUPS, "all"]
+    groups = [*collect.layer_groups(record), "all"]
     rows = list(dict.fromkeys(data[collect.KEYS].itertuples(index=False, name=None)))
     places = [
         (rows.index(key), groups.index(group))
@@ -118,7 +118,7 @@ def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     data = data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
     text = data.assign(cell=cells(data, "share"))
     shown = text.pivot(index=collect.KEYS, columns="group", values="cell").reindex(rows).fillna("–")
-    shown = shown[[group for group in groups if group in shown.columns]].reset_index()
+    shown = shown[groups].reset_index()
     runs = list(data.drop_duplicates(collect.KEYS)["runs"])  # in the order of the rows
     caption = (
         f"Study {grid.study}: percent of weights with reversal frequency {collect.OFTEN} at the end, by layer group; "
