@@ -12,7 +12,7 @@ _ROW = [*collect.KEYS, "where", "range", "trials"]
 _COLUMNS = ["injected", "top1", "top1_trials", "loss", "train_loss", "better"]
 
 
-def write_noise(grid: Grid) -> None:
+def write_noise_table(grid: Grid) -> None:
     """Write ``tables/noise.*``: one row for each model, bit width, variant, place of the noise and boundary range.
 
     Each seed's trials are averaged first; mean and deviation are then taken over the seeds' means. Annealed variants
