@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ofq.oscillation import OscillationMeter
 from ofq.oscillation.boundary import BAND, BoundaryObserver
 from ofq.oscillation.coupling import CouplingObserver
-from ofq.oscillation.observer import Observer
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.oscillation.thresholds import DISTANCE_BINS, lift, threshold_distance
 from ofq.quant import QuantConfig, StatsQuantizer, calibrate, quantize_model
@@ -234,7 +233,7 @@ def test_saved_state_goes_on_as_if_nothing_had_happened(
 ) -> None:
     model = make()
     hooks = observed(model)
-    later: list[list[Observer]] = []
+    later: list[tuple[OscillationRecorder, BoundaryObserver, CouplingObserver]] = []
 
     class Interruption:
         """After some steps, another set of hooks that got the state of the first, through a file."""
@@ -250,7 +249,7 @@ def test_saved_state_goes_on_as_if_nothing_had_happened(
                 fresh = observed(model)
                 for hook, state in zip(fresh, torch.load(file, weights_only=True), strict=True):
                     hook.load_state_dict(state)
-                later.append(list(fresh))  # type: ignore[arg-type]
+                later.append(fresh)
             elif later:
                 for hook in later[0]:
                     hook.before_update(0.0)

@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofq.oscillation.observer import Observer, reversals
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.oscillation.thresholds import DISTANCE_BINS, threshold_distance
+from ofq.quant.hook import Hook
 from ofq.quant.modules.layers import QuantLinear
 
 BAND = 0.005  # code steps: the boundary range of confidence-guided annealing
 
 
-class BoundaryObserver(Observer):
+class BoundaryObserver(Hook):
     """Counter of (weight, step) pairs by the weight's distance to the nearest threshold before the step's update.
 
     Let u_t be the unrounded code of a weight, g_t its gradient and c_t its code at step t. The bin of a pair
@@ -26,6 +26,9 @@ class BoundaryObserver(Observer):
 
     The observer also notes which weights lie in a narrow band around the thresholds at the first and at the last step.
     If few are there at both, oscillation is no property of certain weights.
+
+    The recorder's count lags one step behind, because only the next forward pass shows what an update did to the codes:
+    the reversals of step t are the increase of the count at step t + 1, and :meth:`finish` takes those of the last.
 
     Under query-key reparameterization the quantized product of the query and key weights is left out: it is not a
     parameter, so it has no gradient and no update of its own.
@@ -65,7 +68,7 @@ class BoundaryObserver(Observer):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Count the reversals of the last update."""
+        """Count the reversals of the last update; call it once, after the recorder's ``finish``."""
         self._count_reversals()
 
     def boundary(self) -> dict[str, list[float] | list[int]]:
@@ -121,7 +124,8 @@ class BoundaryObserver(Observer):
 
     def _count_reversals(self) -> None:
         """Count the reversals of the last update, in the bins from before it."""
-        counted = reversals(self._recorder, self._weights)
+        # (weights,), all matrices one after the other
+        counted = torch.cat([self._recorder.meter.reversals(weight.name).flatten() for weight in self._weights])
         if self._bins is not None:
             self._count(2, self._bins[counted != self._reversals])
         self._reversals = counted

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ofq.oscillation.meter import OscillationMeter
-from ofq.oscillation.observer import Observer
 from ofq.oscillation.recorder import OscillationRecorder
+from ofq.quant.hook import Hook
 from ofq.quant.modules.attention import QKRAttention, QuantAttention
 from ofq.quant.quantizers.statsq import StatsQuantizer
 
 
-class CouplingObserver(Observer):
+class CouplingObserver(Hook):
     """Counter of the query codes and the key codes that turn round in each step, head by head.
 
     Let q_t and k_t be the numbers of reversals that update t makes in the query and key codes of a head (its d rows of
@@ -82,7 +82,7 @@ class CouplingObserver(Observer):
         self._before = counted
 
     def finish(self) -> None:
-        """Count what the last update turned round."""
+        """Count what the last update turned round; call it once, after the recorder's ``finish``."""
         self.before_update(0.0)
 
     def coupling(self) -> list[dict[str, Any]]:
