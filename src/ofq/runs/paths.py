@@ -141,6 +141,16 @@ class Run:
         return STATE / str(self) / key
 
 
+class _File:
+    """The path of a file of a run, by its name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, files: "RunFiles", owner: type) -> Path:
+        return files.root / self._name
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """The published files of one run."""
@@ -148,60 +158,28 @@ class RunFiles:
     root: Path
     full_precision: bool
 
-    @property
-    def metrics(self) -> Path:
-        """Deterministic results."""
-        return self.root / "metrics.json"
-
-    @property
-    def info(self) -> Path:
-        """Everything that is not deterministic: times, versions, device, digests."""
-        return self.root / "run.json"
-
-    @property
-    def model(self) -> Path:
-        """Weights and quantizer steps."""
-        return self.root / "model.safetensors"
-
-    @property
-    def logits(self) -> Path:
-        """A teacher's output on every training image, from which students learn."""
-        return self.root / "logits.safetensors"
-
-    @property
-    def trainer(self) -> Path:
-        """Optimizer and oscillation state, from which annealing continues."""
-        return self.root / "trainer.pt"
-
-    @property
-    def events(self) -> Path:
-        """The event log, JSON lines."""
-        return self.root / "events.jsonl"
-
-    @property
-    def oscillation(self) -> Path:
-        """Oscillation by layer at intervals."""
-        return self.root / "oscillation.parquet"
-
-    @property
-    def weights(self) -> Path:
-        """Histogram of the final latent weights in step units, by layer."""
-        return self.root / "weights.parquet"
-
-    @property
-    def annealing(self) -> Path:
-        """Weights left free and quantizer steps of an annealed run, step by step."""
-        return self.root / "annealing.parquet"
-
-    @property
-    def probe(self) -> Path:
-        """What a student's codes do in a further window of training; only if requested."""
-        return self.root / "probe.json"
-
-    @property
-    def noise(self) -> Path:
-        """What noise on its codes does to a student; only if requested."""
-        return self.root / "noise.parquet"
+    metrics = _File("metrics.json")
+    """Deterministic results."""
+    info = _File("run.json")
+    """Everything that is not deterministic: times, versions, device, digests."""
+    model = _File("model.safetensors")
+    """Weights and quantizer steps."""
+    logits = _File("logits.safetensors")
+    """A teacher's output on every training image, from which students learn."""
+    trainer = _File("trainer.pt")
+    """Optimizer and oscillation state, from which annealing continues."""
+    events = _File("events.jsonl")
+    """The event log, JSON lines."""
+    oscillation = _File("oscillation.parquet")
+    """Oscillation by layer at intervals."""
+    weights = _File("weights.parquet")
+    """Histogram of the final latent weights in step units, by layer."""
+    annealing = _File("annealing.parquet")
+    """Weights left free and quantizer steps of an annealed run, step by step."""
+    probe = _File("probe.json")
+    """What a student's codes do in a further window of training; only if requested."""
+    noise = _File("noise.parquet")
+    """What noise on its codes does to a student; only if requested."""
 
     @property
     def taught(self) -> list[Path]:
