@@ -134,9 +134,3 @@ def test_metrics_that_lack_a_number_are_one_line_and_no_mean_of_the_others(
         write_json(run.files.metrics, found)
         with pytest.raises(UserError, match=r"metrics\.json has no top1 and loss; delete it and run snakemake again"):
             collect.metrics([run])
-
-
-def test_a_grid_of_annealed_variants_has_no_probes(tmp_path: Path) -> None:
-    for gather in (collect.probes, lambda runs: collect.records(runs, "noise")):
-        with pytest.raises(UserError, match="it has annealed variants only"):
-            gather([])

@@ -36,7 +36,7 @@ class Artefact:
     name: str
     reads: tuple[str, ...]
     summary: str
-    when: str = "every grid"
+    when: str = "grids without `sweep_lr`"
     made: Callable[[Grid], bool] = lambda grid: grid.settings.sweep_lr is None
     tables: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Artefact:
         """Write the part into a grid's report.
 
         Raises:
-            UserError: the grid has no such part, or a file of a run is missing or damaged.
+            UserError: a file of a run is missing or damaged.
         """
         getattr(import_module(self.module), f"write_{self.name}")(grid)
 

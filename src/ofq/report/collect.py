@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ofq.config.grid import Grid
@@ -17,15 +17,19 @@ OFTEN = f"> {SHARES['share']:g}"  # the reversal frequency of a weight that osci
 KEYS = ["model", "bits", "variant"]
 
 
+def coordinates(run: Run) -> dict[str, str]:
+    """Return a run's name, model, bits and variant as columns of its rows."""
+    return {"run": str(run), "model": run.model, "bits": run.bits, "variant": run.variant}
+
+
 def metrics(runs: Sequence[Run]) -> pd.DataFrame:
     """Return one row for each run: its name, model, bits, variant, seed, and everything in its ``metrics.json``."""
     rows = []
     for run in runs:
-        coordinates = {"run": str(run), "model": run.model, "bits": run.bits, "variant": run.variant}
         saved = read_json(run.files.metrics)
         if not isinstance(saved, dict) or not all(isinstance(saved.get(key), int | float) for key in ("top1", "loss")):
             raise UserError(f"{run.files.metrics} has no top1 and loss; delete it and run snakemake again")
-        rows.append(coordinates | saved)
+        rows.append(coordinates(run) | saved)
     return pd.DataFrame(rows)
 
 
@@ -37,13 +41,9 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
         file: ``oscillation``, ``weights``, ``annealing`` or ``noise``.
 
     Raises:
-        UserError: there are no runs, or a file is missing or damaged.
+        UserError: a file is missing or damaged.
     """
-    _some(runs, f"{file}.parquet")
-    frames = []
-    for run in runs:
-        frame = read_record(getattr(run.files, file))
-        frames.append(frame.assign(run=str(run), model=run.model, bits=run.bits, variant=run.variant, seed=run.seed))
+    frames = [read_record(getattr(run.files, file)).assign(**coordinates(run), seed=run.seed) for run in runs]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -61,15 +61,14 @@ def read_record(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
 
 
-def probes(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    """Return every run with its ``probe.json``."""
-    _some(runs, "probe.json")
-    return [(run, read_json(run.files.probe)) for run in runs]
+def only(data: pd.DataFrame, **values: str) -> pd.DataFrame:
+    """Return the rows whose columns have the given values."""
+    return data[np.logical_and.reduce([data[name] == value for name, value in values.items()])]
 
 
-def _some(runs: Sequence[Run], file: str) -> None:
-    if not runs:
-        raise UserError(f"no run of this grid can have a {file}: it has annealed variants only")
+def last_steps(record: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of each run's last step."""
+    return record[record["step"] == record.groupby("run")["step"].transform("max")]
 
 
 def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:

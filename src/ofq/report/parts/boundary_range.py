@@ -4,11 +4,11 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report import collect
-from ofq.report.panels import wrapped
+from ofq.report.panels import looks, wrapped
 from ofq.report.paper import BOUNDARY_RANGE
-from ofq.report.parts.annealing import bands, left_in_band
+from ofq.report.parts.annealing import left_in_band
 from ofq.report.render import cells, write_table
-from ofq.report.style import look, save
+from ofq.report.style import save
 
 _METRICS = ["top1", "loss", "osc_share", "left"]
 
@@ -20,9 +20,9 @@ def write_boundary_range(grid: Grid) -> None:
         grid: the grid whose report is written.
 
     Raises:
-        UserError: no variant anneals with a band, or a file of a run is missing or damaged.
+        UserError: a file of a run is missing or damaged.
     """
-    ranges = dict(sorted(bands(grid).items(), key=lambda item: item[1]))
+    ranges = dict(sorted(grid.bands.items(), key=lambda item: item[1]))
     runs = [run for run in grid.students if run.variant in ranges]
     runs.sort(key=lambda run: list(ranges).index(run.variant))
     record = collect.records(runs, "annealing")
@@ -30,21 +30,12 @@ def write_boundary_range(grid: Grid) -> None:
     _figure(grid, ranges, record)
 
 
-def _table(
-    grid: Grid,
-    ranges: dict[str, float],
-    metrics: pd.DataFrame,
-    record: pd.DataFrame,
-) -> None:
-    last = record[record["step"] == record.groupby("run")["step"].transform("max")]
-    frame = metrics.merge(left_in_band(last)[["run", "left"]], on="run")
+def _table(grid: Grid, ranges: dict[str, float], metrics: pd.DataFrame, record: pd.DataFrame) -> None:
+    frame = metrics.merge(left_in_band(collect.last_steps(record))[["run", "left"]], on="run")
     data = collect.in_order(collect.spread(frame, _METRICS), grid)
     data.insert(3, "boundary_range", data["variant"].map(ranges))
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
+    shown = data[collect.KEYS].assign(
+        **{
             "boundary range": data["boundary_range"].map("{:g}".format),
             "seeds": data["n"],
             "top-1 %": cells(data, "top1"),
@@ -63,7 +54,7 @@ def _table(
 
 
 def _figure(grid: Grid, ranges: dict[str, float], record: pd.DataFrame) -> None:
-    looks = look(list(grid.params.variants))
+    styles = looks(grid)
     rows = record[record["layer"] == record.groupby("run")["layer"].transform("last")]
     layers = ", ".join(rows["layer"].unique())
     change = 100 * (rows["scale"] / rows.groupby("run")["scale"].transform("first") - 1)
@@ -72,17 +63,15 @@ def _figure(grid: Grid, ranges: dict[str, float], record: pd.DataFrame) -> None:
     shown = [(*place, name) for place in grid.places for name in ranges]
     figure, axes = wrapped(len(shown), height=2.2)
     for ax, (model, bits, name) in zip(axes, shown, strict=True):
-        part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
-        for _, line in part.groupby("seed"):
-            ax.plot(line["step"], line["change"], color=looks[name]["color"], linewidth=0.8)
+        for _, line in collect.only(data, model=model, bits=bits, variant=name).groupby("seed"):
+            ax.plot(line["step"], line["change"], color=styles[name]["color"], linewidth=0.8)
         variant = f"{name}, " if list(ranges.values()).count(ranges[name]) > 1 else ""
         ax.set_title(f"{variant}BR {ranges[name]:g}" + (f"\n{model}, {bits.upper()}" if several else ""))
-    figure.supylabel("step of the quantizer, change from its start, %", fontsize=10)
-    figure.supxlabel("step of annealing", fontsize=10)
+    figure.supylabel("step of the quantizer, change from its start, %")
+    figure.supxlabel("step of annealing")
     where = "" if several else f", {grid.models[0]} {grid.bits[0].upper()}"
     figure.suptitle(
         f"{grid.study}{where}: the mean step of {layers} while it is annealed,\nby boundary range (BR, in code steps); "
-        f"one line a seed, {grid.seeds_in_words}",
-        fontsize=10,
+        f"one line a seed, {grid.seeds_in_words}"
     )
     save(figure, grid.directory / "figures", "scale_trajectories", record["run"])

@@ -3,7 +3,6 @@
 import pandas as pd
 
 from ofq.config.grid import Grid
-from ofq.errors import UserError
 from ofq.report import collect
 from ofq.report.render import cells, signed, write_table
 
@@ -22,19 +21,13 @@ def write_comparison(grid: Grid) -> None:
         grid: the grid whose report is written.
 
     Raises:
-        UserError: the grid names no pairs, or a run is missing.
+        UserError: a run is missing.
     """
-    if not grid.compare:
-        raise UserError(f"this grid of {grid.study} compares no variants; list pairs as `compare` in params.yaml")
     frame = collect.metrics(grid.students)
     data = collect.spread(_differences(grid, frame), METRICS, by=[*_GRID, "variant", "against"])
     data = collect.in_order(data, grid)
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
-            "against": data["against"],
+    shown = data[[*collect.KEYS, "against"]].assign(
+        **{
             "seeds": data["n"],
             "Δ top-1 %": cells(data, "top1", form=signed),
             "Δ cross-entropy": cells(data, "loss", digits=3, form=signed),

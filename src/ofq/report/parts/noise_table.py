@@ -28,12 +28,8 @@ def write_noise_table(grid: Grid) -> None:
     data = collect.spread(_of_seeds(record), _COLUMNS, by=_ROW).drop(columns="top1_trials_sd")
     data = data.rename(columns={"top1_trials_mean": "top1_sd_of_trials"})
     converged = data["where"] == "none"
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
-            "where": data["where"],
+    shown = data[[*collect.KEYS, "where"]].assign(
+        **{
             "range": data["range"].map("{:g}".format).mask(converged, "–"),
             "seeds": data["n"],
             "trials": data["trials"],

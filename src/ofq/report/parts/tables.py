@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from ofq.config.grid import Grid
@@ -43,11 +44,8 @@ def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
     beside = ", ".join(f"{name} beside {model}" for model, name in paper_models.items() if name) or "none"
     marked = any(each is not None and each.mark for each in numbers)
     source = f"{paper.SOURCE}; {paper.IMPLIED_SOURCE}" if marked else paper.SOURCE
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
+    shown = data[collect.KEYS].assign(
+        **{
             "seeds": data["n"],
             "top-1 %": cells(data, "top1"),
             "oscillating %": cells(data, "osc_share"),
@@ -80,11 +78,8 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
     for i, switch in enumerate(("StatsQ", "QKR", "CGA")):
         data.insert(3 + i, switch.lower(), [flags[i] for flags in switches])
     data = data.assign(**_columns("paper_gain", numbers))
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
+    shown = data[collect.KEYS].assign(
+        **{
             **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
             "seeds": data["n"],
             "top-1 %": cells(data, "top1"),
@@ -104,28 +99,22 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
 
 def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     columns = ["share", "share_high", "reversals"]
-    last = record[record["step"] == record.groupby("run")["step"].transform("max")]
+    last = collect.last_steps(record)
     by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
     overall = collect.group_means(last, [*collect.KEYS, "run"], columns).assign(group="all")
     data = collect.spread(pd.concat([by_group, overall]), columns, by=[*collect.KEYS, "group"])
     groups = [*collect.layer_groups(record), "all"]
-    rows = list(dict.fromkeys(data[collect.KEYS].itertuples(index=False, name=None)))
-    places = [
-        (rows.index(key), groups.index(group))
-        for *key_parts, group in data[[*collect.KEYS, "group"]].itertuples(index=False)
-        for key in [tuple(key_parts)]
-    ]
-    data = data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
-    text = data.assign(cell=cells(data, "share"))
-    shown = text.pivot(index=collect.KEYS, columns="group", values="cell").reindex(rows).fillna("–")
-    shown = shown[groups].reset_index()
-    runs = list(data.drop_duplicates(collect.KEYS)["runs"])  # in the order of the rows
+    row, place = data.groupby(collect.KEYS, sort=False).ngroup(), data["group"].map(groups.index)
+    data = data.iloc[np.lexsort((place, row))].reset_index(drop=True)
+    rows = data.drop_duplicates(collect.KEYS).set_index(collect.KEYS)
+    text = data.assign(cell=cells(data, "share")).pivot(index=collect.KEYS, columns="group", values="cell")
+    shown = text.reindex(rows.index)[groups].fillna("–").reset_index()
     caption = (
         f"Study {grid.study}: percent of weights with reversal frequency {collect.OFTEN} at the end, by layer group; "
         f"mean ± standard deviation over {grid.seeds_in_words}. "
         "qk is the product of the query and key weights, which takes their place under QKR."
     )
-    write_table(grid.directory / "tables", "oscillation", data, shown, runs, caption)
+    write_table(grid.directory / "tables", "oscillation", data, shown, list(rows["runs"]), caption)
 
 
 def _columns(name: str, numbers: Sequence[PaperNumber | None]) -> dict[str, list[float | str | None]]:
