@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ofq.report.claims.quantities import Lacking, Records, quantity
-from ofq.report.claims.terms import Claim, Side
+from ofq.report.claims.quantities import Lacking, Records, Side, quantity
+from ofq.report.claims.terms import Claim
 from ofq.runs.paths import TEACHER, Run
 
 
@@ -113,9 +113,7 @@ def _behind(claim: Claim, place: _Place, seed: int) -> list[Run]:
 def _difference(claim: Claim, place: _Place, seed: int, records: Records) -> float | None:
     """Return ``of`` minus ``against`` at one place, or None if one of them is not known."""
     left = _value(claim.left, place, place.left, seed, records)
-    right = (
-        _value(claim.right, place, place.right, seed, records) if isinstance(claim.right, Side) else float(claim.right)
-    )
+    right = _value(claim.right, place, place.right, seed, records)
     if left is None or right is None:
         return None
     if not claim.relative:
@@ -123,12 +121,14 @@ def _difference(claim: Claim, place: _Place, seed: int, records: Records) -> flo
     return 100.0 * (left - right) / abs(right) if right else None
 
 
-def _value(side: Side, place: _Place, bits: str, seed: int, records: Records) -> float | None:
+def _value(side: Side | float, place: _Place, bits: str, seed: int, records: Records) -> float | None:
+    if not isinstance(side, Side):
+        return float(side)
     run = Run(place.study, place.model, bits, side.variant, seed)
     if side.variant == TEACHER:
         run = run.teacher
-    value = quantity(records, run, side.measure, side.options)
+    value = quantity(records, run, side)
     if side.over is None or value is None:
         return value
-    base = quantity(records, run.sibling(side.over), side.measure, side.options)
+    base = quantity(records, run.sibling(side.over), side)
     return None if base is None else value - base

@@ -16,7 +16,7 @@ from ofq.errors import UserError, unknown
 from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN, lift, threshold_distance
 from ofq.report.collect import read_record
 from ofq.runs.files import read_json
-from ofq.runs.paths import Run
+from ofq.runs.paths import TEACHER, Run
 
 WHERE = ("boundary", "random")
 
@@ -29,18 +29,31 @@ class Lacking(UserError):
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options that narrow a quantity down; each measure takes some of them.
+class Side:
+    """One side of a comparison: a measure of the runs of a variant, or its gain over another variant.
 
     Attributes:
-        layers: groups of layers, such as q and k; empty for all low-bit weights.
+        measure: name in :data:`MEASURES`.
+        variant: variant of the runs; ``teacher`` for the teachers of the other side's runs.
+        over: the variant whose quantity is subtracted, or None.
+        bits: bit width of this side alone, or None for those of the claim.
+        layers: groups of layers, such as q and k; None for all low-bit weights.
         within: least and largest distance to the nearest rounding threshold, in code steps.
         where: which weights the noise moved.
     """
 
-    layers: tuple[str, ...] = ()
-    within: tuple[float, float] | None = None
+    measure: str
+    variant: str
+    over: str | None = None
+    bits: str | None = None
+    layers: Sequence[str] | None = None
+    within: Sequence[float] | None = None
     where: str | None = None
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants whose runs the side needs, at its own bit width."""
+        return [] if self.variant == TEACHER else [self.variant, *([self.over] if self.over else [])]
 
 
 class Records:
@@ -63,6 +76,9 @@ class Records:
         return self._read[path]
 
 
+Read = Callable[[Records, Run, Side], float | None]
+
+
 @dataclass(frozen=True)
 class Measure:
     """One kind of quantity.
@@ -75,13 +91,13 @@ class Measure:
     """
 
     unit: str
-    read: Callable[[Records, Run, Options], float | None]
+    read: Read
     takes: frozenset[str] = frozenset()
     needs: str | None = None
 
 
-def quantity(records: Records, run: Run, measure: str, options: Options) -> float | None:
-    """Return a quantity of a run, or None if it is not finished, not measured that way, or the number is not finite.
+def quantity(records: Records, run: Run, side: Side) -> float | None:
+    """Return what a side compares of a run, or None if it is not finished, not measured that way, or no finite number.
 
     Raises:
         Lacking: the run does not have the layers.
@@ -89,39 +105,39 @@ def quantity(records: Records, run: Run, measure: str, options: Options) -> floa
     """
     if records.json(run.files.metrics) is None:
         return None
-    value = MEASURES[measure].read(records, run, options)
+    value = MEASURES[side.measure].read(records, run, side)
     return value if value is not None and math.isfinite(value) else None
 
 
-def _metric(key: str) -> Callable[[Records, Run, Options], float | None]:
-    def read(records: Records, run: Run, options: Options) -> float | None:
+def _metric(key: str) -> Read:
+    def read(records: Records, run: Run, side: Side) -> float | None:
         value = records.json(run.files.metrics).get(key)
         return None if value is None else float(value)
 
     return read
 
 
-def _oscillation(key: str, column: str) -> Callable[[Records, Run, Options], float | None]:
+def _oscillation(key: str, column: str) -> Read:
     """Read the value of all low-bit weights from the metrics, of groups of layers from the last step of the record."""
     whole = _metric(key)
 
-    def read(records: Records, run: Run, options: Options) -> float | None:
-        if not options.layers:
-            return whole(records, run, options)
+    def read(records: Records, run: Run, side: Side) -> float | None:
+        if not side.layers:
+            return whole(records, run, side)
         record = records.table(run.files.oscillation)
         if record is None:
             return None
         groups = set(record["group"])
-        for name in options.layers:
+        for name in side.layers:
             if name not in groups:
                 raise Lacking(str(unknown(f"layers in {run.files.oscillation}:", name, groups)))
-        rows = record[(record["step"] == record["step"].max()) & record["group"].isin(options.layers)]
+        rows = record[(record["step"] == record["step"].max()) & record["group"].isin(side.layers)]
         return float(np.average(rows[column], weights=rows["weights"]))
 
     return read
 
 
-def _threshold_density(records: Records, run: Run, options: Options) -> float | None:
+def _threshold_density(records: Records, run: Run, side: Side) -> float | None:
     """Return the density of latent weights within 0.05 code steps of a threshold over that within 0.25; 1 if even.
 
     A smooth distribution gives 1 to within a few thousandths, whatever its width, because a threshold lies in the
@@ -136,12 +152,12 @@ def _threshold_density(records: Records, run: Run, options: Options) -> float | 
     return float(counts[distance < _AT].sum() / _AT / around) if around else None
 
 
-def _gradient_turns(records: Records, run: Run, options: Options) -> float | None:
+def _gradient_turns(records: Records, run: Run, side: Side) -> float | None:
     """Return the percent of steps at which a gradient has another sign than a step before, in a range of distances."""
     boundary = _probe(records, run, "boundary")
-    if boundary is None or options.within is None:
+    if boundary is None or side.within is None:
         return None
-    low, high = options.within
+    low, high = side.within
     width = HALF_STEP / DISTANCE_BINS
     # Floats do not hold the edges of bins exactly.
     inside = [low - 1e-9 <= left and left + width <= high + 1e-9 for left in boundary["left"]]
@@ -149,33 +165,30 @@ def _gradient_turns(records: Records, run: Run, options: Options) -> float | Non
     return 100.0 * _sum_where(boundary["gradient_turns"], inside) / steps if steps else None
 
 
-def _band_kept(records: Records, run: Run, options: Options) -> float | None:
+def _band_kept(records: Records, run: Run, side: Side) -> float | None:
     """Return the percent of the weights in the band around thresholds at the start that are also in it at the end."""
     band = _probe(records, run, "band")
     return 100.0 * band["both"] / band["start"] if band and band["start"] else None
 
 
-def _coupling(key: str) -> Callable[[Records, Run, Options], float | None]:
-    def read(records: Records, run: Run, options: Options) -> float | None:
-        return lift(_probe(records, run, "coupling") or [], key)
-
-    return read
+def _coupling(key: str) -> Read:
+    return lambda records, run, side: lift(_probe(records, run, "coupling") or [], key)
 
 
-def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Callable[[Records, Run, Options], float | None]:
+def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Read:
     """Read a quantity from the trials with noise at the chosen weights, at every range, and the model without noise."""
 
-    def read(records: Records, run: Run, options: Options) -> float | None:
+    def read(records: Records, run: Run, side: Side) -> float | None:
         record = records.table(run.files.noise)
         if record is None:
             return None
-        still, trials = record[record["where"] == "none"], record[record["where"] == options.where]
+        still, trials = record[record["where"] == "none"], record[record["where"] == side.where]
         return None if still.empty or trials.empty else float(of(trials, still.iloc[0]))
 
     return read
 
 
-def _step_travel(records: Records, run: Run, options: Options) -> float | None:
+def _step_travel(records: Records, run: Run, side: Side) -> float | None:
     """Return the path of quantizer steps over an annealed run's last quarter, per mille of the step; mean of layers."""
     record = records.table(run.files.annealing)
     if record is None:

@@ -1,7 +1,6 @@
 """The vocabulary of ``claims.yaml``: a claim is a sentence of a paper and the comparison that tests it, as data."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +11,7 @@ from ofq.config.settings import Bits, Name, Strict, Text
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
 from ofq.oscillation.thresholds import HALF_STEP
-from ofq.report.claims.quantities import MEASURES, OF_TEACHERS, WHERE, Options
+from ofq.report.claims.quantities import MEASURES, OF_TEACHERS, WHERE, Side
 from ofq.runs.paths import TEACHER
 
 CLAIMS = Path("claims.yaml")
@@ -31,30 +30,6 @@ def _one_of(kind: str, known: Collection[str]) -> AfterValidator:
 
 
 MeasureName = Annotated[str, _one_of("measure", MEASURES)]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison: a measure of the runs of a variant, or its gain over another variant.
-
-    Attributes:
-        measure: name in :data:`ofq.report.claims.quantities.MEASURES`.
-        variant: variant of the runs; ``teacher`` for the teachers of the other side's runs.
-        over: the variant whose quantity is subtracted, or None.
-        bits: bit width of this side alone, or None for those of the claim.
-        options: options of the measure.
-    """
-
-    measure: str
-    variant: str
-    over: str | None
-    bits: str | None
-    options: Options
-
-    @property
-    def variants(self) -> list[str]:
-        """Names of the variants whose runs the side needs, at its own bit width."""
-        return [] if self.variant == TEACHER else [self.variant, *([self.over] if self.over else [])]
 
 
 class Terms(Strict):
@@ -122,7 +97,7 @@ class Claim(Strict):
         if self.against.value is not None:
             return self.against.value
         if self.against.teacher:
-            return Side(self.measure, TEACHER, None, None, Options())
+            return Side(self.measure, TEACHER)
         return _side(self.against, self.of, self.against.measure or self.measure)
 
     @property
@@ -194,22 +169,15 @@ def _named(claim: Claim) -> Iterator[tuple[str, str]]:
 
 def _side(terms: Terms, of: Of, measure: str) -> Side:
     """Return a side; what it leaves out is taken from ``of``."""
-    layers, within = terms.layers or of.layers or [], terms.within or of.within
-    return Side(
-        measure=measure,
-        variant=terms.variant or of.variant,
-        over=terms.over or of.over,
-        bits=terms.bits or of.bits,
-        options=Options(tuple(layers), (within[0], within[1]) if within else None, terms.where or of.where),
-    )
+    return Side(measure, **{name: getattr(terms, name) or getattr(of, name) for name in Terms.model_fields})
 
 
 def _check_options(place: str, side: Side) -> None:
     measure = MEASURES[side.measure]
-    given = {name for name in ("layers", "within", "where") if getattr(side.options, name)}
+    given = {name for name in ("layers", "within", "where") if getattr(side, name)}
     if extra := sorted(given - measure.takes):
         raise ValueError(f"{place}: {side.measure} takes no {extra[0]}: leave it out")
     if measure.needs is not None and measure.needs not in given:
         raise ValueError(f"{place}: {side.measure} needs {measure.needs}")
-    if side.options.within is not None and side.options.within[0] >= side.options.within[1]:
+    if side.within is not None and side.within[0] >= side.within[1]:
         raise ValueError(f"{place}: within should rise, as [0, 0.02]")
