@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from ofq.config.grid import Grid
-from ofq.errors import UserError, missing
+from ofq.errors import UserError
 from ofq.oscillation.thresholds import SHARES
-from ofq.runs.files import read_json
+from ofq.runs.files import read_json, reading
 from ofq.runs.paths import Run
 
 MADE_FROM = "Made from the runs:"  # starts the description in the metadata of figures
@@ -53,12 +53,8 @@ def read_record(path: Path) -> pd.DataFrame:
     Raises:
         UserError: the file is missing or damaged.
     """
-    try:
+    with reading(path):  # pyarrow's errors are ValueErrors
         return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
 
 
 def only(data: pd.DataFrame, **values: str) -> pd.DataFrame:
@@ -125,11 +121,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         UserError: the file is missing, damaged, or not CSV.
     """
-    try:
+    with reading(path, kind=" as CSV", ours=False):  # pandas' errors are ValueErrors
         names = path.with_suffix(".runs.json")
         table = pd.read_csv(path)
         return table.assign(runs=[" ".join(row) for row in read_json(names)]) if names.exists() else table
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (ValueError, OSError) as error:  # pandas' errors are ValueErrors
-        raise UserError(f"{path} cannot be read as CSV ({str(error).splitlines()[0]})") from None

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ofq.errors import UserError, missing, unknown
+from ofq.errors import UserError, unknown
 from ofq.report.collect import MADE_FROM, read_table
 from ofq.report.render import shorten
-from ofq.runs.files import read_json
+from ofq.runs.files import read_json, reading
 from ofq.runs.paths import REFERENCE, Run
 from ofq.tracking.mirror import stamp
 
@@ -52,16 +52,12 @@ def _table(path: Path) -> pd.DataFrame:
 
 def _figure(path: Path) -> pd.DataFrame:
     """Return a row for each run of a figure."""
-    try:
+    with reading(path, ours=False):
         if path.suffix == ".png":
             with Image.open(path) as image:
                 text = str(image.info.get("Description", ""))
         else:
             text = html.unescape(path.read_text())
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (UnidentifiedImageError, ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
     match = re.search(rf"{re.escape(MADE_FROM)}((?: [^\s<]+/seed\d+)+)", text)
     if match is None:
         raise UserError(f"{path} does not name its runs; name a figure of results/STUDY/report/figures")
