@@ -196,22 +196,23 @@ CLAIMS = ARTEFACTS[-1]
 BY_NAME = {artefact.name: artefact for artefact in ARTEFACTS}
 
 
+_HEAD = """\
+# Parts of a report
+
+What `results/STUDY/report` holds, and `results/STUDY/report/GROUP` for a group. Each part is a rule of
+Snakemake and `python -m ofq report PART STUDY [GROUP]`. This page is written by
+`python -m ofq schema --report > docs/report.md` from `src/ofq/report/artefacts.py`. Columns of the tables:
+[names.md](names.md).
+
+| part | what it does | tables | figures | other files | made for |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
 def page() -> str:
     """Return the page docs/report.md: one row for each part."""
-    lines = [
-        "# Parts of a report",
-        "",
-        "What `results/STUDY/report` holds, and `results/STUDY/report/GROUP` for a group. Each part is a rule of",
-        "Snakemake and `python -m ofq report PART STUDY [GROUP]`. This page is written by",
-        "`python -m ofq schema --report > docs/report.md` from `src/ofq/report/artefacts.py`. Columns of the tables:",
-        "[names.md](names.md).",
-        "",
-        "| part | what it does | tables | figures | other files | made for |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for artefact in ARTEFACTS:
-        names = (
-            ", ".join(f"`{name}`" for name in part) for part in (artefact.tables, artefact.figures, artefact.files)
-        )
-        lines.append(f"| `{artefact.part}` | {artefact.summary} | {' | '.join(names)} | {artefact.when} |")
-    return "\n".join(lines) + "\n"
+    rows = []
+    for each in ARTEFACTS:
+        names = (", ".join(f"`{name}`" for name in part) for part in (each.tables, each.figures, each.files))
+        rows.append(f"| `{each.part}` | {each.summary} | {' | '.join(names)} | {each.when} |\n")
+    return _HEAD + "".join(rows)

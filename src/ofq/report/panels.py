@@ -107,7 +107,7 @@ def line(ax: Axes, x: pd.Series, mean: pd.Series, sd: pd.Series, **style: Any) -
 
 
 def markers(
-    ax: Axes, data: pd.DataFrame, column: str, order: Sequence[str], looks: Mapping[str, dict[str, Any]], **style: Any
+    ax: Axes, data: pd.DataFrame, column: str, order: Sequence[str], styles: Mapping[str, dict[str, Any]], **common: Any
 ) -> None:
     """Draw the mean and deviation of a column at each place, the variants beside each other.
 
@@ -116,11 +116,11 @@ def markers(
         data: a row for each variant and place; its index names the place.
         column: ``column_mean`` and ``column_sd`` are drawn.
         order: of the places.
-        looks: of the variants.
-        style: of all markers.
+        styles: looks of the variants.
+        common: what all markers have in common.
     """
-    for (name, each), shift in zip(looks.items(), sideways(len(looks)), strict=True):
+    for (name, style), shift in zip(styles.items(), sideways(len(styles)), strict=True):
         rows = data[data["variant"] == name].reindex(order)
         yerr = rows[f"{column}_sd"].fillna(0)
-        look = each | {"linestyle": "none", "label": name}
-        ax.errorbar(np.arange(len(order)) + shift, rows[f"{column}_mean"], yerr=yerr, **look, **style)
+        own = style | {"linestyle": "none", "label": name}
+        ax.errorbar(np.arange(len(order)) + shift, rows[f"{column}_mean"], yerr=yerr, **own, **common)

@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,7 @@ class RunLog:
         run, quantization = self.run, self.config.get("quantization", {})
         tags = {
             "run": str(run),
-            "study": run.study,
-            "model": run.model,
-            "bits": run.bits,
-            "variant": run.variant,
-            "seed": str(run.seed),
+            **{name: str(value) for name, value in asdict(run).items()},
             "statsq": json.dumps(quantization.get("weight") == "statsq"),
             "qkr": json.dumps(quantization.get("qkr", False)),
             "cga": json.dumps("cga" in self.config),

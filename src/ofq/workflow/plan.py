@@ -84,11 +84,8 @@ class Plan:
 
     def run(self, wildcards: Wildcards) -> Run:
         """Return the run that a training job's wildcards name."""
-        bits, name = (
-            (FULL_PRECISION, wildcards.teacher)
-            if hasattr(wildcards, "teacher")
-            else (wildcards.bits, wildcards.variant)
-        )
+        bits = getattr(wildcards, "bits", FULL_PRECISION)
+        name = wildcards.teacher if bits == FULL_PRECISION else wildcards.variant
         return Run(wildcards.study, wildcards.model, bits, name, int(wildcards.seed))
 
     def settings(self, wildcards: Wildcards) -> str:

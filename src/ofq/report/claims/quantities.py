@@ -161,8 +161,8 @@ def _gradient_turns(records: Records, run: Run, side: Side) -> float | None:
     width = HALF_STEP / DISTANCE_BINS
     # Floats do not hold the edges of bins exactly.
     inside = [low - 1e-9 <= left and left + width <= high + 1e-9 for left in boundary["left"]]
-    steps = _sum_where(boundary["weight_steps"], inside)
-    return 100.0 * _sum_where(boundary["gradient_turns"], inside) / steps if steps else None
+    steps, turns = (int(np.asarray(boundary[name])[inside].sum()) for name in ("weight_steps", "gradient_turns"))
+    return 100.0 * turns / steps if steps else None
 
 
 def _band_kept(records: Records, run: Run, side: Side) -> float | None:
@@ -201,10 +201,6 @@ def _step_travel(records: Records, run: Run, side: Side) -> float | None:
 def _probe(records: Records, run: Run, part: str) -> Any:
     """Return a part of the run's probe, or None if there is none."""
     return (records.json(run.files.probe) or {}).get(part)
-
-
-def _sum_where(values: Sequence[int], chosen: Sequence[bool]) -> int:
-    return sum(value for value, yes in zip(values, chosen, strict=True) if yes)
 
 
 _BY_LAYER, _BY_PLACE = frozenset({"layers"}), frozenset({"where"})

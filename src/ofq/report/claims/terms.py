@@ -1,6 +1,7 @@
 """The vocabulary of ``claims.yaml``: a claim is a sentence of a paper and the comparison that tests it, as data."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -153,18 +154,11 @@ def load(params: Params, path: Path = CLAIMS) -> ClaimsFile:
     """
     file = read_model(path, ClaimsFile)
     for name, claim in file.claims.items():
-        for place, variant in _named(claim):
-            if variant not in params.variants:
+        for place in ("of.variant", "of.over", "against.variant", "against.over"):
+            variant = attrgetter(place)(claim)
+            if variant is not None and variant not in params.variants:
                 raise UserError(f"{path}: claims.{name}.{place}: {unknown('variant', variant, params.variants)}")
     return file
-
-
-def _named(claim: Claim) -> Iterator[tuple[str, str]]:
-    """Yield every variant that a claim names, with its place in the claim."""
-    for place, terms in (("of", claim.of), ("against", claim.against)):
-        for key in ("variant", "over"):
-            if (variant := getattr(terms, key)) is not None:
-                yield f"{place}.{key}", variant
 
 
 def _side(terms: Terms, of: Of, measure: str) -> Side:

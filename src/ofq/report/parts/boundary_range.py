@@ -34,16 +34,15 @@ def _table(grid: Grid, ranges: dict[str, float], metrics: pd.DataFrame, record: 
     frame = metrics.merge(left_in_band(collect.last_steps(record))[["run", "left"]], on="run")
     data = collect.in_order(collect.spread(frame, _METRICS), grid)
     data.insert(3, "boundary_range", data["variant"].map(ranges))
-    shown = data[collect.KEYS].assign(
-        **{
-            "boundary range": data["boundary_range"].map("{:g}".format),
-            "seeds": data["n"],
-            "top-1 %": cells(data, "top1"),
-            "cross-entropy": cells(data, "loss", digits=3),
-            "oscillating %": cells(data, "osc_share"),
-            "left in the band %": cells(data, "left", digits=3),
-        }
-    )
+    shown = {
+        **data[collect.KEYS],
+        "boundary range": data["boundary_range"].map("{:g}".format),
+        "seeds": data["n"],
+        "top-1 %": cells(data, "top1"),
+        "cross-entropy": cells(data, "loss", digits=3),
+        "oscillating %": cells(data, "osc_share"),
+        "left in the band %": cells(data, "left", digits=3),
+    }
     caption = (
         f"Study {grid.study}: annealing with bands of different width; mean ± standard deviation over "
         f"{grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.name}. Boundary range: "

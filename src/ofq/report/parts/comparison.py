@@ -26,15 +26,14 @@ def write_comparison(grid: Grid) -> None:
     frame = collect.metrics(grid.students)
     data = collect.spread(_differences(grid, frame), METRICS, by=[*_GRID, "variant", "against"])
     data = collect.in_order(data, grid)
-    shown = data[[*collect.KEYS, "against"]].assign(
-        **{
-            "seeds": data["n"],
-            "Δ top-1 %": cells(data, "top1", form=signed),
-            "Δ cross-entropy": cells(data, "loss", digits=3, form=signed),
-            "Δ oscillating %": cells(data, "osc_share", form=signed),
-            "Δ reversals a weight": cells(data, "reversals", form=signed),
-        }
-    )
+    shown = {
+        **data[[*collect.KEYS, "against"]],
+        "seeds": data["n"],
+        "Δ top-1 %": cells(data, "top1", form=signed),
+        "Δ cross-entropy": cells(data, "loss", digits=3, form=signed),
+        "Δ oscillating %": cells(data, "osc_share", form=signed),
+        "Δ reversals a weight": cells(data, "reversals", form=signed),
+    }
     caption = (
         f"Study {grid.study}: pairs of variants, the first less the second, paired by seed; mean ± standard deviation "
         f"of the differences over {grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.name}. "

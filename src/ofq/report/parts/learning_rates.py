@@ -34,15 +34,14 @@ def write_learning_rates(grid: Grid) -> None:
     together = collect.spread(students, ["loss", "top1"], by=keys)
     data = pd.concat([data, together], ignore_index=True)
     data["best"] = data["loss_mean"] == data.groupby(keys[:-1], sort=False)["loss_mean"].transform("min")
-    shown = data[collect.KEYS].assign(
-        **{
-            "lr": data["lr"].map("{:g}".format),
-            "runs": data["n"],
-            "cross-entropy": cells(data, "loss", digits=3),
-            "top-1 %": cells(data, "top1"),
-            "lowest": data["best"].map({True: "✓", False: ""}),
-        }
-    )
+    shown = {
+        **data[collect.KEYS],
+        "lr": data["lr"].map("{:g}".format),
+        "runs": data["n"],
+        "cross-entropy": cells(data, "loss", digits=3),
+        "top-1 %": cells(data, "top1"),
+        "lowest": data["best"].map({True: "✓", False: ""}),
+    }
     caption = (
         f"Study {grid.study}: peak learning rates compared on the {grid.data.evaluate} images of {grid.data.name}; "
         f"mean ± standard deviation over {grid.seeds_in_words} (the last rows: over all variants, bits and "

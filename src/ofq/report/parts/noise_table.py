@@ -28,20 +28,19 @@ def write_noise_table(grid: Grid) -> None:
     data = collect.spread(_of_seeds(record), _COLUMNS, by=_ROW).drop(columns="top1_trials_sd")
     data = data.rename(columns={"top1_trials_mean": "top1_sd_of_trials"})
     converged = data["where"] == "none"
-    shown = data[[*collect.KEYS, "where"]].assign(
-        **{
-            "range": data["range"].map("{:g}".format).mask(converged, "–"),
-            "seeds": data["n"],
-            "trials": data["trials"],
-            "injected %": data["injected_mean"].map("{:.2f}".format),
-            "top-1 %": cells(data, "top1"),
-            "sd of trials": [f"{sd:.2f}" if pd.notna(sd) else "–" for sd in data["top1_sd_of_trials"]],
-            "cross-entropy": cells(data, "loss", digits=3),
-            "training cross-entropy": cells(data, "train_loss", digits=3),
-            "better trials %": cells(data, "better", digits=0),
-            "paper, ImageNet top-1 %": "–",
-        }
-    )
+    shown = {
+        **data[[*collect.KEYS, "where"]],
+        "range": data["range"].map("{:g}".format).mask(converged, "–"),
+        "seeds": data["n"],
+        "trials": data["trials"],
+        "injected %": data["injected_mean"].map("{:.2f}".format),
+        "top-1 %": cells(data, "top1"),
+        "sd of trials": [f"{sd:.2f}" if pd.notna(sd) else "–" for sd in data["top1_sd_of_trials"]],
+        "cross-entropy": cells(data, "loss", digits=3),
+        "training cross-entropy": cells(data, "train_loss", digits=3),
+        "better trials %": cells(data, "better", digits=0),
+        "paper, ImageNet top-1 %": "–",
+    }
     caption = (
         f"Study {grid.study}: finished models with noise on their codes, evaluated on the {grid.data.evaluate} images "
         f"of {grid.data.name}. Where: none, the model as it converged; boundary, on the weights within the range of a "

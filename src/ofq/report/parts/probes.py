@@ -41,15 +41,14 @@ def write_coupling(grid: Grid) -> None:
     """
     frame = pd.DataFrame([_coupling(run, probe) for run, probe in _probes(grid)])
     data = collect.spread(frame, _COUPLING, by=[*collect.KEYS, "codes"])
-    shown = data[[*collect.KEYS, "codes"]].assign(
-        **{
-            "seeds": data["n"],
-            "q reversals": cells(data, "q"),
-            "k reversals": cells(data, "k"),
-            "lift, same head": cells(data, "lift"),
-            "lift, other heads": cells(data, "lift_other"),
-        }
-    )
+    shown = {
+        **data[[*collect.KEYS, "codes"]],
+        "seeds": data["n"],
+        "q reversals": cells(data, "q"),
+        "k reversals": cells(data, "k"),
+        "lift, same head": cells(data, "lift"),
+        "lift, other heads": cells(data, "lift_other"),
+    }
     caption = (
         f"Study {grid.study}: query and key codes over a window of training after the end of the run; mean ± standard "
         f"deviation over {grid.seeds_in_words}. Reversals: of the codes of one head, a step, mean over heads. "
@@ -125,10 +124,11 @@ def by_distance(probes: list[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:
         frames.append(
             pd.DataFrame(
                 {
+                    **collect.coordinates(run),
                     "distance": ((edges[:-1] + edges[1:]) / 2).round(9),
                     "turns": 100 * bins["gradient_turns"] / steps,
                     "reversals": bins["reversals"] / steps,
                 }
-            ).assign(**collect.coordinates(run))
+            )
         )
     return pd.concat(frames, ignore_index=True)

@@ -44,15 +44,14 @@ def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
     beside = ", ".join(f"{name} beside {model}" for model, name in paper_models.items() if name) or "none"
     marked = any(each is not None and each.mark for each in numbers)
     source = f"{paper.SOURCE}; {paper.IMPLIED_SOURCE}" if marked else paper.SOURCE
-    shown = data[collect.KEYS].assign(
-        **{
-            "seeds": data["n"],
-            "top-1 %": cells(data, "top1"),
-            "oscillating %": cells(data, "osc_share"),
-            "reversals a weight": cells(data, "reversals"),
-            "paper, ImageNet top-1 %": _as_printed(numbers),
-        }
-    )
+    shown = {
+        **data[collect.KEYS],
+        "seeds": data["n"],
+        "top-1 %": cells(data, "top1"),
+        "oscillating %": cells(data, "osc_share"),
+        "reversals a weight": cells(data, "reversals"),
+        "paper, ImageNet top-1 %": _as_printed(numbers),
+    }
     caption = (
         f"Study {grid.study}: mean ± standard deviation over {grid.seeds_in_words}, {_evaluated(grid)}. "
         f"Full-precision teachers: {_teacher_accuracy(grid)} top-1. "
@@ -78,16 +77,15 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
     for i, switch in enumerate(("StatsQ", "QKR", "CGA")):
         data.insert(3 + i, switch.lower(), [flags[i] for flags in switches])
     data = data.assign(**_columns("paper_gain", numbers))
-    shown = data[collect.KEYS].assign(
-        **{
-            **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
-            "seeds": data["n"],
-            "top-1 %": cells(data, "top1"),
-            f"Δ to {BASELINE}": cells(data, "gain", form=signed),
-            "cross-entropy": cells(data, "loss", digits=3),
-            f"paper, Δ to {BASELINE}": _as_printed(numbers),
-        }
-    )
+    shown = {
+        **data[collect.KEYS],
+        **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
+        "seeds": data["n"],
+        "top-1 %": cells(data, "top1"),
+        f"Δ to {BASELINE}": cells(data, "gain", form=signed),
+        "cross-entropy": cells(data, "loss", digits=3),
+        f"paper, Δ to {BASELINE}": _as_printed(numbers),
+    }
     source = f" The paper's are ImageNet results at another scale: {paper.GAINS_SOURCE}." if any(numbers) else ""
     remedies = f" {paper.REMEDIES}" if _has_remedies(grid) else ""
     caption = (
