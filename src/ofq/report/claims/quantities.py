@@ -62,21 +62,15 @@ class Records:
     def __init__(self) -> None:
         self._read: dict[Path, Any] = {}
 
-    def json(self, path: Path) -> Any:
-        """Return the content of a JSON file, or None if it does not exist."""
-        return self._once(path, read_json)
-
-    def table(self, path: Path) -> pd.DataFrame | None:
-        """Return the content of a Parquet file, or None if it does not exist."""
-        return self._once(path, read_record)
-
-    def _once(self, path: Path, read: Callable[[Path], Any]) -> Any:
+    def read(self, path: Path) -> Any:
+        """Return the content of a JSON file or the table in a Parquet file, or None if there is no such file."""
         if path not in self._read:
+            read = read_json if path.suffix == ".json" else read_record
             self._read[path] = read(path) if path.exists() else None
         return self._read[path]
 
 
-Read = Callable[[Records, Run, Side], float | None]
+Read = Callable[[Any, Side], float | None]
 
 
 @dataclass(frozen=True)
@@ -85,14 +79,16 @@ class Measure:
 
     Attributes:
         unit: unit of the difference of two of them.
-        read: returns the quantity of a finished run, or None.
-        takes: names of the options that it accepts.
+        file: which file of a run it is read from; of groups of layers it is read from ``oscillation``.
+        read: returns the quantity from the content of that file, or None.
+        takes: name of the option that it accepts, or None.
         needs: name of the option that it requires, or None.
     """
 
     unit: str
+    file: str
     read: Read
-    takes: frozenset[str] = frozenset()
+    takes: str | None = None
     needs: str | None = None
 
 
@@ -103,59 +99,48 @@ def quantity(records: Records, run: Run, side: Side) -> float | None:
         Lacking: the run does not have the layers.
         UserError: a file is damaged.
     """
-    if records.json(run.files.metrics) is None:
+    measure = MEASURES[side.measure]
+    path = run.files.oscillation if side.layers else getattr(run.files, measure.file)
+    if records.read(run.files.metrics) is None or (content := records.read(path)) is None:
         return None
-    value = MEASURES[side.measure].read(records, run, side)
-    return value if value is not None and math.isfinite(value) else None
+    for name in side.layers or ():
+        if name not in (groups := set(content["group"])):
+            raise Lacking(str(unknown(f"layers in {path}:", name, groups)))
+    value = measure.read(content, side)
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _metric(key: str) -> Read:
-    def read(records: Records, run: Run, side: Side) -> float | None:
-        value = records.json(run.files.metrics).get(key)
-        return None if value is None else float(value)
-
-    return read
+    return lambda metrics, side: metrics.get(key)
 
 
 def _oscillation(key: str, column: str) -> Read:
     """Read the value of all low-bit weights from the metrics, of groups of layers from the last step of the record."""
-    whole = _metric(key)
 
-    def read(records: Records, run: Run, side: Side) -> float | None:
+    def read(content: Any, side: Side) -> float | None:
         if not side.layers:
-            return whole(records, run, side)
-        record = records.table(run.files.oscillation)
-        if record is None:
-            return None
-        groups = set(record["group"])
-        for name in side.layers:
-            if name not in groups:
-                raise Lacking(str(unknown(f"layers in {run.files.oscillation}:", name, groups)))
-        rows = record[(record["step"] == record["step"].max()) & record["group"].isin(side.layers)]
+            return content.get(key)
+        rows = content[(content["step"] == content["step"].max()) & content["group"].isin(side.layers)]
         return float(np.average(rows[column], weights=rows["weights"]))
 
     return read
 
 
-def _threshold_density(records: Records, run: Run, side: Side) -> float | None:
+def _threshold_density(weights: pd.DataFrame, side: Side) -> float | None:
     """Return the density of latent weights within 0.05 code steps of a threshold over that within 0.25; 1 if even.
 
     A smooth distribution gives 1 to within a few thousandths, whatever its width, because a threshold lies in the
     middle of both windows. A comparison with all weights would see the shape of the distribution instead.
     """
-    record = records.table(run.files.weights)
-    if record is None:
-        return None
-    distance = threshold_distance(record["bin_left"].to_numpy() + POSITION_BIN / 2)
-    counts = record["weights"].to_numpy()
+    distance = threshold_distance(weights["bin_left"].to_numpy() + POSITION_BIN / 2)
+    counts = weights["weights"].to_numpy()
     around = counts[distance < _AROUND].sum() / _AROUND
     return float(counts[distance < _AT].sum() / _AT / around) if around else None
 
 
-def _gradient_turns(records: Records, run: Run, side: Side) -> float | None:
+def _gradient_turns(probe: dict[str, Any], side: Side) -> float | None:
     """Return the percent of steps at which a gradient has another sign than a step before, in a range of distances."""
-    boundary = _probe(records, run, "boundary")
-    if boundary is None or side.within is None:
+    if (boundary := probe.get("boundary")) is None or side.within is None:
         return None
     low, high = side.within
     width = HALF_STEP / DISTANCE_BINS
@@ -165,66 +150,51 @@ def _gradient_turns(records: Records, run: Run, side: Side) -> float | None:
     return 100.0 * turns / steps if steps else None
 
 
-def _band_kept(records: Records, run: Run, side: Side) -> float | None:
+def _band_kept(probe: dict[str, Any], side: Side) -> float | None:
     """Return the percent of the weights in the band around thresholds at the start that are also in it at the end."""
-    band = _probe(records, run, "band")
+    band = probe.get("band")
     return 100.0 * band["both"] / band["start"] if band and band["start"] else None
 
 
 def _coupling(key: str) -> Read:
-    return lambda records, run, side: lift(_probe(records, run, "coupling") or [], key)
+    return lambda probe, side: lift(probe.get("coupling", []), key)
 
 
 def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Read:
     """Read a quantity from the trials with noise at the chosen weights, at every range, and the model without noise."""
 
-    def read(records: Records, run: Run, side: Side) -> float | None:
-        record = records.table(run.files.noise)
-        if record is None:
-            return None
-        still, trials = record[record["where"] == "none"], record[record["where"] == side.where]
+    def read(noise: pd.DataFrame, side: Side) -> float | None:
+        still, trials = noise[noise["where"] == "none"], noise[noise["where"] == side.where]
         return None if still.empty or trials.empty else float(of(trials, still.iloc[0]))
 
     return read
 
 
-def _step_travel(records: Records, run: Run, side: Side) -> float | None:
+def _step_travel(annealing: pd.DataFrame, side: Side) -> float | None:
     """Return the path of quantizer steps over an annealed run's last quarter, per mille of the step; mean of layers."""
-    record = records.table(run.files.annealing)
-    if record is None:
-        return None
-    last = record[record["step"] > 0.75 * record["step"].max()].sort_values("step")
+    last = annealing[annealing["step"] > 0.75 * annealing["step"].max()].sort_values("step")
     paths = [1000.0 * part.diff().abs().sum() / part.mean() for _, part in last.groupby("layer")["scale"]]
     return float(np.mean(paths))
 
 
-def _probe(records: Records, run: Run, part: str) -> Any:
-    """Return a part of the run's probe, or None if there is none."""
-    return (records.json(run.files.probe) or {}).get(part)
-
-
-_BY_LAYER, _BY_PLACE = frozenset({"layers"}), frozenset({"where"})
 MEASURES: dict[str, Measure] = {
-    "top1": Measure("points", _metric("top1")),
-    "top1_best": Measure("points", _metric("top1_best")),
-    "loss": Measure("nats", _metric("loss")),
-    "osc_share": Measure("points", _oscillation("osc_share", "share"), _BY_LAYER),
-    "reversals": Measure("reversals a weight", _oscillation("reversals", "reversals"), _BY_LAYER),
-    "threshold_density": Measure("times the density around", _threshold_density),
-    "gradient_turns": Measure("points", _gradient_turns, frozenset({"within"}), "within"),
-    "band_kept": Measure("points", _band_kept),
-    "coupling": Measure("times chance", _coupling("same")),
-    "coupling_other": Measure("times chance", _coupling("other")),
-    "step_travel": Measure("per mille", _step_travel),
-    "noise_top1": Measure("points", _noise(lambda t, still: t["top1"].mean() - still["top1"]), _BY_PLACE, "where"),
+    "top1": Measure("points", "metrics", _metric("top1")),
+    "top1_best": Measure("points", "metrics", _metric("top1_best")),
+    "loss": Measure("nats", "metrics", _metric("loss")),
+    "osc_share": Measure("points", "metrics", _oscillation("osc_share", "share"), takes="layers"),
+    "reversals": Measure("reversals a weight", "metrics", _oscillation("reversals", "reversals"), takes="layers"),
+    "threshold_density": Measure("times the density around", "weights", _threshold_density),
+    "gradient_turns": Measure("points", "probe", _gradient_turns, needs="within"),
+    "band_kept": Measure("points", "probe", _band_kept),
+    "coupling": Measure("times chance", "probe", _coupling("same")),
+    "coupling_other": Measure("times chance", "probe", _coupling("other")),
+    "step_travel": Measure("per mille", "annealing", _step_travel),
+    "noise_top1": Measure("points", "noise", _noise(lambda t, base: t["top1"].mean() - base["top1"]), needs="where"),
     "noise_improved": Measure(
-        "points",
-        _noise(lambda t, still: 100.0 * (t["train_loss"] < still["train_loss"]).mean()),
-        _BY_PLACE,
-        "where",
+        "points", "noise", _noise(lambda t, base: 100.0 * (t["train_loss"] < base["train_loss"]).mean()), needs="where"
     ),
     "noise_best_loss": Measure(
-        "nats", _noise(lambda t, still: t["train_loss"].min() - still["train_loss"]), _BY_PLACE, "where"
+        "nats", "noise", _noise(lambda t, base: t["train_loss"].min() - base["train_loss"]), needs="where"
     ),
 }
 """The measures that claims can compare, by name; docs/claims.md says what each means."""

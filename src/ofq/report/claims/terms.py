@@ -169,7 +169,7 @@ def _side(terms: Terms, of: Of, measure: str) -> Side:
 def _check_options(place: str, side: Side) -> None:
     measure = MEASURES[side.measure]
     given = {name for name in ("layers", "within", "where") if getattr(side, name)}
-    if extra := sorted(given - measure.takes):
+    if extra := sorted(given - {measure.takes, measure.needs}):
         raise ValueError(f"{place}: {side.measure} takes no {extra[0]}: leave it out")
     if measure.needs is not None and measure.needs not in given:
         raise ValueError(f"{place}: {side.measure} needs {measure.needs}")
