@@ -34,12 +34,9 @@ def write_tables(grid: Grid) -> None:
 
 
 def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
-    paper_models = {name: grid.params.models[name].paper_model for name in grid.models}
     data = collect.spread(frame, METRICS)
-    numbers = [
-        paper.top1(paper_models[model], bits, variant)
-        for model, bits, variant in data[collect.KEYS].itertuples(index=False)
-    ]
+    paper_models = {name: grid.params.models[name].paper_model for name in grid.models}
+    numbers = [paper.top1(paper_models[model], *place) for model, *place in _rows(data)]
     data = data.assign(**_columns("paper_top1", numbers))
     beside = ", ".join(f"{name} beside {model}" for model, name in paper_models.items() if name) or "none"
     marked = any(each is not None and each.mark for each in numbers)
@@ -69,13 +66,11 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
     index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
     paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
     data = collect.spread(paired, ["top1", "gain", "loss"])
-    numbers = [
-        paper.gain(grid.params.models[model].paper_model, bits, variant)
-        for model, bits, variant in data[collect.KEYS].itertuples(index=False)
-    ]
-    switches = [_switches(grid, name) for name in data["variant"]]
-    for i, switch in enumerate(("StatsQ", "QKR", "CGA")):
-        data.insert(3 + i, switch.lower(), [flags[i] for flags in switches])
+    numbers = [paper.gain(grid.params.models[model].paper_model, *place) for model, *place in _rows(data)]
+    sources = [grid.params.source(name) for name in data["variant"]]
+    data.insert(3, "statsq", [source.weight == "statsq" for source in sources])
+    data.insert(4, "qkr", [source.qkr for source in sources])
+    data.insert(5, "cga", [grid.params.variant(name).cga is not None for name in data["variant"]])
     data = data.assign(**_columns("paper_gain", numbers))
     shown = {
         **data[collect.KEYS],
@@ -115,6 +110,11 @@ def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     write_table(grid.directory / "tables", "oscillation", data, shown, list(rows["runs"]), caption)
 
 
+def _rows(data: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return model, bits and variant of each row."""
+    return list(data[collect.KEYS].itertuples(index=False, name=None))
+
+
 def _columns(name: str, numbers: Sequence[PaperNumber | None]) -> dict[str, list[float | str | None]]:
     """Return the published numbers as one column, and the marks that must be shown with them as another."""
     return {
@@ -130,11 +130,6 @@ def _as_printed(numbers: Sequence[PaperNumber | None]) -> list[str]:
 def _has_remedies(grid: Grid) -> bool:
     remedies = [grid.params.variant(name).remedy for name in grid.variants]
     return any(remedy is not None and remedy.name in ("dampening", "freezing") for remedy in remedies)
-
-
-def _switches(grid: Grid, name: str) -> tuple[bool, bool, bool]:
-    variant, source = grid.params.variant(name), grid.params.source(name)
-    return source.weight == "statsq", source.qkr, variant.cga is not None
 
 
 def _evaluated(grid: Grid) -> str:
