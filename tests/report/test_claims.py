@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ofq.config.grid import Grid
-from ofq.report.claims.write import write_claims
+from ofq.report.parts.claims import write_claims
 from tests.report.claim_runs import claim, finish, finish_all, params, run, write_parquet
 
 KEYS = ["id", "statement", "source", "effect", "unit", "interval", "n", "p_adjusted", "verdict", "runs", "seeds_to_decide", "by_seed", "by_bits", "widths_disagree"]  # fmt: skip
@@ -171,5 +171,5 @@ def test_only_what_a_claim_needs_is_read(judged: Judge) -> None:
 
 
 def test_the_report_of_claims_imports_neither_torch_nor_plots() -> None:
-    code = "import sys, ofq.report.claims.write; print([n for n in ('torch', 'timm', 'mlflow', 'matplotlib') if n in sys.modules])"
+    code = "import sys, ofq.report.parts.claims; print([n for n in ('torch', 'timm', 'mlflow', 'matplotlib') if n in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -11,6 +11,7 @@ from ofq.quant.hook import Hook
 from ofq.quant.modules.layers import QuantLinear
 
 BAND = 0.005  # code steps: the boundary range of confidence-guided annealing
+_STATE = ("counts", "bins", "signs", "reversals", "first", "last")  # attributes that a resumed window needs
 
 
 class BoundaryObserver(Hook):
@@ -100,19 +101,12 @@ class BoundaryObserver(Hook):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts, and what the next step is compared with."""
-        return {
-            "counts": self._counts.clone(),
-            "bins": self._bins,
-            "signs": self._signs,
-            "reversals": self._reversals,
-            "first": self._first,
-            "last": self._last,
-        }
+        return {name: getattr(self, f"_{name}") for name in _STATE} | {"counts": self._counts.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore saved state."""
-        self._counts, self._bins, self._signs = state["counts"], state["bins"], state["signs"]
-        self._reversals, self._first, self._last = state["reversals"], state["first"], state["last"]
+        for name in _STATE:
+            setattr(self, f"_{name}", state[name])
 
     def _gradients(self) -> Tensor:
         parts = []

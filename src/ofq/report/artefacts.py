@@ -30,7 +30,6 @@ class Artefact:
         tables: titles of the tables by name.
         figures: titles of the figures by name.
         files: other files that it makes, below the report's directory.
-        place: of its module below ``ofq.report``, where that is not ``parts.NAME``.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Artefact:
     tables: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
-    place: str = ""
 
     @property
     def part(self) -> str:
@@ -51,7 +49,7 @@ class Artefact:
     @property
     def module(self) -> str:
         """Full name of the module that writes it."""
-        return f"ofq.report.{self.place or f'parts.{self.name}'}"
+        return f"ofq.report.parts.{self.name}"
 
     @property
     def makes(self) -> list[str]:
@@ -189,7 +187,6 @@ ARTEFACTS = (
         when="`everything`, or by the name of its file",
         made=lambda grid: False,
         files=("claims.json", "claims.md"),
-        place="claims.write",
     ),
 )
 CLAIMS = ARTEFACTS[-1]
