@@ -2,11 +2,7 @@ rule teacher:
     input:
         manifest=PLAN.manifest,
     output:
-        metrics="results/{study}/{model}/fp/{teacher}/seed{seed}/metrics.json",
-        info="results/{study}/{model}/fp/{teacher}/seed{seed}/run.json",
-        model="results/{study}/{model}/fp/{teacher}/seed{seed}/model.safetensors",
-        logits="results/{study}/{model}/fp/{teacher}/seed{seed}/logits.safetensors",
-        events="results/{study}/{model}/fp/{teacher}/seed{seed}/events.jsonl",
+        **PLAN.made_by("teacher"),
     log:
         "logs/{study}/{model}/fp/{teacher}/seed{seed}.log",
     benchmark:
@@ -31,13 +27,7 @@ rule qat:
         manifest=PLAN.manifest,
         teacher=PLAN.teacher,
     output:
-        metrics="results/{study}/{model}/{bits}/{variant}/seed{seed}/metrics.json",
-        info="results/{study}/{model}/{bits}/{variant}/seed{seed}/run.json",
-        model="results/{study}/{model}/{bits}/{variant}/seed{seed}/model.safetensors",
-        trainer="results/{study}/{model}/{bits}/{variant}/seed{seed}/trainer.pt",
-        events="results/{study}/{model}/{bits}/{variant}/seed{seed}/events.jsonl",
-        oscillation="results/{study}/{model}/{bits}/{variant}/seed{seed}/oscillation.parquet",
-        weights="results/{study}/{model}/{bits}/{variant}/seed{seed}/weights.parquet",
+        **PLAN.made_by("qat"),
     log:
         "logs/{study}/{model}/{bits}/{variant}/seed{seed}.log",
     benchmark:
@@ -67,14 +57,7 @@ use rule qat as cga with:
         manifest=PLAN.manifest,
         teacher=PLAN.teacher,
     output:
-        metrics="results/{study}/{model}/{bits}/{variant}/seed{seed}/metrics.json",
-        info="results/{study}/{model}/{bits}/{variant}/seed{seed}/run.json",
-        model="results/{study}/{model}/{bits}/{variant}/seed{seed}/model.safetensors",
-        trainer="results/{study}/{model}/{bits}/{variant}/seed{seed}/trainer.pt",
-        events="results/{study}/{model}/{bits}/{variant}/seed{seed}/events.jsonl",
-        oscillation="results/{study}/{model}/{bits}/{variant}/seed{seed}/oscillation.parquet",
-        weights="results/{study}/{model}/{bits}/{variant}/seed{seed}/weights.parquet",
-        annealing="results/{study}/{model}/{bits}/{variant}/seed{seed}/annealing.parquet",
+        **PLAN.made_by("cga"),
     wildcard_constraints:
         variant=PLAN.annealed_variants,
     params:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ofq.data.batches import InMemory
 from ofq.measure.noise import RANGES, Noise, fixed, inject, measure
-from ofq.oscillation.recorder import threshold_distance
+from ofq.oscillation.thresholds import threshold_distance
 from ofq.quant import block_weights
 from ofq.quant.weights import BlockWeight
 from ofq.training.loop import evaluate

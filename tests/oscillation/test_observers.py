@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ofq.oscillation import OscillationMeter
-from ofq.oscillation.boundary import BAND, BINS, BoundaryObserver
-from ofq.oscillation.coupling import CouplingObserver, lifts
-from ofq.oscillation.observer import Observer
-from ofq.oscillation.recorder import OscillationRecorder, threshold_distance
+from ofq.oscillation.boundary import BAND, BoundaryObserver
+from ofq.oscillation.coupling import CouplingObserver
+from ofq.oscillation.recorder import OscillationRecorder
+from ofq.oscillation.thresholds import DISTANCE_BINS, lift, threshold_distance
 from ofq.quant import QuantConfig, StatsQuantizer, calibrate, quantize_model
 from tests.quant.small import small_model, train_step
 
@@ -58,12 +58,6 @@ def flat(tensors: list[Tensor]) -> np.ndarray:
     return torch.cat([tensor.flatten() for tensor in tensors]).detach().clone().numpy()
 
 
-def test_the_distance_to_a_threshold_is_that_to_the_nearest_half_integer() -> None:
-    position = torch.tensor([-2.0, -1.5, -0.9, 0.25, 0.5, 0.75, 1.0])
-    expected = torch.tensor([0.5, 0.0, 0.4, 0.25, 0.0, 0.25, 0.5])
-    torch.testing.assert_close(threshold_distance(position), expected)
-
-
 def test_boundary_and_band_count_what_every_weight_did(
     make: Callable[[], nn.Module], images: Tensor, labels: Tensor
 ) -> None:
@@ -84,16 +78,20 @@ def test_boundary_and_band_count_what_every_weight_did(
     codes.append(flat([weight.codes() for weight in weights]))
 
     counted = boundary.boundary()
-    assert counted["left"][:3] == [0.0, 0.02, 0.04] and counted["left"][-1] == 0.48 and len(counted["left"]) == BINS
-    bins = np.minimum((np.array(distances) * 50).astype(int), BINS - 1)  # (steps, weights)
+    assert (
+        counted["left"][:3] == [0.0, 0.02, 0.04]
+        and counted["left"][-1] == 0.48
+        and len(counted["left"]) == DISTANCE_BINS
+    )
+    bins = np.minimum((np.array(distances) * 50).astype(int), DISTANCE_BINS - 1)  # (steps, weights)
     gradient_turned = np.zeros_like(bins, dtype=bool)
     gradient_turned[1:] = np.array(signs)[1:] * np.array(signs)[:-1] < 0
     reversed_codes = turned(codes)
     assert gradient_turned.sum() > 100 and reversed_codes.sum() > 20
     for name, counts in {
-        "weight_steps": np.bincount(bins.ravel(), minlength=BINS),
-        "gradient_turns": np.bincount(bins[gradient_turned], minlength=BINS),
-        "reversals": np.bincount(bins[reversed_codes], minlength=BINS),
+        "weight_steps": np.bincount(bins.ravel(), minlength=DISTANCE_BINS),
+        "gradient_turns": np.bincount(bins[gradient_turned], minlength=DISTANCE_BINS),
+        "reversals": np.bincount(bins[reversed_codes], minlength=DISTANCE_BINS),
     }.items():
         assert counted[name] == counts.tolist(), name
     assert sum(counted["weight_steps"]) == STEPS * len(distances[0])
@@ -155,9 +153,13 @@ def scripted(draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]
     return coupling
 
 
+def lifts(coupling: CouplingObserver) -> list[float | None]:
+    return [lift(coupling.coupling(), key) for key in ("same", "other")]
+
+
 def test_codes_that_turn_round_independently_have_no_lift() -> None:
-    lift, other = lifts(scripted(lambda g: (g.random(4) < 0.3, g.random(4) < 0.3)).coupling())
-    assert lift == pytest.approx(1, abs=0.05) and other == pytest.approx(1, abs=0.05)
+    same, other = lifts(scripted(lambda g: (g.random(4) < 0.3, g.random(4) < 0.3)))
+    assert same == pytest.approx(1, abs=0.05) and other == pytest.approx(1, abs=0.05)
 
 
 def test_query_and_key_of_a_head_that_turn_round_together_have_a_lift_of_their_own() -> None:
@@ -165,8 +167,8 @@ def test_query_and_key_of_a_head_that_turn_round_together_have_a_lift_of_their_o
         head = generator.random(4) < 0.1
         return head, head
 
-    lift, other = lifts(scripted(draw).coupling())
-    assert lift == pytest.approx(10, rel=0.1) and other == pytest.approx(1, abs=0.1)
+    same, other = lifts(scripted(draw))
+    assert same == pytest.approx(10, rel=0.1) and other == pytest.approx(1, abs=0.1)
 
 
 def test_steps_that_move_everything_lift_other_heads_just_as_much() -> None:
@@ -174,13 +176,13 @@ def test_steps_that_move_everything_lift_other_heads_just_as_much() -> None:
         share = 0.5 if generator.random() < 0.1 else 0.02
         return generator.random(4) < share, generator.random(4) < share
 
-    lift, other = lifts(scripted(draw).coupling())
-    assert lift > 4 and other == pytest.approx(lift, rel=0.1)
+    same, other = lifts(scripted(draw))
+    assert same is not None and same > 4 and other == pytest.approx(same, rel=0.1)
 
 
 def test_a_window_in_which_nothing_turns_round_has_no_lift_at_all() -> None:
     still = np.zeros(4, dtype=bool)
-    assert np.isnan(lifts(scripted(lambda generator: (still, still)).coupling())).all()
+    assert lifts(scripted(lambda generator: (still, still))) == [None, None]
 
 
 @pytest.mark.parametrize("weight", ["statsq", "lsq"])
@@ -218,7 +220,7 @@ def test_a_head_without_others_has_no_control(images: Tensor, labels: Tensor) ->
     coupling = CouplingObserver(model, recorder)
     in_window(model, images, labels, [recorder, coupling])
     assert coupling.coupling()[0]["other"] is None
-    assert np.isnan(lifts(coupling.coupling())).all()
+    assert lift(coupling.coupling(), "other") is None
 
 
 def observed(model: nn.Module) -> tuple[OscillationRecorder, BoundaryObserver, CouplingObserver]:
@@ -231,7 +233,7 @@ def test_saved_state_goes_on_as_if_nothing_had_happened(
 ) -> None:
     model = make()
     hooks = observed(model)
-    later: list[list[Observer]] = []
+    later: list[tuple[OscillationRecorder, BoundaryObserver, CouplingObserver]] = []
 
     class Interruption:
         """After some steps, another set of hooks that got the state of the first, through a file."""
@@ -247,7 +249,7 @@ def test_saved_state_goes_on_as_if_nothing_had_happened(
                 fresh = observed(model)
                 for hook, state in zip(fresh, torch.load(file, weights_only=True), strict=True):
                     hook.load_state_dict(state)
-                later.append(list(fresh))  # type: ignore[arg-type]
+                later.append(fresh)
             elif later:
                 for hook in later[0]:
                     hook.before_update(0.0)

@@ -36,7 +36,7 @@ def test_the_second_trainer_says_who_holds_the_run_and_ends(
 ) -> None:
     run = run_of("statsq")
     before = {path: path.read_bytes() for path in run.files.published}
-    monkeypatch.setattr(states.only_trainer.__wrapped__, "__kwdefaults__", {"patience": 0.2})
+    monkeypatch.setattr(states.only_trainer, "__kwdefaults__", {"patience": 0.2})
     pid = holder_in_child(run.state("") / "lock")
     try:
         assert cli.main(["qat", str(run)]) == 2

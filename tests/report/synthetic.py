@@ -8,12 +8,12 @@ import yaml
 
 from ofq.config.grid import Grid
 from ofq.config.params import Params
+from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN
 from ofq.runs.files import write_json
 from ofq.runs.paths import Run
 from tests.conftest import ROOT
 
 LAYERS = {"q": "attn.q", "k": "attn.k", "v": "attn.v", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-BINS = 25
 
 
 def parameters(study: dict[str, Any], more: dict[str, Any] | None = None) -> Params:
@@ -45,9 +45,9 @@ def write_run(params: Params, run: Run, rng: np.random.Generator, *, top1: float
                     | {"share": abs(noisy), "share_high": abs(noisy) / 3, "reversals": abs(noisy) / 2}
                 )
             position = rng.normal(-0.5, 1.0, 1024).clip(-2.0, 1.0)
-            bins, counts = np.unique(np.floor(position / 0.05).astype(int), return_counts=True)
+            bins, counts = np.unique(np.floor(position / POSITION_BIN).astype(int), return_counts=True)
             weights += [
-                {"layer": layer, "group": group, "bin_left": round(index * 0.05, 6), "weights": int(count)}
+                {"layer": layer, "group": group, "bin_left": round(index * POSITION_BIN, 6), "weights": int(count)}
                 for index, count in zip(bins, counts, strict=True)
             ]
             if variant.cga is not None and group in ("v", "proj", "fc1", "fc2"):
@@ -82,8 +82,8 @@ def write_noise_of(run: Run, *, top1: float, trials: int = 3, ranges: tuple[floa
 
 def write_probe_of(run: Run, *, codes: str, turns: float = 0.5, lift: float = 1.5) -> None:
     """The gradient turns in a share of the steps at the threshold, ever less away from it; two heads alike."""
-    left = np.arange(BINS) / (2 * BINS)
-    steps = np.full(BINS, 10_000)
+    left = np.arange(DISTANCE_BINS) * HALF_STEP / DISTANCE_BINS
+    steps = np.full(DISTANCE_BINS, 10_000)
     head = {"steps": 300, "q": 2.0, "k": 4.0, "chance": 8.0, "same": 8.0 * lift, "other": 8.0}
     write_json(
         run.files.root / "probe.json",
@@ -117,7 +117,7 @@ def write_all(params: Params, study: str = "digits") -> None:
     for run in runs:
         variant = params.variant(run.variant)
         source = params.variant(variant.parent) if variant.parent else variant
-        bits, place = int(run.bits[1]), names.index(run.variant)
+        bits, place = run.widths.weights, names.index(run.variant)
         annealed = variant.parent is not None
         top1 = 93.0 + bits + 0.2 * (place % 7) + 0.5 * rng.standard_normal()
         write_run(

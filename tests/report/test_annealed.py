@@ -11,8 +11,7 @@ from PIL import Image
 
 from ofq.config.grid import Grid
 from ofq.config.params import Params
-from ofq.errors import UserError
-from ofq.report.parts.annealing import bands, left_in_band, write_annealing
+from ofq.report.parts.annealing import left_in_band, write_annealing
 from ofq.report.parts.boundary_range import write_boundary_range
 from ofq.runs.paths import Run
 from tests.report.conftest import Made
@@ -34,9 +33,8 @@ def test_what_is_left_counts_layers_by_their_weights() -> None:
 
 def test_only_variants_with_a_band_have_one(made: Made) -> None:
     controls = ["lsq", "statsq", "statsq-extra", "statsq-frozen"]
-    assert bands(Grid(made(variants=[*controls, "statsq-cga"]), "digits")) == {"statsq-cga": 0.005}
-    with pytest.raises(UserError, match="no variant here that anneals with a boundary range"):
-        bands(Grid(made(variants=controls), "digits"))
+    assert Grid(made(variants=[*controls, "statsq-cga"]), "digits").bands == {"statsq-cga": 0.005}
+    assert Grid(made(variants=controls), "digits").bands == {}
 
 
 def test_the_table_goes_from_the_narrowest_band_and_shows_the_last_step(params: Params) -> None:

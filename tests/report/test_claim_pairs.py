@@ -12,7 +12,7 @@ from ofq.report.claims.pairs import Pairs, pair
 from ofq.report.claims.quantities import Records
 from ofq.report.claims.terms import Claim
 from ofq.runs.paths import Run
-from tests.report.claim_runs import claim, finish, finish_all, params, run
+from tests.report.claim_runs import claim, finish, finish_all, params, run, write_parquet
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +109,22 @@ def test_models_of_the_groups_count_only_where_no_model_of_the_study_has_the_var
     assert values(found(planned=planned)) == [1.0, 1.0]
     assert values(found(planned=planned, against={"variant": "d"})) == [12.0, 12.0]
     assert values(found(planned=planned, models=("vit", "other"))) == [6.0, 6.0]
+
+
+def test_a_claim_about_layers_that_a_run_does_not_have_is_not_tested_and_says_so() -> None:
+    rows = {"a": ["q", "k"], "b": ["conv"]}
+    for seed in range(3):
+        for name, groups in rows.items():
+            finish(run(name, seed), osc_share=1.0)
+            layers = [{"step": 1, "group": group, "weights": 10, "share": 1.0, "reversals": 1.0} for group in groups]
+            write_parquet(run(name, seed), "oscillation.parquet", layers)
+    of = {"variant": "a", "layers": ["q"]}
+    assert found(measure="osc_share", bits=["w2a2"], of=of, against={"layers": ["k"]}).differences == dict.fromkeys(
+        range(3), 0.0
+    )
+    lacking = found(measure="osc_share", bits=["w2a2"], of=of)
+    assert lacking.differences == {} and lacking.runs == []
+    assert lacking.lacking == f"unknown layers in {run('b', 0).files.oscillation}: 'q'; known: conv"
 
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=6, max_size=6)

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from ofq.config.grid import Grid
-from ofq.report.claims.write import write_claims
-from tests.report.claim_runs import claim, finish, finish_all, params, run
+from ofq.report.parts.claims import write_claims
+from tests.report.claim_runs import claim, finish, finish_all, params, run, write_parquet
 
 KEYS = ["id", "statement", "source", "effect", "unit", "interval", "n", "p_adjusted", "verdict", "runs", "seeds_to_decide", "by_seed", "by_bits", "widths_disagree"]  # fmt: skip
 Judge = Callable[..., dict[str, dict[str, Any]]]
@@ -145,6 +145,23 @@ def test_a_row_says_what_was_compared(judged: Judge) -> None:
         assert f"Tested: {said}</sub>" in page()
 
 
+def test_a_mistyped_layer_stands_on_the_page_and_is_printed_with_the_nearest_right_one(
+    judged: Judge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish_three()
+    for seed in range(3):
+        rows = [{"step": 1, "group": group, "weights": 10, "share": 1.0, "reversals": 1.0} for group in ("fc1", "proj")]
+        write_parquet(run("a", seed), "oscillation.parquet", rows)
+    of = {"variant": "a", "layers": ["fc1"]}
+    found = judged(
+        typo=claim(measure="osc_share", bits=["w2a2"], of=of, against={"layers": ["prog"]}), holds=claim(bits=["w2a2"])
+    )
+    assert {name: row["verdict"] for name, row in found.items()} == {"typo": "untested", "holds": "supported"}
+    said = f"unknown layers in {run('a', 0).files.oscillation}: 'prog'; did you mean 'proj'?"
+    assert f"**untested** on plain<br><sub>{said}</sub> |" in page()
+    assert capsys.readouterr().out.splitlines()[1:] == [f"typo: {said}"]
+
+
 def test_only_what_a_claim_needs_is_read(judged: Judge) -> None:
     finish_three()
     for one in Grid(params(), "plain").runs:
@@ -154,5 +171,5 @@ def test_only_what_a_claim_needs_is_read(judged: Judge) -> None:
 
 
 def test_the_report_of_claims_imports_neither_torch_nor_plots() -> None:
-    code = "import sys, ofq.report.claims.write; print([n for n in ('torch', 'timm', 'mlflow', 'matplotlib') if n in sys.modules])"
+    code = "import sys, ofq.report.parts.claims; print([n for n in ('torch', 'timm', 'mlflow', 'matplotlib') if n in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

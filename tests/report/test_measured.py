@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.errors import UserError
-from ofq.report.parts.noise import write_noise
+from ofq.report.parts.noise_table import write_noise_table
 from ofq.report.parts.probes import by_distance, write_boundary, write_coupling
 from ofq.runs.files import read_json, write_json
 from ofq.runs.paths import Run
@@ -31,12 +31,12 @@ def run(variant: str, seed: int) -> Run:
 
 
 def noise(params: Params) -> pd.DataFrame:
-    write_noise(Grid(params, "digits"))
+    write_noise_table(Grid(params, "digits"))
     return pd.read_csv(REPORT / "tables/noise.csv").set_index(["variant", "where", "range"]).sort_index()
 
 
 def test_rows_of_noise_go_from_none_to_the_widest_range(params: Params) -> None:
-    write_noise(Grid(params, "digits"))
+    write_noise_table(Grid(params, "digits"))
     table = pd.read_csv(REPORT / "tables/noise.csv")
     rows = list(table[table["variant"] == "statsq"][["where", "range"]].itertuples(index=False, name=None))
     assert rows == [("none", 0), ("random", 0.005), ("boundary", 0.005), ("random", 0.01), ("boundary", 0.01)]
@@ -71,7 +71,7 @@ def test_better_trials_are_those_below_the_converged_model_of_their_own_run(para
 def test_missing_noise_says_how_to_make_it(params: Params) -> None:
     (run("statsq", 1).files.root / "noise.parquet").unlink()
     with pytest.raises(UserError, match=r"seed1/noise\.parquet does not exist; make it with: snakemake"):
-        write_noise(Grid(params, "digits"))
+        write_noise_table(Grid(params, "digits"))
 
 
 def edit_probe(variant: str, seed: int, **values: object) -> None:

@@ -1,11 +1,12 @@
 """Each measure reads what it says from the files of a run."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ofq.errors import UserError
-from ofq.report.claims.quantities import MEASURES, Options, Records, lift, quantity
+from ofq.report.claims.quantities import MEASURES, Lacking, Records, Side, quantity
 from ofq.runs.files import write_json
 from tests.report.claim_runs import finish, run, write_parquet
 
@@ -18,8 +19,8 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish(ONE, top1=95.0, top1_best=96.0, loss=0.2, osc_share=5.0, reversals=4.0)
 
 
-def value(measure: str, options: Options | None = None) -> float | None:
-    return quantity(Records(), ONE, measure, options or Options())
+def value(measure: str, **options: Any) -> float | None:
+    return quantity(Records(), ONE, Side(measure, "a", **options))
 
 
 @pytest.mark.parametrize(
@@ -31,23 +32,21 @@ def test_metrics(measure: str, right: float) -> None:
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_what_was_not_measured_is_none(measure: str) -> None:
-    options = Options(layers=("q",), within=(0.0, 0.02), where="random")
+    options: dict[str, Any] = {"layers": ["q"], "within": [0.0, 0.02], "where": "random"}
     write_json(ONE.files.metrics, {"seed": 0})
-    assert value(measure, options) is None
+    assert value(measure, **options) is None
     ONE.files.metrics.unlink()
-    assert value(measure, options) is None
+    assert value(measure, **options) is None
 
 
 def test_groups_of_layers_are_those_of_the_last_step_and_count_by_weights() -> None:
     rows = [(10, "q", 100, 9.0), (20, "q", 100, 1.0), (20, "k", 300, 5.0), (20, "v", 50, 7.0)]
     table = [{"step": s, "group": g, "weights": w, "share": x, "reversals": 2 * x} for s, g, w, x in rows]
     write_parquet(ONE, "oscillation.parquet", table)
-    assert value("osc_share", Options(layers=("q", "k"))) == 4.0
-    assert value("reversals", Options(layers=("v",))) == 14.0
-    with pytest.raises(
-        UserError, match=r"oscillation\.parquet has no layers qk, which a claim compares; it has q, k, v"
-    ):
-        value("osc_share", Options(layers=("qk",)))
+    assert value("osc_share", layers=("q", "k")) == 4.0
+    assert value("reversals", layers=("v",)) == 14.0
+    with pytest.raises(Lacking, match=r"unknown layers in .*oscillation\.parquet: 'qq'; did you mean 'q'\?"):
+        value("osc_share", layers=("k", "qq"))
 
 
 def test_the_density_at_the_thresholds_is_1_where_it_is_even() -> None:
@@ -76,9 +75,9 @@ def test_the_measures_of_the_probe() -> None:
             "coupling": heads,
         },
     )
-    assert value("gradient_turns", Options(within=(0.0, 0.02))) == 80.0
-    assert value("gradient_turns", Options(within=(0.0, 0.04))) == 45.0
-    assert value("gradient_turns", Options(within=(0.2, 0.5))) == 10.0
+    assert value("gradient_turns", within=(0.0, 0.02)) == 80.0
+    assert value("gradient_turns", within=(0.0, 0.04)) == 45.0
+    assert value("gradient_turns", within=(0.2, 0.5)) == 10.0
     assert value("band_kept") == 25.0
     assert value("coupling") == pytest.approx(2.0) and value("coupling_other") == pytest.approx(2.0)
 
@@ -86,16 +85,15 @@ def test_the_measures_of_the_probe() -> None:
 def test_a_probe_without_a_part_or_with_an_empty_one_measures_nothing() -> None:
     write_json(ONE.files.root / "probe.json", {"band": {"start": 0, "both": 0}, "coupling": []})
     assert [value(name) for name in ("band_kept", "coupling")] == [None, None]
-    assert value("gradient_turns", Options(within=(0.0, 0.02))) is None
+    assert value("gradient_turns", within=(0.0, 0.02)) is None
 
 
 def test_noise_is_compared_with_the_model_without_it() -> None:
     rows = [("none", 90.0, 0.10), ("boundary", 91.0, 0.09), ("boundary", 88.0, 0.12), ("random", 80.0, 0.5)]
     write_parquet(ONE, "noise.parquet", [{"where": w, "top1": t, "train_loss": x} for w, t, x in rows])
-    at = Options(where="boundary")
-    assert value("noise_top1", at) == pytest.approx(-0.5) and value("noise_top1", Options(where="random")) == -10.0
-    assert value("noise_improved", at) == 50.0
-    assert value("noise_best_loss", at) == pytest.approx(-0.01)
+    assert value("noise_top1", where="boundary") == pytest.approx(-0.5) and value("noise_top1", where="random") == -10.0
+    assert value("noise_improved", where="boundary") == 50.0
+    assert value("noise_best_loss", where="boundary") == pytest.approx(-0.01)
 
 
 def test_the_path_of_the_steps_is_that_of_the_last_quarter() -> None:
@@ -110,10 +108,4 @@ def test_the_path_of_the_steps_is_that_of_the_last_quarter() -> None:
 def test_a_damaged_file_is_one_line() -> None:
     (ONE.files.root / "noise.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"noise\.parquet cannot be read .*; delete it and run snakemake again"):
-        value("noise_top1", Options(where="random"))
-
-
-def test_what_turns_round_together_is_told_where_there_is_a_chance_and_another_head() -> None:
-    heads = [{"same": 0.6, "other": None, "chance": 0.5}]
-    assert lift(heads, "same") == pytest.approx(1.2) and lift(heads, "other") is None
-    assert lift([{"same": 0.0, "other": 0.0, "chance": 0.0}], "same") is None and lift([], "same") is None
+        value("noise_top1", where="random")

@@ -40,6 +40,22 @@ def test_group_means_count_layers_by_their_weights() -> None:
     assert dict(zip(data["group"], data["share"], strict=True)) == {"q": 3.0, "v": 2.0}
 
 
+@pytest.mark.parametrize(
+    ("runs", "order"),
+    [
+        (["q k v fc", "q k v fc"], "q k v fc"),
+        (["q k v fc", "qk v fc"], "q k qk v fc"),
+        (["qk v fc", "q k v fc"], "q k qk v fc"),
+        (["a b", "c d"], "a b c d"),
+        (["a b c", "b a"], "a b c"),
+        (["a b c", "x b y", "c z"], "a x b c y z"),
+    ],
+)
+def test_groups_of_layers_stand_as_in_the_runs_whatever_their_order(runs: list[str], order: str) -> None:
+    rows = [(place, group) for place, groups in enumerate(runs) for group in 2 * groups.split()]
+    assert collect.layer_groups(pd.DataFrame(rows, columns=["run", "group"])) == order.split()
+
+
 def test_the_four_files_of_a_table_hold_the_same(tmp_path: Path) -> None:
     frame = pd.DataFrame({"bits": ["w2a2"], "top-1 %": ["93.36 ± 1.39"]})
     write_table(
@@ -118,9 +134,3 @@ def test_metrics_that_lack_a_number_are_one_line_and_no_mean_of_the_others(
         write_json(run.files.metrics, found)
         with pytest.raises(UserError, match=r"metrics\.json has no top1 and loss; delete it and run snakemake again"):
             collect.metrics([run])
-
-
-def test_a_grid_of_annealed_variants_has_no_probes(tmp_path: Path) -> None:
-    for gather in (collect.probes, lambda runs: collect.records(runs, "noise")):
-        with pytest.raises(UserError, match="it has annealed variants only"):
-            gather([])

@@ -16,8 +16,7 @@ def write_seeds(grid: Grid) -> None:
 '''
 ENTRY = """    Artefact(
         name="seeds",
-        writer="parts.seeds:write_seeds",
-        needs=lambda grid: {"metrics": _metrics(grid.students)},
+        reads=("metrics",),
         summary="count the seeds of each variant",
         tables={"seeds": "seeds of each variant"},
     ),

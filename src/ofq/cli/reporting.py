@@ -4,8 +4,8 @@ from functools import partial
 
 from ofq.cli.command import GROUP, STUDY, Command, Commands
 from ofq.config.grid import Grid
-from ofq.errors import unknown
-from ofq.report.artefacts import ARTEFACTS, BY_NAME
+from ofq.errors import UserError, unknown
+from ofq.report.artefacts import ARTEFACTS, BY_NAME, CLAIMS
 from ofq.workflow.targets import load_project
 
 COMMANDS = Commands()
@@ -25,7 +25,10 @@ def report(part: str, study: str, group: str | None) -> None:
     name = part.replace("-", "_")
     if name not in BY_NAME:
         raise unknown("part of the report:", part, [artefact.part for artefact in ARTEFACTS])
-    BY_NAME[name].write(Grid(load_project(), study, group))
+    artefact, grid = BY_NAME[name], Grid(load_project(), study, group)
+    if artefact is not CLAIMS and not artefact.made(grid):
+        raise UserError(f"{grid} has no {part}: this part is made for {artefact.when}")
+    artefact.write(grid)
 
 
 for _artefact in ARTEFACTS:

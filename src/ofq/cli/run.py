@@ -58,14 +58,12 @@ def run(name: str, arguments: dict[str, Any]) -> int:
         if problem := refused(error):
             return fail(str(problem))
         raise
-    except MemoryError:
-        return fail(_too_little_memory())
     except KeyboardInterrupt:
         return INTERRUPTED + 2
-    except RuntimeError as error:
-        if _NO_MEMORY.search(str(error)):
-            return fail(_too_little_memory())
-        raise
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
+            raise
+        return fail("out of memory; run fewer jobs at once (snakemake --cores 1), or lower batch_size in params.yaml")
     return 0
 
 
@@ -80,7 +78,3 @@ def fail(message: str) -> int:
     """Print what is wrong in one line, and return the exit code of a user's mistake."""
     print(f"ofq: error: {message}", file=sys.stderr)
     return 2
-
-
-def _too_little_memory() -> str:
-    return "out of memory; run fewer jobs at once (snakemake --cores 1), or lower batch_size in params.yaml"

@@ -155,10 +155,12 @@ def resolve(params: Params, run: Run) -> RunConfig:
         rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None
         return TeacherConfig(train=_with_lr(recipe.teacher, rate), **common)
     variant, source = params.variant(run.variant), params.source(run.variant)
+    weight_bits, input_bits = run.widths.weights, run.widths.inputs
+    assert weight_bits is not None and input_bits is not None  # no study lists other bits
     quantization = QuantConfig(
         **source.model_dump(include=source.model_fields_set & set(Switches.model_fields) | {"qkr"}),
-        weight_bits=int(run.bits[1]),
-        input_bits=int(run.bits[3]),
+        weight_bits=weight_bits,
+        input_bits=input_bits,
         dead_biases=source.fidelity.dead_biases,
     )
     qat = _with_lr(recipe.qat, source.lr)

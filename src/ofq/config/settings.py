@@ -10,12 +10,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from ofq.config.quant_config import Strict, Switches, named_class
 from ofq.errors import unknown
+from ofq.runs.paths import LOW_BITS
 from ofq.runs.registry import Entry, Kind, find
 
 # A name is part of file names, which may have 255 bytes.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
 PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
-Bits = Annotated[str, Field(pattern=r"^w[2-8]a[2-8]$")]
+Bits = Annotated[str, Field(pattern=LOW_BITS)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 

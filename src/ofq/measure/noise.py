@@ -14,7 +14,7 @@ from ofq.config.resolve import RunConfig, TeacherConfig
 from ofq.data.batches import Batches
 from ofq.errors import UserError
 from ofq.models.weights import load_weights
-from ofq.oscillation.recorder import threshold_distance
+from ofq.oscillation.thresholds import threshold_distance
 from ofq.quant.families.base import BlockWeight
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.modules.qkr import QKRAttention

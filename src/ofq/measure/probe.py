@@ -1,6 +1,5 @@
 """Measure the oscillation of a finished run again: train on from its checkpoint for a window of steps."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
 from ofq.config.settings import TrainingRecipe
 from ofq.errors import UserError
 from ofq.oscillation.boundary import BoundaryObserver
-from ofq.oscillation.coupling import CouplingObserver, lifts
+from ofq.oscillation.coupling import CouplingObserver
+from ofq.oscillation.thresholds import lift
 from ofq.runs import states
 from ofq.runs.files import replacing, write_json
 from ofq.runs.paths import Run
@@ -126,10 +126,10 @@ def _report(run: Run, rate: float, steps: int, groups: dict[str, dict[str, Any]]
             f"{name:<6} {row['weights']:>8} {row['share']:>8.2f} % {row['share_high']:>8.2f} %"
             f" {row['reversals']:>20.3f}"
         )
-    lift, elsewhere = lifts(coupling.coupling())
-    if not math.isnan(lift):
+    same, other = (lift(coupling.coupling(), key) for key in ("same", "other"))
+    if other is not None:
         lines.append(
-            f"query and key turn round in the same steps {lift:.2f} times as often as by chance in a head,"
-            f" {elsewhere:.2f} times between heads ({coupling.codes} codes)"
+            f"query and key turn round in the same steps {same:.2f} times as often as by chance in a head,"
+            f" {other:.2f} times between heads ({coupling.codes} codes)"
         )
     return "\n".join(lines)

@@ -5,15 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofq.oscillation.observer import Observer, reversals
-from ofq.oscillation.recorder import OscillationRecorder, threshold_distance
+from ofq.oscillation.recorder import OscillationRecorder
+from ofq.oscillation.thresholds import DISTANCE_BINS, threshold_distance
+from ofq.quant.hook import Hook
 from ofq.quant.modules.linear import QuantLinear
 
-BINS = 25  # of the distance to the nearest rounding threshold, over [0, 0.5] code steps
 BAND = 0.005  # code steps: the boundary range of confidence-guided annealing
+_STATE = ("counts", "bins", "signs", "reversals", "first", "last")  # attributes that a resumed window needs
 
 
-class BoundaryObserver(Observer):
+class BoundaryObserver(Hook):
     """Counter of (weight, step) pairs by the weight's distance to the nearest threshold before the step's update.
 
     Let u_t be the unrounded code of a weight, g_t its gradient and c_t its code at step t. The bin of a pair
@@ -27,6 +28,9 @@ class BoundaryObserver(Observer):
     The observer also notes which weights lie in a narrow band around the thresholds at the first and at the last step.
     If few are there at both, oscillation is no property of certain weights.
 
+    The recorder's count lags one step behind, because only the next forward pass shows what an update did to the codes:
+    the reversals of step t are the increase of the count at step t + 1, and :meth:`finish` takes those of the last.
+
     Under query-key reparameterization the quantized product of the query and key weights is left out: it is not a
     parameter, so it has no gradient and no update of its own.
 
@@ -39,7 +43,7 @@ class BoundaryObserver(Observer):
     def __init__(self, recorder: OscillationRecorder) -> None:
         self._recorder = recorder
         self._weights = [weight for weight in recorder.weights if isinstance(weight.layer, QuantLinear)]
-        self._counts = torch.zeros(3, BINS, dtype=torch.int64)  # pairs, gradient turns, reversals
+        self._counts = torch.zeros(3, DISTANCE_BINS, dtype=torch.int64)  # pairs, gradient turns, reversals
         # Of every weight at the latest step, one vector (weights,) each.
         self._bins: Tensor | None = None
         self._signs: Tensor | None = None
@@ -53,7 +57,7 @@ class BoundaryObserver(Observer):
         self._count_reversals()
         # (weights,), all matrices one after the other
         distance = torch.cat([threshold_distance(weight.position()).flatten() for weight in self._weights])
-        bins = (distance * (2 * BINS)).to(torch.uint8).clamp_(max=BINS - 1)
+        bins = (distance * (2 * DISTANCE_BINS)).to(torch.uint8).clamp_(max=DISTANCE_BINS - 1)
         signs = self._gradients().sign().to(torch.int8)
         self._count(0, bins)
         if self._signs is not None:
@@ -65,7 +69,7 @@ class BoundaryObserver(Observer):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Count the reversals of the last update."""
+        """Count the reversals of the last update; call it once, after the recorder's ``finish``."""
         self._count_reversals()
 
     def boundary(self) -> dict[str, list[float] | list[int]]:
@@ -74,7 +78,7 @@ class BoundaryObserver(Observer):
         The counts are ``weight_steps`` (all pairs), ``gradient_turns`` and ``reversals``.
         """
         names = ["weight_steps", "gradient_turns", "reversals"]
-        left = [round(i / (2 * BINS), 6) for i in range(BINS)]
+        left = [round(i / (2 * DISTANCE_BINS), 6) for i in range(DISTANCE_BINS)]
         return {"left": left, **dict(zip(names, self._counts.tolist(), strict=True))}
 
     def band(self) -> dict[str, float]:
@@ -97,19 +101,12 @@ class BoundaryObserver(Observer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts, and what the next step is compared with."""
-        return {
-            "counts": self._counts.clone(),
-            "bins": self._bins,
-            "signs": self._signs,
-            "reversals": self._reversals,
-            "first": self._first,
-            "last": self._last,
-        }
+        return {name: getattr(self, f"_{name}") for name in _STATE} | {"counts": self._counts.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore saved state."""
-        self._counts, self._bins, self._signs = state["counts"], state["bins"], state["signs"]
-        self._reversals, self._first, self._last = state["reversals"], state["first"], state["last"]
+        for name in _STATE:
+            setattr(self, f"_{name}", state[name])
 
     def _gradients(self) -> Tensor:
         parts = []
@@ -121,10 +118,11 @@ class BoundaryObserver(Observer):
 
     def _count_reversals(self) -> None:
         """Count the reversals of the last update, in the bins from before it."""
-        counted = reversals(self._recorder, self._weights)
+        # (weights,), all matrices one after the other
+        counted = torch.cat([self._recorder.meter.reversals(weight.name).flatten() for weight in self._weights])
         if self._bins is not None:
             self._count(2, self._bins[counted != self._reversals])
         self._reversals = counted
 
     def _count(self, row: int, bins: Tensor) -> None:
-        self._counts[row] += torch.bincount(bins, minlength=BINS)
+        self._counts[row] += torch.bincount(bins, minlength=DISTANCE_BINS)

@@ -1,20 +1,19 @@
 """Co-oscillation, which QKR is meant to end: whether query and key codes turn round together."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ofq.oscillation.meter import OscillationMeter
-from ofq.oscillation.observer import Observer
 from ofq.oscillation.recorder import OscillationRecorder
+from ofq.quant.hook import Hook
 from ofq.quant.modules.attention import QuantAttention
 from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.quantizers.statsq import StatsQuantizer
 
 
-class CouplingObserver(Observer):
+class CouplingObserver(Hook):
     """Counter of the query codes and the key codes that turn round in each step, head by head.
 
     Let q_t and k_t be the numbers of reversals that update t makes in the query and key codes of a head (its d rows of
@@ -24,12 +23,11 @@ class CouplingObserver(Observer):
         same   = <q_t k_t>       in the head itself
         other  = <q_t K_t>       K_t: mean of k_t over all other heads of all blocks
 
-        lift = sum of same / sum of chance,   lift_other = sum of other / sum of chance,   sums over the heads
-
+    Their :func:`ofq.oscillation.thresholds.lift` is the sum of ``same`` over the heads, relative to that of ``chance``.
     A lift above 1 alone does not show that query and key are coupled. Some batches move the whole model: after a large
     loss the codes of all layers turn more often, and then any two of them are correlated. ``other`` measures this
     common part alone, because a query is never multiplied with the keys of another head. So the coupling through the
-    product of a head is what lift has above lift_other.
+    product of a head is what its lift has above that of ``other``.
 
     Under query-key reparameterization queries and keys have no codes of their own. Then *shadow* codes are followed:
     those that a fresh StatsQ of the same bits would give to ``q.weight`` and ``k.weight``. It is StatsQ also where the
@@ -85,7 +83,7 @@ class CouplingObserver(Observer):
         self._before = counted
 
     def finish(self) -> None:
-        """Count what the last update turned round."""
+        """Count what the last update turned round; call it once, after the recorder's ``finish``."""
         self.before_update(0.0)
 
     def coupling(self) -> list[dict[str, Any]]:
@@ -137,14 +135,3 @@ class CouplingObserver(Observer):
         meter = self._meter if self._shadows else self._recorder.meter
         # (A, C) to (H, d*C), summed to (H,)
         return torch.cat([meter.reversals(f"{name}.{side}").view(n, -1).sum(1) for name, _, n in self._heads])
-
-
-def lifts(coupling: list[dict[str, Any]]) -> tuple[float, float]:
-    """Return ``lift`` and ``lift_other`` of :class:`CouplingObserver`.
-
-    Both are NaN where nothing turned round or the model has a single head.
-    """
-    chance = sum(entry["chance"] for entry in coupling)
-    if not chance or any(entry["other"] is None for entry in coupling):
-        return math.nan, math.nan
-    return sum(entry["same"] for entry in coupling) / chance, sum(entry["other"] for entry in coupling) / chance

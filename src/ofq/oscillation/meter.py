@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ofq.oscillation.thresholds import SHARES
+
 _PIECE = 2**17  # weights that are counted at a time
 
 
@@ -106,7 +108,7 @@ class OscillationMeter:
         """Return the sign of the last change, old code minus new (int8, 0 before any), in the codes' shape."""
         return self._of(self._direction, name)
 
-    def share(self, threshold: float = 0.005) -> dict[str, float]:
+    def share(self, threshold: float = SHARES["share"]) -> dict[str, float]:
         """Return in percent the weights of each name with a frequency above the threshold; wait for the device once."""
         if not self._shapes:
             return {}

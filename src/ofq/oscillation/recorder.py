@@ -7,12 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ofq.oscillation.meter import OscillationMeter
+from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN, SHARES, threshold_distance
 from ofq.quant.hook import Hook
 from ofq.quant.weights import block_weights, record_codes
-
-THRESHOLDS = {"share": 0.005, "share_high": 0.02}  # oscillation frequencies above which a weight counts
-DISTANCE_BINS = 25  # of the distance to the nearest rounding threshold, over [0, 0.5] code steps
-POSITION_BIN = 0.05  # width of a bin of the latent weights' histogram, in code steps
 
 
 class OscillationRecorder(Hook):
@@ -100,29 +97,17 @@ class OscillationRecorder(Hook):
         self.rows, self.steps = list(state["rows"]), state["steps"]
 
     def _row(self, name: str, group: str, block: int, position: Tensor) -> dict[str, Any]:
-        frequency = self.meter.frequency(name)
+        frequency, distance = self.meter.frequency(name), threshold_distance(position)
         return {
             "step": self.steps,
             "layer": name,
             "group": group,
             "block": block,
             "weights": frequency.numel(),
-            **{column: 100 * (frequency > limit).float().mean().item() for column, limit in THRESHOLDS.items()},
+            **{column: 100 * (frequency > limit).float().mean().item() for column, limit in SHARES.items()},
             "reversals": self.meter.reversals(name).float().mean().item(),
-            "distance_histogram": torch.histc(threshold_distance(position), DISTANCE_BINS, 0.0, 0.5).int().tolist(),
+            "distance_histogram": torch.histc(distance, DISTANCE_BINS, 0.0, HALF_STEP).int().tolist(),
         }
-
-
-def threshold_distance(position: Tensor) -> Tensor:
-    """Return the distance of unrounded codes to the nearest rounding threshold, |u - floor(u) - 1/2|, in code steps.
-
-    It lies between 0 (on a threshold) and 1/2 (on a code). Positions are clamped to the outermost codes, so a clamped
-    weight has 1/2, however far outside it lies; the outermost codes have a threshold on their inner side only.
-
-    Args:
-        position: from :meth:`ofq.quant.quantizers.base.Quantizer.position`, with codes at integers; any shape.
-    """
-    return (position - position.floor() - 0.5).abs()
 
 
 def _mean(rows: list[dict[str, Any]], column: str) -> float:

@@ -2,29 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ofq.config.grid import Grid
-from ofq.errors import UserError, missing
-from ofq.runs.files import read_json
+from ofq.errors import UserError
+from ofq.oscillation.thresholds import SHARES
+from ofq.runs.files import read_json, reading
 from ofq.runs.paths import Run
 
 MADE_FROM = "Made from the runs:"  # starts the description in the metadata of figures
+OFTEN = f"> {SHARES['share']:g}"  # the reversal frequency of a weight that oscillates, as captions say it
 KEYS = ["model", "bits", "variant"]
-LAYER_GROUPS = ("q", "k", "qk", "v", "proj", "fc1", "fc2")  # in the order in which tables and figures show them
+
+
+def coordinates(run: Run) -> dict[str, str]:
+    """Return a run's name, model, bits and variant as columns of its rows."""
+    return {"run": str(run), "model": run.model, "bits": run.bits, "variant": run.variant}
 
 
 def metrics(runs: Sequence[Run]) -> pd.DataFrame:
     """Return one row for each run: its name, model, bits, variant, seed, and everything in its ``metrics.json``."""
     rows = []
     for run in runs:
-        coordinates = {"run": str(run), "model": run.model, "bits": run.bits, "variant": run.variant}
         saved = read_json(run.files.metrics)
         if not isinstance(saved, dict) or not all(isinstance(saved.get(key), int | float) for key in ("top1", "loss")):
             raise UserError(f"{run.files.metrics} has no top1 and loss; delete it and run snakemake again")
-        rows.append(coordinates | saved)
+        rows.append(coordinates(run) | saved)
     return pd.DataFrame(rows)
 
 
@@ -36,13 +41,9 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
         file: ``oscillation``, ``weights``, ``annealing`` or ``noise``.
 
     Raises:
-        UserError: there are no runs, or a file is missing or damaged.
+        UserError: a file is missing or damaged.
     """
-    _some(runs, f"{file}.parquet")
-    frames = []
-    for run in runs:
-        frame = read_record(getattr(run.files, file))
-        frames.append(frame.assign(run=str(run), model=run.model, bits=run.bits, variant=run.variant, seed=run.seed))
+    frames = [read_record(getattr(run.files, file)).assign(**coordinates(run), seed=run.seed) for run in runs]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -52,23 +53,18 @@ def read_record(path: Path) -> pd.DataFrame:
     Raises:
         UserError: the file is missing or damaged.
     """
-    try:
+    with reading(path):  # pyarrow's errors are ValueErrors
         return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
 
 
-def probes(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    """Return every run with its ``probe.json``."""
-    _some(runs, "probe.json")
-    return [(run, read_json(run.files.probe)) for run in runs]
+def only(data: pd.DataFrame, **values: str) -> pd.DataFrame:
+    """Return the rows whose columns have the given values."""
+    return data[np.logical_and.reduce([data[name] == value for name, value in values.items()])]
 
 
-def _some(runs: Sequence[Run], file: str) -> None:
-    if not runs:
-        raise UserError(f"no run of this grid can have a {file}: it has annealed variants only")
+def last_steps(record: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of each run's last step."""
+    return record[record["step"] == record.groupby("run")["step"].transform("max")]
 
 
 def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -76,6 +72,27 @@ def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str])
     weighted = record[[*columns]].mul(record["weights"], axis=0).assign(weights=record["weights"])
     sums = weighted.groupby([record[name] for name in by], sort=False).sum()
     return sums[[*columns]].div(sums["weights"], axis=0).assign(weights=sums["weights"]).reset_index()
+
+
+def layer_groups(record: pd.DataFrame) -> list[str]:
+    """Return the groups of layers in the order in which tables and figures show them, whatever the order of the runs.
+
+    It is that of the run with the most groups. Those that only others have stand before the group that follows them
+    there: q, k, v and qk, v give q, k, qk, v.
+
+    Args:
+        record: ``oscillation.parquet`` of some runs, each in the order of its layers.
+    """
+    of_runs = [list(groups.unique()) for _, groups in record.groupby("run", sort=False)["group"]]
+    order: list[str] = []
+    for groups in sorted(of_runs, key=len, reverse=True):
+        place = len(order)
+        for group in reversed(groups):
+            if group in order:
+                place = order.index(group)
+            else:
+                order.insert(place, group)
+    return order
 
 
 def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = KEYS) -> pd.DataFrame:
@@ -104,11 +121,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         UserError: the file is missing, damaged, or not CSV.
     """
-    try:
+    with reading(path, kind=" as CSV", ours=False):  # pandas' errors are ValueErrors
         names = path.with_suffix(".runs.json")
         table = pd.read_csv(path)
         return table.assign(runs=[" ".join(row) for row in read_json(names)]) if names.exists() else table
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (ValueError, OSError) as error:  # pandas' errors are ValueErrors
-        raise UserError(f"{path} cannot be read as CSV ({str(error).splitlines()[0]})") from None

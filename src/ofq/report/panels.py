@@ -1,6 +1,6 @@
 """Panels of a figure and their shared legend, laid out so that about fifteen variants stay legible."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ofq.config.grid import Grid
-from ofq.report.style import WIDTH
+from ofq.report.style import WIDTH, look
 
 _CROWDED = 8  # with more variants than this, panels do not stand side by side
 _SMALL = 8  # points
 _KEY, _LETTER = 0.5, 0.068  # inches that a legend's entry takes besides its text, and for each letter
 
 
-def crowded(names: Sequence[str]) -> bool:
+def crowded(names: Collection[str]) -> bool:
     """Return whether there are so many variants that a panel needs the whole width."""
     return len(names) > _CROWDED
 
@@ -31,6 +31,15 @@ def panels(columns: int, rows: int, *, height: float, sharey: bool | str = "row"
         squeeze=False,
         sharey=sharey,  # type: ignore[arg-type]
     )
+    return figure, axes
+
+
+def by_place(grid: Grid, names: Collection[str], *, sharey: bool | str = "row") -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes with a titled panel for each model and bit width of the grid."""
+    columns = 1 if crowded(names) else len(grid.bits)
+    figure, axes = panels(columns, len(grid.places) // columns, height=3.0, sharey=sharey)
+    for ax, (model, bits) in zip(axes.flat, grid.places, strict=True):
+        ax.set_title(f"{model}, {bits.upper()}")
     return figure, axes
 
 
@@ -57,6 +66,16 @@ def places(ax: Axes, names: Sequence[str]) -> None:
         ax.axvspan(place - 0.5, place + 0.5, color="#f2f2f2", linewidth=0, zorder=0)
 
 
+def finish(figure: Figure, axes: np.ndarray, *, x: str, y: str, title: str) -> None:
+    """Name the axes at the left and at the bottom, and draw the title and one legend."""
+    for ax in axes[:, 0]:
+        ax.set_ylabel(y)
+    for ax in axes[-1]:
+        ax.set_xlabel(x)
+    figure.suptitle(title)
+    legend(figure, axes)
+
+
 def legend(figure: Figure, axes: np.ndarray | Sequence[Axes]) -> None:
     """Draw one legend for all panels below them, each label once, in as many columns as fit the width."""
     handles = {
@@ -74,14 +93,34 @@ def legend(figure: Figure, axes: np.ndarray | Sequence[Axes]) -> None:
     )
 
 
-def variants(grid: Grid) -> list[str]:
-    """Return the grid's variants in the order of ``params.yaml``, which is also that of colours and markers."""
+def looks(grid: Grid) -> dict[str, dict[str, Any]]:
+    """Return the look of each of the grid's variants, in the order of ``params.yaml``."""
     listed = grid.variants
-    return [name for name in grid.params.variants if name in listed]
+    return {name: each for name, each in look(list(grid.params.variants)).items() if name in listed}
 
 
-def line(ax: Axes, x: pd.Series, mean: pd.Series, sd: pd.Series, look: dict[str, Any], **style: Any) -> None:
+def line(ax: Axes, x: pd.Series, mean: pd.Series, sd: pd.Series, **style: Any) -> None:
     """Draw a line with a band of one standard deviation around it; a single seed gets no band."""
     sd = sd.fillna(0)
-    ax.plot(x, mean, linewidth=1.2, markersize=4, **look, **style)
-    ax.fill_between(x, mean - sd, mean + sd, color=look["color"], alpha=0.2, linewidth=0)
+    ax.plot(x, mean, linewidth=1.2, markersize=4, **style)
+    ax.fill_between(x, mean - sd, mean + sd, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def markers(
+    ax: Axes, data: pd.DataFrame, column: str, order: Sequence[str], styles: Mapping[str, dict[str, Any]], **common: Any
+) -> None:
+    """Draw the mean and deviation of a column at each place, the variants beside each other.
+
+    Args:
+        ax: the panel.
+        data: a row for each variant and place; its index names the place.
+        column: ``column_mean`` and ``column_sd`` are drawn.
+        order: of the places.
+        styles: looks of the variants.
+        common: what all markers have in common.
+    """
+    for (name, style), shift in zip(styles.items(), sideways(len(styles)), strict=True):
+        rows = data[data["variant"] == name].reindex(order)
+        yerr = rows[f"{column}_sd"].fillna(0)
+        own = style | {"linestyle": "none", "label": name}
+        ax.errorbar(np.arange(len(order)) + shift, rows[f"{column}_mean"], yerr=yerr, **own, **common)

@@ -2,9 +2,10 @@
 
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -52,7 +53,7 @@ def shorten(runs: Sequence[str]) -> str:
 
 
 def write_table(
-    directory: Path, name: str, data: pd.DataFrame, shown: pd.DataFrame, runs: Sequence[str], caption: str
+    directory: Path, name: str, data: pd.DataFrame, shown: Mapping[str, Any], runs: Sequence[str], caption: str
 ) -> None:
     """Write ``name.csv`` from ``data``, and ``name.md``, ``.tex`` and ``.html`` from ``shown`` with a caption.
 
@@ -61,7 +62,7 @@ def write_table(
         name: without a suffix.
         data: machine-readable, full precision; a column ``runs``, the names of the runs behind each row, goes to
             ``name.runs.json``, one list a row.
-        shown: the same for readers, all columns text.
+        shown: the same for readers, by the titles of the columns.
         runs: behind each row of ``shown``, names separated by spaces; they stand in the HTML.
         caption: some sentences; Markdown.
 
@@ -71,10 +72,10 @@ def write_table(
     write_text(directory / f"{name}.csv", data.drop(columns="runs", errors="ignore").to_csv(index=False))
     if "runs" in data:
         write_json(directory / f"{name}.runs.json", [names.split() for names in data["runs"]])
-    shown = shown.astype(str)
-    write_text(directory / f"{name}.md", f"{markdown(shown)}\n\n{caption}\n")
-    write_text(directory / f"{name}.tex", _latex(shown, caption))
-    write_text(directory / f"{name}.html", _html(name, shown, runs, caption))
+    table = pd.DataFrame(shown).astype(str)
+    write_text(directory / f"{name}.md", f"{markdown(table)}\n\n{caption}\n")
+    write_text(directory / f"{name}.tex", _latex(table, caption))
+    write_text(directory / f"{name}.html", _html(name, table, runs, caption))
 
 
 def markdown(table: pd.DataFrame, *, padded: bool = True) -> str:

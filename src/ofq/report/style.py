@@ -26,6 +26,8 @@ plt.rcParams.update(
     {
         "font.size": 10,
         "axes.titlesize": 10,
+        "figure.titlesize": 10,
+        "figure.labelsize": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ofq.errors import UserError, missing, unknown
+from ofq.errors import UserError, unknown
 from ofq.report.collect import MADE_FROM, read_table
 from ofq.report.render import shorten
-from ofq.runs.files import read_json
+from ofq.runs.files import read_json, reading
 from ofq.runs.paths import REFERENCE, Run
 from ofq.tracking.mirror import stamp
 
@@ -29,49 +29,40 @@ def explain(path: Path, bits: str | None = None, variant: str | None = None) -> 
     """
     if path.suffix not in (".csv", ".png", ".svg"):
         raise UserError(f"{path} is no table or figure that names its runs; name the CSV, PNG or SVG beside it")
-    head, names = _figure(path, bits, variant) if path.suffix in (".png", ".svg") else _table(path, bits, variant)
+    rows = _table(path) if path.suffix == ".csv" else _figure(path)
+    for column, value in (("bits", bits), ("variant", variant)):
+        if value is not None:
+            known = set(rows[column])
+            rows = rows[rows[column] == value]
+            if rows.empty:
+                raise unknown(f"{column} in {path}:", value, known)
+    cells = [rows.drop(columns="runs").to_string(index=False, na_rep="–")] if path.suffix == ".csv" else []
+    names = dict.fromkeys(name for names in rows["runs"] for name in names.split())
     runs = [run for name in names if (run := Run.parse(name))]
-    return "\n".join([head, "", *(_recorded(path) if path.is_relative_to(REFERENCE) else _current(runs))])
+    return "\n".join([str(path), *cells, "", *(_recorded(path) if path.is_relative_to(REFERENCE) else _current(runs))])
 
 
-def _table(path: Path, bits: str | None, variant: str | None) -> tuple[str, list[str]]:
-    """Return the chosen rows as text, and the names of the runs behind them."""
+def _table(path: Path) -> pd.DataFrame:
+    """Return the rows of a table with the names of the runs behind them."""
     table = read_table(path)
     if not {"bits", "variant", "runs"} <= set(table.columns):
         raise UserError(f"{path} does not name the runs of its rows; name a CSV of results/STUDY/report/tables")
-    for column, value in (("bits", bits), ("variant", variant)):
-        if value is not None:
-            known = list(dict.fromkeys(table[column]))
-            table = table[table[column] == value]
-            if table.empty:
-                raise unknown(f"{column} in {path}:", value, known)
-    cells = table.drop(columns="runs").to_string(index=False, na_rep="–")
-    return f"{path}\n{cells}", list(dict.fromkeys(name for names in table["runs"] for name in names.split()))
+    return table
 
 
-def _figure(path: Path, bits: str | None, variant: str | None) -> tuple[str, list[str]]:
-    """Return the figure's path, and the names of those of its runs that were asked for."""
-    try:
+def _figure(path: Path) -> pd.DataFrame:
+    """Return a row for each run of a figure."""
+    with reading(path, ours=False):
         if path.suffix == ".png":
             with Image.open(path) as image:
                 text = str(image.info.get("Description", ""))
         else:
             text = html.unescape(path.read_text())
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (UnidentifiedImageError, ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
     match = re.search(rf"{re.escape(MADE_FROM)}((?: [^\s<]+/seed\d+)+)", text)
     if match is None:
         raise UserError(f"{path} does not name its runs; name a figure of results/STUDY/report/figures")
-    names = match[1].split()
-    for place, (kind, value) in enumerate((("bits", bits), ("variant", variant)), start=2):
-        if value is not None:
-            known = {name.split("/")[place] for name in names}
-            names = [name for name in names if name.split("/")[place] == value]
-            if not names:
-                raise unknown(f"{kind} in {path}:", value, known)
-    return str(path), names
+    rows = [(*name.split("/")[2:4], name) for name in match[1].split()]
+    return pd.DataFrame(rows, columns=["bits", "variant", "runs"])
 
 
 def _recorded(path: Path) -> list[str]:

@@ -84,14 +84,30 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: missing or damaged.
     """
-    try:
+    with reading(path):
         return json.loads(path.read_text())
+
+
+@contextlib.contextmanager
+def reading(path: Path, *, kind: str = "", ours: bool = True) -> Iterator[None]:
+    """Make what goes wrong in the body, which reads a file, an error of one line.
+
+    Args:
+        path: the file.
+        kind: what it is read as, in words that go on "cannot be read".
+        ours: whether the pipeline made it, and makes it again where it is deleted.
+
+    Raises:
+        UserError: missing or damaged, or there is no permission.
+    """
+    try:
+        yield
     except FileNotFoundError:
         raise missing(path) from None
     except (ValueError, OSError, RecursionError) as error:
-        if isinstance(error, OSError) and (problem := refused(error, path, action="read")):
-            raise problem from None
-        raise UserError(f"{path} cannot be read ({error}); delete it and run snakemake again") from None
+        problem = refused(error, path, action="read") if ours and isinstance(error, OSError) else None
+        again = "; delete it and run snakemake again" if ours else ""
+        raise problem or UserError(f"{path} cannot be read{kind} ({error}){again}") from None
 
 
 def _system_error(error: Exception) -> OSError:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -17,20 +17,17 @@ _POLL_SECONDS = 0.1
 
 
 class Held(UserError):
-    """Another process holds the lock; ``holder`` says which, on which host, and since when."""
-
-    def __init__(self, path: Path, holder: str) -> None:
-        super().__init__(f"{path} is held by {holder}")
-        self.holder = holder
+    """Another process holds the lock; says which, on which host, and since when."""
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, *, patience: float = 0.0) -> Iterator[None]:
+def exclusive(path: Path, *, patience: float = 0.0, taken: Callable[[str], Exception] | None = None) -> Iterator[None]:
     """Hold a lock for this process; the file names the holder and is removed at the end.
 
     Args:
         path: file of the lock.
         patience: seconds to wait for a holder that may be about to end.
+        taken: makes the error for a lock that the named holder keeps; None: :class:`Held`.
 
     Raises:
         Held: another process still holds it.
@@ -39,7 +36,8 @@ def exclusive(path: Path, *, patience: float = 0.0) -> Iterator[None]:
     deadline = time.monotonic() + patience
     while (file := _acquire(path)) is None:
         if time.monotonic() >= deadline:
-            raise Held(path, _holder(path))
+            holder = _holder(path)
+            raise taken(holder) if taken else Held(f"{path} is held by {holder}")
         time.sleep(_POLL_SECONDS)
     with file:
         now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")

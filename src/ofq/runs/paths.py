@@ -6,6 +6,7 @@ All paths are relative to the project's root, the directory that holds ``params.
 
 import re
 from dataclasses import dataclass
+from functools import total_ordering
 from pathlib import Path
 
 from ofq.errors import UserError, shortened
@@ -24,6 +25,11 @@ EVERYTHING = "everything"
 SEEDS = 2**31
 """Upper bound of the seeds, itself excluded."""
 
+_WIDTH = "[2-8]"
+LOW_BITS = f"^w{_WIDTH}a{_WIDTH}$"
+"""Regular expression of the bit widths that ``params.yaml`` may list."""
+_BITS = re.compile(f"w({_WIDTH})a({_WIDTH}|32)")
+
 # One run has one path: no leading zeros in its seed, and no digits of other scripts.
 _RUN = re.compile(
     r"(?:results/)?(?P<study>[^/]+)/(?P<model>[^/]+)/(?P<bits>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>0|[1-9][0-9]{0,18})"
@@ -31,11 +37,43 @@ _RUN = re.compile(
 )
 
 
+@total_ordering
+@dataclass(frozen=True)
+class Bits:
+    """Bit widths of weights and inputs, None where they keep full precision: ``w2a2``, ``w3a32``, ``fp``.
+
+    Full precision comes first in order, and weights alone after the same weights with any inputs.
+    """
+
+    weights: int | None = None
+    inputs: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Bits":
+        """Return the widths that a text names.
+
+        Raises:
+            UserError: it names none.
+        """
+        if text == FULL_PRECISION:
+            return cls()
+        match = _BITS.fullmatch(text)
+        if match is None:
+            raise UserError(f"'{shortened(text)}' names no bits; write w2a2 and the like, w2a32 or {FULL_PRECISION}")
+        return cls(int(match[1]), None if match[2] == "32" else int(match[2]))
+
+    def __str__(self) -> str:
+        return FULL_PRECISION if self.weights is None else f"w{self.weights}a{self.inputs or 32}"
+
+    def __lt__(self, other: "Bits") -> bool:
+        return (self.weights or 0, self.inputs or 32) < (other.weights or 0, other.inputs or 32)
+
+
 @dataclass(frozen=True, order=True)
 class Run:
     """The coordinates of one training run: ``study/model/bits/variant/seedN``.
 
-    ``bits`` is ``w2a2`` and the like, or ``fp`` for a full-precision teacher.
+    ``bits`` is the text of :class:`Bits`: ``w2a2`` and the like, or ``fp`` for a full-precision teacher.
     """
 
     study: str
@@ -80,6 +118,11 @@ class Run:
         return self.bits == FULL_PRECISION
 
     @property
+    def widths(self) -> Bits:
+        """Its bits as numbers."""
+        return Bits.parse(self.bits)
+
+    @property
     def teacher(self) -> "Run":
         """The full-precision run of the same study, model and seed."""
         return Run(self.study, self.model, FULL_PRECISION, TEACHER, self.seed)
@@ -98,6 +141,16 @@ class Run:
         return STATE / str(self) / key
 
 
+class _File:
+    """The path of a file of a run, by its name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, files: "RunFiles", owner: type) -> Path:
+        return files.root / self._name
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """The published files of one run."""
@@ -105,60 +158,28 @@ class RunFiles:
     root: Path
     full_precision: bool
 
-    @property
-    def metrics(self) -> Path:
-        """Deterministic results."""
-        return self.root / "metrics.json"
-
-    @property
-    def info(self) -> Path:
-        """Everything that is not deterministic: times, versions, device, digests."""
-        return self.root / "run.json"
-
-    @property
-    def model(self) -> Path:
-        """Weights and quantizer steps."""
-        return self.root / "model.safetensors"
-
-    @property
-    def logits(self) -> Path:
-        """A teacher's output on every training image, from which students learn."""
-        return self.root / "logits.safetensors"
-
-    @property
-    def trainer(self) -> Path:
-        """Optimizer and oscillation state, from which annealing continues."""
-        return self.root / "trainer.pt"
-
-    @property
-    def events(self) -> Path:
-        """The event log, JSON lines."""
-        return self.root / "events.jsonl"
-
-    @property
-    def oscillation(self) -> Path:
-        """Oscillation by layer at intervals."""
-        return self.root / "oscillation.parquet"
-
-    @property
-    def weights(self) -> Path:
-        """Histogram of the final latent weights in step units, by layer."""
-        return self.root / "weights.parquet"
-
-    @property
-    def annealing(self) -> Path:
-        """Weights left free and quantizer steps of an annealed run, step by step."""
-        return self.root / "annealing.parquet"
-
-    @property
-    def probe(self) -> Path:
-        """What a student's codes do in a further window of training; only if requested."""
-        return self.root / "probe.json"
-
-    @property
-    def noise(self) -> Path:
-        """What noise on its codes does to a student; only if requested."""
-        return self.root / "noise.parquet"
+    metrics = _File("metrics.json")
+    """Deterministic results."""
+    info = _File("run.json")
+    """Everything that is not deterministic: times, versions, device, digests."""
+    model = _File("model.safetensors")
+    """Weights and quantizer steps."""
+    logits = _File("logits.safetensors")
+    """A teacher's output on every training image, from which students learn."""
+    trainer = _File("trainer.pt")
+    """Optimizer and oscillation state, from which annealing continues."""
+    events = _File("events.jsonl")
+    """The event log, JSON lines."""
+    oscillation = _File("oscillation.parquet")
+    """Oscillation by layer at intervals."""
+    weights = _File("weights.parquet")
+    """Histogram of the final latent weights in step units, by layer."""
+    annealing = _File("annealing.parquet")
+    """Weights left free and quantizer steps of an annealed run, step by step."""
+    probe = _File("probe.json")
+    """What a student's codes do in a further window of training; only if requested."""
+    noise = _File("noise.parquet")
+    """What noise on its codes does to a student; only if requested."""
 
     @property
     def taught(self) -> list[Path]:

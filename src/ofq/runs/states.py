@@ -8,7 +8,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,19 +60,17 @@ class State:
             write_json(self.directory / "state.json", asdict(self.origin))
 
 
-@contextlib.contextmanager
-def only_trainer(directory: Path, *, patience: float = _PATIENCE) -> Iterator[None]:
+def only_trainer(directory: Path, *, patience: float = _PATIENCE) -> AbstractContextManager[None]:
     """Hold a run's directory, so that only this process may train it.
 
     Raises:
-        UserError: another trainer holds it; says which.
+        UserError: another trainer holds it; says which. Raised where the directory is entered.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(directory / "lock", patience=patience))
-        except Held as held:
-            raise UserError(f"{directory} is being trained by {held.holder}; wait for it or end it") from None
-        yield
+    return exclusive(
+        directory / "lock",
+        patience=patience,
+        taken=lambda holder: UserError(f"{directory} is being trained by {holder}; wait for it or end it"),
+    )
 
 
 def of_run(directory: Path) -> list[State]:

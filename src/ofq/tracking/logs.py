@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,7 @@ class RunLog:
         run, quantization = self.run, self.config.get("quantization", {})
         tags = {
             "run": str(run),
-            "study": run.study,
-            "model": run.model,
-            "bits": run.bits,
-            "variant": run.variant,
-            "seed": str(run.seed),
+            **{name: str(value) for name, value in asdict(run).items()},
             "statsq": json.dumps(quantization.get("weight") == "statsq"),
             "qkr": json.dumps(quantization.get("qkr", False)),
             "cga": json.dumps("cga" in self.config),
@@ -84,13 +80,13 @@ class RunLog:
         """Return curve points after the log's first ``start`` bytes; results at the end are named ``final/name``."""
         points = []
         for event in self._events(start):
-            if event["event"] == "step":
-                values = {name: value for name, value in event.items() if name not in ("event", "step")}
-                points += [Point(name, event["step"], value) for name, value in values.items()]
-            elif event["event"] == "end":
-                values = {name: value for name, value in event.items() if name not in {"event", *_SETTINGS}}
+            kind = event.pop("event")
+            if kind == "step":
+                step = event.pop("step")
+                points += [Point(name, step, value) for name, value in event.items()]
+            elif kind == "end":
                 # At step 0 MLflow draws one bar for each run; at the last step it would draw a curve of one point.
-                points += [Point(f"final/{name}", 0, value) for name, value in values.items()]
+                points += [Point(f"final/{name}", 0, event[name]) for name in event if name not in _SETTINGS]
         return points
 
     def time_of(self, step: int) -> datetime.datetime | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ofq.errors import UserError
-from ofq.runs.locks import Held, exclusive
+from ofq.runs.locks import exclusive
 from ofq.runs.paths import STATE
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _DEFAULT = "sqlite:///mlflow.db"  # what `mlflow ui` without flags opens in the project's root
 _ARTIFACTS = Path("mlartifacts")  # and what it then serves as mlflow-artifacts:/
 _PATIENCE = 60.0  # seconds to wait for another writer
+_BUSY = f"another `track` has been writing for {_PATIENCE:.0f} s"
 
 
 class StoreError(UserError):
@@ -78,7 +79,8 @@ class Store:
         # A pooled connection would outlive a deleted file, and what is written then would be lost.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         try:
-            with _only_writer():
+            # Two writers in a new store would both create its tables, and one of them would fail.
+            with exclusive(STATE / "mlflow.lock", patience=_PATIENCE, taken=lambda _: OSError(_BUSY)):
                 self._check_database()
                 try:
                     from mlflow import MlflowClient
@@ -107,14 +109,3 @@ class Store:
         return StoreError(
             f"MLflow store {self}: {reason}; the runs are safe, mirror them when it works with: python -m ofq track"
         )
-
-
-@contextlib.contextmanager
-def _only_writer() -> Iterator[None]:
-    # Two writers in a new store would both create its tables, and one of them would fail.
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(STATE / "mlflow.lock", patience=_PATIENCE))
-        except Held:
-            raise OSError(f"another `track` has been writing for {_PATIENCE:.0f} s") from None
-        yield

@@ -12,7 +12,7 @@ from ofq.config.params import Params
 from ofq.config.resolve import resolve
 from ofq.report.artefacts import Artefact
 from ofq.runs.code_digest import code_digest
-from ofq.runs.paths import EVERYTHING, FULL_PRECISION, Run, data_dir
+from ofq.runs.paths import EVERYTHING, FULL_PRECISION, RESULTS, Run, RunFiles, data_dir
 from ofq.workflow.targets import named, report_files, targets_of
 
 # Entry modules of the steps; the outputs of a step depend on the code of its module.
@@ -84,11 +84,8 @@ class Plan:
 
     def run(self, wildcards: Wildcards) -> Run:
         """Return the run that a training job's wildcards name."""
-        bits, name = (
-            (FULL_PRECISION, wildcards.teacher)
-            if hasattr(wildcards, "teacher")
-            else (wildcards.bits, wildcards.variant)
-        )
+        bits = getattr(wildcards, "bits", FULL_PRECISION)
+        name = wildcards.teacher if bits == FULL_PRECISION else wildcards.variant
         return Run(wildcards.study, wildcards.model, bits, name, int(wildcards.seed))
 
     def settings(self, wildcards: Wildcards) -> str:
@@ -102,6 +99,13 @@ class Plan:
     def data_code(self, wildcards: Wildcards) -> str:
         """Return the digest of the code that prepares a study's data, including the module of its reader."""
         return self._code(ENTRIES["data"], self.params.studies[wildcards.study].data.entry.module)
+
+    def made_by(self, step: str) -> dict[str, str]:
+        """Return the outputs of a training step by name, with the wildcards of its rule."""
+        place = f"{FULL_PRECISION}/{{teacher}}" if step == "teacher" else "{bits}/{variant}"
+        files = RunFiles(RESULTS / f"{{study}}/{{model}}/{place}/seed{{seed}}", step == "teacher")
+        annealing = [files.annealing] if step == "cga" else []
+        return {path.stem: str(path) for path in (*files.published, *annealing)}
 
     def code(self, step: str) -> str:
         """Return the digest of the code of a step whose jobs all run the same code."""

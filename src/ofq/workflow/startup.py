@@ -104,10 +104,8 @@ class Startup:
 
     def left_behind(self) -> str | None:
         """Return a warning about unfinished runs that start from the first step because the code changed, or None."""
-        changed = []
-        for run, state in states.unfinished().items():
-            if self._starts_anew(run, state):
-                changed.append(f"{run} (step {state.step})")
+        unfinished = states.unfinished().items()
+        changed = [f"{run} (step {state.step})" for run, state in unfinished if self._starts_anew(run, state)]
         if not changed:
             return None
         return (

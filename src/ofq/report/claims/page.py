@@ -8,9 +8,9 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report.claims.pairs import Pairs
-from ofq.report.claims.quantities import Options
+from ofq.report.claims.quantities import Side
 from ofq.report.claims.statistics import LEVEL, Estimate, Outcome, estimate
-from ofq.report.claims.terms import Claim, ClaimsFile, Side
+from ofq.report.claims.terms import Claim, ClaimsFile
 from ofq.report.render import markdown
 from ofq.runs.paths import TEACHER
 
@@ -110,15 +110,14 @@ def _models(row: Row, grid: Grid) -> str:
 
 def _side(side: Side) -> str:
     gain = f"{side.variant} over {side.over}" if side.over else side.variant
-    narrowed = [*([side.bits] if side.bits else []), *_narrowed(side.options)]
-    return f"{gain} ({'; '.join(narrowed)})" if narrowed else gain
-
-
-def _narrowed(options: Options) -> list[str]:
-    parts = [", ".join(options.layers)] if options.layers else []
-    if options.within:
-        parts.append(f"distance {options.within[0]:g} to {options.within[1]:g}")
-    return [*parts, *([f"noise {_WHERE[options.where]}, all ranges"] if options.where else [])]
+    narrowed = [
+        side.bits,
+        ", ".join(side.layers or ()),
+        f"distance {side.within[0]:g} to {side.within[1]:g}" if side.within else None,
+        f"noise {_WHERE[side.where]}, all ranges" if side.where else None,
+    ]
+    text = "; ".join(filter(None, narrowed))
+    return f"{gain} ({text})" if text else gain
 
 
 def _cells(row: Row, grid: Grid) -> dict[str, str]:
@@ -126,6 +125,8 @@ def _cells(row: Row, grid: Grid) -> dict[str, str]:
     verdict = f"**{outcome.verdict}** on {grid.study}"
     if row.disagree:
         verdict += "<br><sub>bit widths disagree</sub>"
+    elif row.pairs.lacking:
+        verdict += f"<br><sub>{row.pairs.lacking}</sub>"
     elif outcome.seeds is not None:
         verdict += f"<br><sub>{outcome.seeds} seeds would decide</sub>"
     about = f"{row.claim.source.rstrip('.')}.<br>Tested: {comparison(row.claim, row.pairs.bits)}{_models(row, grid)}"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ofq.report.claims.quantities import Records, quantity
-from ofq.report.claims.terms import Claim, Side
+from ofq.report.claims.quantities import Lacking, Records, Side, quantity
+from ofq.report.claims.terms import Claim
 from ofq.runs.paths import TEACHER, Run
 
 
@@ -18,12 +18,14 @@ class Pairs:
         parts: by model and bit width, the numbers that the mean is taken over, one for each complete seed.
         runs: the runs behind them, each once.
         bits: widths that the mean is taken over, or that are compared.
+        lacking: what the claim names and its runs do not have, in one line.
     """
 
     differences: dict[int, float]
     parts: dict[tuple[str, str], list[float]]
     runs: list[Run]
     bits: list[str]
+    lacking: str = ""
 
 
 class _Place(NamedTuple):
@@ -46,7 +48,8 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
 
     A claim is tested at the bit widths that it names, or else at those at which the study plans all of its runs. It is
     tested on the models of the study's main grid, or, if none of them has all of its variants, on those of its groups.
-    Within a seed the mean over models and widths is taken, so that a seed counts once.
+    Within a seed the mean over models and widths is taken, so that a seed counts once. A claim about layers that one of
+    its runs does not have is not tested.
 
     Args:
         claim: the claim to test.
@@ -55,7 +58,7 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
         records: records of the runs.
 
     Raises:
-        UserError: a file of a run is damaged, or a run does not have the layers of the claim.
+        UserError: a file of a run is damaged.
     """
     available = set(planned)
     seeds = sorted({run.seed for run in planned})
@@ -65,7 +68,10 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
     runs: dict[Run, None] = {}
     for seed in seeds:
         if places and all(available.issuperset(place.runs(claim, seed)) for place in places):
-            values = [_difference(claim, place, seed, records) for place in places]
+            try:
+                values = [_difference(claim, place, seed, records) for place in places]
+            except Lacking as error:
+                return Pairs({}, {}, [], [], str(error))
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 differences[seed] = sum(known) / len(known)
@@ -107,9 +113,7 @@ def _behind(claim: Claim, place: _Place, seed: int) -> list[Run]:
 def _difference(claim: Claim, place: _Place, seed: int, records: Records) -> float | None:
     """Return ``of`` minus ``against`` at one place, or None if one of them is not known."""
     left = _value(claim.left, place, place.left, seed, records)
-    right = (
-        _value(claim.right, place, place.right, seed, records) if isinstance(claim.right, Side) else float(claim.right)
-    )
+    right = _value(claim.right, place, place.right, seed, records)
     if left is None or right is None:
         return None
     if not claim.relative:
@@ -117,12 +121,14 @@ def _difference(claim: Claim, place: _Place, seed: int, records: Records) -> flo
     return 100.0 * (left - right) / abs(right) if right else None
 
 
-def _value(side: Side, place: _Place, bits: str, seed: int, records: Records) -> float | None:
+def _value(side: Side | float, place: _Place, bits: str, seed: int, records: Records) -> float | None:
+    if not isinstance(side, Side):
+        return float(side)
     run = Run(place.study, place.model, bits, side.variant, seed)
     if side.variant == TEACHER:
         run = run.teacher
-    value = quantity(records, run, side.measure, side.options)
+    value = quantity(records, run, side)
     if side.over is None or value is None:
         return value
-    base = quantity(records, run.sibling(side.over), side.measure, side.options)
+    base = quantity(records, run.sibling(side.over), side)
     return None if base is None else value - base

@@ -12,32 +12,48 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofq.errors import UserError
+from ofq.errors import UserError, unknown
+from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN, lift, threshold_distance
 from ofq.report.collect import read_record
 from ofq.runs.files import read_json
-from ofq.runs.paths import Run
+from ofq.runs.paths import TEACHER, Run
 
 WHERE = ("boundary", "random")
 
-_POSITION_BIN = 0.05  # code steps: width of the bins of weights.parquet
-_DISTANCE_BIN = 0.02  # code steps: width of the bins of `boundary` in probe.json
 # Half-widths in code steps of the two windows around a threshold whose densities `threshold_density` compares.
 _AT, _AROUND = 0.05, 0.25
 
 
+class Lacking(UserError):
+    """A finished run does not have what a claim compares; names the nearest that it has."""
+
+
 @dataclass(frozen=True)
-class Options:
-    """Options that narrow a quantity down; each measure takes some of them.
+class Side:
+    """One side of a comparison: a measure of the runs of a variant, or its gain over another variant.
 
     Attributes:
-        layers: groups of layers, such as q and k; empty for all low-bit weights.
+        measure: name in :data:`MEASURES`.
+        variant: variant of the runs; ``teacher`` for the teachers of the other side's runs.
+        over: the variant whose quantity is subtracted, or None.
+        bits: bit width of this side alone, or None for those of the claim.
+        layers: groups of layers, such as q and k; None for all low-bit weights.
         within: least and largest distance to the nearest rounding threshold, in code steps.
         where: which weights the noise moved.
     """
 
-    layers: tuple[str, ...] = ()
-    within: tuple[float, float] | None = None
+    measure: str
+    variant: str
+    over: str | None = None
+    bits: str | None = None
+    layers: Sequence[str] | None = None
+    within: Sequence[float] | None = None
     where: str | None = None
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants whose runs the side needs, at its own bit width."""
+        return [] if self.variant == TEACHER else [self.variant, *([self.over] if self.over else [])]
 
 
 class Records:
@@ -46,18 +62,15 @@ class Records:
     def __init__(self) -> None:
         self._read: dict[Path, Any] = {}
 
-    def json(self, path: Path) -> Any:
-        """Return the content of a JSON file, or None if it does not exist."""
-        return self._once(path, read_json)
-
-    def table(self, path: Path) -> pd.DataFrame | None:
-        """Return the content of a Parquet file, or None if it does not exist."""
-        return self._once(path, read_record)
-
-    def _once(self, path: Path, read: Callable[[Path], Any]) -> Any:
+    def read(self, path: Path) -> Any:
+        """Return the content of a JSON file or the table in a Parquet file, or None if there is no such file."""
         if path not in self._read:
+            read = read_json if path.suffix == ".json" else read_record
             self._read[path] = read(path) if path.exists() else None
         return self._read[path]
+
+
+Read = Callable[[Any, Side], float | None]
 
 
 @dataclass(frozen=True)
@@ -66,173 +79,122 @@ class Measure:
 
     Attributes:
         unit: unit of the difference of two of them.
-        read: returns the quantity of a finished run, or None.
-        takes: names of the options that it accepts.
+        file: which file of a run it is read from; of groups of layers it is read from ``oscillation``.
+        read: returns the quantity from the content of that file, or None.
+        takes: name of the option that it accepts, or None.
         needs: name of the option that it requires, or None.
     """
 
     unit: str
-    read: Callable[[Records, Run, Options], float | None]
-    takes: frozenset[str] = frozenset()
+    file: str
+    read: Read
+    takes: str | None = None
     needs: str | None = None
 
 
-def quantity(records: Records, run: Run, measure: str, options: Options) -> float | None:
-    """Return a quantity of a run, or None if it is not finished, not measured that way, or the number is not finite.
+def quantity(records: Records, run: Run, side: Side) -> float | None:
+    """Return what a side compares of a run, or None if it is not finished, not measured that way, or no finite number.
 
     Raises:
-        UserError: a file is damaged, or the run does not have the layers.
+        Lacking: the run does not have the layers.
+        UserError: a file is damaged.
     """
-    if records.json(run.files.metrics) is None:
+    measure = MEASURES[side.measure]
+    path = run.files.oscillation if side.layers else getattr(run.files, measure.file)
+    if records.read(run.files.metrics) is None or (content := records.read(path)) is None:
         return None
-    value = MEASURES[measure].read(records, run, options)
-    return value if value is not None and math.isfinite(value) else None
+    for name in side.layers or ():
+        if name not in (groups := set(content["group"])):
+            raise Lacking(str(unknown(f"layers in {path}:", name, groups)))
+    value = measure.read(content, side)
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _metric(key: str) -> Callable[[Records, Run, Options], float | None]:
-    def read(records: Records, run: Run, options: Options) -> float | None:
-        value = records.json(run.files.metrics).get(key)
-        return None if value is None else float(value)
-
-    return read
+def _metric(key: str) -> Read:
+    return lambda metrics, side: metrics.get(key)
 
 
-def _oscillation(key: str, column: str) -> Callable[[Records, Run, Options], float | None]:
+def _oscillation(key: str, column: str) -> Read:
     """Read the value of all low-bit weights from the metrics, of groups of layers from the last step of the record."""
-    whole = _metric(key)
 
-    def read(records: Records, run: Run, options: Options) -> float | None:
-        if not options.layers:
-            return whole(records, run, options)
-        record = records.table(run.files.oscillation)
-        if record is None:
-            return None
-        if absent := sorted(set(options.layers) - set(record["group"])):
-            raise UserError(
-                f"{run.files.oscillation} has no layers {', '.join(absent)}, which a claim compares; "
-                f"it has {', '.join(dict.fromkeys(record['group']))}"
-            )
-        rows = record[(record["step"] == record["step"].max()) & record["group"].isin(options.layers)]
+    def read(content: Any, side: Side) -> float | None:
+        if not side.layers:
+            return content.get(key)
+        rows = content[(content["step"] == content["step"].max()) & content["group"].isin(side.layers)]
         return float(np.average(rows[column], weights=rows["weights"]))
 
     return read
 
 
-def _threshold_density(records: Records, run: Run, options: Options) -> float | None:
+def _threshold_density(weights: pd.DataFrame, side: Side) -> float | None:
     """Return the density of latent weights within 0.05 code steps of a threshold over that within 0.25; 1 if even.
 
     A smooth distribution gives 1 to within a few thousandths, whatever its width, because a threshold lies in the
     middle of both windows. A comparison with all weights would see the shape of the distribution instead.
     """
-    record = records.table(run.files.weights)
-    if record is None:
-        return None
-    # Codes are -n..n-1; the thresholds are the half-integers between them.
-    n = 2 ** (int(run.bits[1]) - 1)
-    thresholds = np.arange(-n, n - 1) + 0.5
-    centres = record["bin_left"].to_numpy() + _POSITION_BIN / 2
-    distance = np.abs(centres[:, None] - thresholds).min(axis=1)
-    counts = record["weights"].to_numpy()
+    distance = threshold_distance(weights["bin_left"].to_numpy() + POSITION_BIN / 2)
+    counts = weights["weights"].to_numpy()
     around = counts[distance < _AROUND].sum() / _AROUND
     return float(counts[distance < _AT].sum() / _AT / around) if around else None
 
 
-def _gradient_turns(records: Records, run: Run, options: Options) -> float | None:
+def _gradient_turns(probe: dict[str, Any], side: Side) -> float | None:
     """Return the percent of steps at which a gradient has another sign than a step before, in a range of distances."""
-    boundary = _probe(records, run, "boundary")
-    if boundary is None or options.within is None:
+    if (boundary := probe.get("boundary")) is None or side.within is None:
         return None
-    low, high = options.within
-    # Edges of bins are multiples of 0.02, which floats do not hold exactly.
-    inside = [low - 1e-9 <= left and left + _DISTANCE_BIN <= high + 1e-9 for left in boundary["left"]]
-    steps = _sum_where(boundary["weight_steps"], inside)
-    return 100.0 * _sum_where(boundary["gradient_turns"], inside) / steps if steps else None
+    low, high = side.within
+    width = HALF_STEP / DISTANCE_BINS
+    # Floats do not hold the edges of bins exactly.
+    inside = [low - 1e-9 <= left and left + width <= high + 1e-9 for left in boundary["left"]]
+    steps, turns = (int(np.asarray(boundary[name])[inside].sum()) for name in ("weight_steps", "gradient_turns"))
+    return 100.0 * turns / steps if steps else None
 
 
-def _band_kept(records: Records, run: Run, options: Options) -> float | None:
+def _band_kept(probe: dict[str, Any], side: Side) -> float | None:
     """Return the percent of the weights in the band around thresholds at the start that are also in it at the end."""
-    band = _probe(records, run, "band")
+    band = probe.get("band")
     return 100.0 * band["both"] / band["start"] if band and band["start"] else None
 
 
-def lift(heads: Sequence[dict[str, Any]], key: str) -> float | None:
-    """Return how often query and key codes reverse in the same step, relative to independent codes.
-
-        lift = sum of ``key`` over the heads / sum of ``chance`` over the heads
-
-    Args:
-        heads: entries of ``coupling`` in ``probe.json``.
-        key: ``same``: query and keys of one head; ``other``: query of one head and keys of all others.
-
-    Returns:
-        The lift, or None if nothing reversed, or if a model has a single head and thus no other.
-    """
-    chance = sum(head["chance"] for head in heads)
-    values = [head[key] for head in heads]
-    return None if not chance or None in values else float(sum(values) / chance)
+def _coupling(key: str) -> Read:
+    return lambda probe, side: lift(probe.get("coupling", []), key)
 
 
-def _coupling(key: str) -> Callable[[Records, Run, Options], float | None]:
-    def read(records: Records, run: Run, options: Options) -> float | None:
-        return lift(_probe(records, run, "coupling") or [], key)
-
-    return read
-
-
-def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Callable[[Records, Run, Options], float | None]:
+def _noise(of: Callable[[pd.DataFrame, pd.Series], float]) -> Read:
     """Read a quantity from the trials with noise at the chosen weights, at every range, and the model without noise."""
 
-    def read(records: Records, run: Run, options: Options) -> float | None:
-        record = records.table(run.files.noise)
-        if record is None:
-            return None
-        still, trials = record[record["where"] == "none"], record[record["where"] == options.where]
+    def read(noise: pd.DataFrame, side: Side) -> float | None:
+        still, trials = noise[noise["where"] == "none"], noise[noise["where"] == side.where]
         return None if still.empty or trials.empty else float(of(trials, still.iloc[0]))
 
     return read
 
 
-def _step_travel(records: Records, run: Run, options: Options) -> float | None:
+def _step_travel(annealing: pd.DataFrame, side: Side) -> float | None:
     """Return the path of quantizer steps over an annealed run's last quarter, per mille of the step; mean of layers."""
-    record = records.table(run.files.annealing)
-    if record is None:
-        return None
-    last = record[record["step"] > 0.75 * record["step"].max()].sort_values("step")
+    last = annealing[annealing["step"] > 0.75 * annealing["step"].max()].sort_values("step")
     paths = [1000.0 * part.diff().abs().sum() / part.mean() for _, part in last.groupby("layer")["scale"]]
     return float(np.mean(paths))
 
 
-def _probe(records: Records, run: Run, part: str) -> Any:
-    """Return a part of the run's probe, or None if there is none."""
-    return (records.json(run.files.probe) or {}).get(part)
-
-
-def _sum_where(values: Sequence[int], chosen: Sequence[bool]) -> int:
-    return sum(value for value, yes in zip(values, chosen, strict=True) if yes)
-
-
-_BY_LAYER, _BY_PLACE = frozenset({"layers"}), frozenset({"where"})
 MEASURES: dict[str, Measure] = {
-    "top1": Measure("points", _metric("top1")),
-    "top1_best": Measure("points", _metric("top1_best")),
-    "loss": Measure("nats", _metric("loss")),
-    "osc_share": Measure("points", _oscillation("osc_share", "share"), _BY_LAYER),
-    "reversals": Measure("reversals a weight", _oscillation("reversals", "reversals"), _BY_LAYER),
-    "threshold_density": Measure("times the density around", _threshold_density),
-    "gradient_turns": Measure("points", _gradient_turns, frozenset({"within"}), "within"),
-    "band_kept": Measure("points", _band_kept),
-    "coupling": Measure("times chance", _coupling("same")),
-    "coupling_other": Measure("times chance", _coupling("other")),
-    "step_travel": Measure("per mille", _step_travel),
-    "noise_top1": Measure("points", _noise(lambda t, still: t["top1"].mean() - still["top1"]), _BY_PLACE, "where"),
+    "top1": Measure("points", "metrics", _metric("top1")),
+    "top1_best": Measure("points", "metrics", _metric("top1_best")),
+    "loss": Measure("nats", "metrics", _metric("loss")),
+    "osc_share": Measure("points", "metrics", _oscillation("osc_share", "share"), takes="layers"),
+    "reversals": Measure("reversals a weight", "metrics", _oscillation("reversals", "reversals"), takes="layers"),
+    "threshold_density": Measure("times the density around", "weights", _threshold_density),
+    "gradient_turns": Measure("points", "probe", _gradient_turns, needs="within"),
+    "band_kept": Measure("points", "probe", _band_kept),
+    "coupling": Measure("times chance", "probe", _coupling("same")),
+    "coupling_other": Measure("times chance", "probe", _coupling("other")),
+    "step_travel": Measure("per mille", "annealing", _step_travel),
+    "noise_top1": Measure("points", "noise", _noise(lambda t, base: t["top1"].mean() - base["top1"]), needs="where"),
     "noise_improved": Measure(
-        "points",
-        _noise(lambda t, still: 100.0 * (t["train_loss"] < still["train_loss"]).mean()),
-        _BY_PLACE,
-        "where",
+        "points", "noise", _noise(lambda t, base: 100.0 * (t["train_loss"] < base["train_loss"]).mean()), needs="where"
     ),
     "noise_best_loss": Measure(
-        "nats", _noise(lambda t, still: t["train_loss"].min() - still["train_loss"]), _BY_PLACE, "where"
+        "nats", "noise", _noise(lambda t, base: t["train_loss"].min() - base["train_loss"]), needs="where"
     ),
 }
 """The measures that claims can compare, by name; docs/claims.md says what each means."""

@@ -1,7 +1,7 @@
 """The vocabulary of ``claims.yaml``: a claim is a sentence of a paper and the comparison that tests it, as data."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,59 +12,26 @@ from ofq.config.quant_config import Strict
 from ofq.config.settings import Bits, Name, Text
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
-from ofq.report.claims.quantities import MEASURES, OF_TEACHERS, WHERE, Options
-from ofq.report.collect import LAYER_GROUPS
+from ofq.oscillation.thresholds import HALF_STEP
+from ofq.report.claims.quantities import MEASURES, OF_TEACHERS, WHERE, Side
 from ofq.runs.paths import TEACHER
 
 CLAIMS = Path("claims.yaml")
 
 Expectation = Literal["below", "above", "equal"]
-Distance = Annotated[float, Field(ge=0, le=0.5)]
+Distance = Annotated[float, Field(ge=0, le=HALF_STEP)]
 
 
-def _measure(name: str) -> str:
-    if name not in MEASURES:
-        raise ValueError(str(unknown("measure", name, MEASURES)))
-    return name
+def _one_of(kind: str, known: Collection[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(str(unknown(kind, name, known)))
+        return name
+
+    return AfterValidator(check)
 
 
-def _layer(name: str) -> str:
-    if name not in LAYER_GROUPS:
-        raise ValueError(str(unknown("layers", name, LAYER_GROUPS)))
-    return name
-
-
-def _where(name: str) -> str:
-    if name not in WHERE:
-        raise ValueError(str(unknown("where", name, WHERE)))
-    return name
-
-
-MeasureName = Annotated[str, AfterValidator(_measure)]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison: a measure of the runs of a variant, or its gain over another variant.
-
-    Attributes:
-        measure: name in :data:`ofq.report.claims.quantities.MEASURES`.
-        variant: variant of the runs; ``teacher`` for the teachers of the other side's runs.
-        over: the variant whose quantity is subtracted, or None.
-        bits: bit width of this side alone, or None for those of the claim.
-        options: options of the measure.
-    """
-
-    measure: str
-    variant: str
-    over: str | None
-    bits: str | None
-    options: Options
-
-    @property
-    def variants(self) -> list[str]:
-        """Names of the variants whose runs the side needs, at its own bit width."""
-        return [] if self.variant == TEACHER else [self.variant, *([self.over] if self.over else [])]
+MeasureName = Annotated[str, _one_of("measure", MEASURES)]
 
 
 class Terms(Strict):
@@ -73,13 +40,11 @@ class Terms(Strict):
     variant: Name | None = Field(None, description="variant of the runs")
     over: Name | None = Field(None, description="the quantity is the gain over this variant, seed by seed")
     bits: Bits | None = Field(None, description="bit width of this side alone, to compare two widths")
-    layers: list[Annotated[str, AfterValidator(_layer)]] | None = Field(
-        None, min_length=1, description="groups of layers"
-    )
+    layers: list[Text] | None = Field(None, min_length=1, description="groups of layers, as the runs name them")
     within: list[Distance] | None = Field(
         None, min_length=2, max_length=2, description="least and largest distance to a threshold, in code steps"
     )
-    where: Annotated[str, AfterValidator(_where)] | None = Field(None, description="which weights the noise moved")
+    where: Annotated[str, _one_of("where", WHERE)] | None = Field(None, description="which weights the noise moved")
 
 
 class Of(Terms):
@@ -134,7 +99,7 @@ class Claim(Strict):
         if self.against.value is not None:
             return self.against.value
         if self.against.teacher:
-            return Side(self.measure, TEACHER, None, None, Options())
+            return Side(self.measure, TEACHER)
         return _side(self.against, self.of, self.against.measure or self.measure)
 
     @property
@@ -190,38 +155,24 @@ def load(params: Params, path: Path = CLAIMS) -> ClaimsFile:
     """
     file = read_model(path, ClaimsFile)
     for name, claim in file.claims.items():
-        for place, variant in _named(claim):
-            if variant not in params.variants:
+        for place in ("of.variant", "of.over", "against.variant", "against.over"):
+            variant = attrgetter(place)(claim)
+            if variant is not None and variant not in params.variants:
                 raise UserError(f"{path}: claims.{name}.{place}: {unknown('variant', variant, params.variants)}")
     return file
 
 
-def _named(claim: Claim) -> Iterator[tuple[str, str]]:
-    """Yield every variant that a claim names, with its place in the claim."""
-    for place, terms in (("of", claim.of), ("against", claim.against)):
-        for key in ("variant", "over"):
-            if (variant := getattr(terms, key)) is not None:
-                yield f"{place}.{key}", variant
-
-
 def _side(terms: Terms, of: Of, measure: str) -> Side:
     """Return a side; what it leaves out is taken from ``of``."""
-    layers, within = terms.layers or of.layers or [], terms.within or of.within
-    return Side(
-        measure=measure,
-        variant=terms.variant or of.variant,
-        over=terms.over or of.over,
-        bits=terms.bits or of.bits,
-        options=Options(tuple(layers), (within[0], within[1]) if within else None, terms.where or of.where),
-    )
+    return Side(measure, **{name: getattr(terms, name) or getattr(of, name) for name in Terms.model_fields})
 
 
 def _check_options(place: str, side: Side) -> None:
     measure = MEASURES[side.measure]
-    given = {name for name in ("layers", "within", "where") if getattr(side.options, name)}
-    if extra := sorted(given - measure.takes):
+    given = {name for name in ("layers", "within", "where") if getattr(side, name)}
+    if extra := sorted(given - {measure.takes, measure.needs}):
         raise ValueError(f"{place}: {side.measure} takes no {extra[0]}: leave it out")
     if measure.needs is not None and measure.needs not in given:
         raise ValueError(f"{place}: {side.measure} needs {measure.needs}")
-    if side.options.within is not None and side.options.within[0] >= side.options.within[1]:
+    if side.within is not None and side.within[0] >= side.within[1]:
         raise ValueError(f"{place}: within should rise, as [0, 0.02]")

@@ -59,13 +59,9 @@ def compare(main: pd.DataFrame, record: pd.DataFrame) -> pd.DataFrame:
         main: main table of this run.
         record: main table of the record; without rows if there is none.
     """
-    parts = []
-    for name in QUANTITIES:
-        ours = _quantity(main, name).assign(runs=main["runs"])
-        parts.append(
-            ours.merge(_quantity(record, name), on=[*collect.KEYS, "quantity"], how="left", suffixes=("", "_record"))
-        )
-    cells = pd.concat(parts, ignore_index=True)
+    ours = pd.concat([_quantity(main, name).assign(runs=main["runs"]) for name in QUANTITIES], ignore_index=True)
+    theirs = pd.concat([_quantity(record, name) for name in QUANTITIES])
+    cells = ours.merge(theirs, on=[*collect.KEYS, "quantity"], how="left", suffixes=("", "_record"))
     cells["n_record"] = cells["n_record"].fillna(0).astype(int)
     cells["difference"] = cells["mean"] - cells["mean_record"]
     variance = cells["sd"] ** 2 / cells["n"] + cells["sd_record"] ** 2 / cells["n_record"]

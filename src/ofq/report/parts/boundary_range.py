@@ -4,13 +4,12 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report import collect
-from ofq.report.panels import wrapped
+from ofq.report.panels import looks, wrapped
 from ofq.report.paper import BOUNDARY_RANGE
-from ofq.report.parts.annealing import bands, left_in_band
+from ofq.report.parts.annealing import left_in_band
 from ofq.report.render import cells, write_table
-from ofq.report.style import look, save
+from ofq.report.style import save
 
-_LAYER = "mlp.fc2"
 _METRICS = ["top1", "loss", "osc_share", "left"]
 
 
@@ -21,9 +20,9 @@ def write_boundary_range(grid: Grid) -> None:
         grid: the grid whose report is written.
 
     Raises:
-        UserError: no variant anneals with a band, or a file of a run is missing or damaged.
+        UserError: a file of a run is missing or damaged.
     """
-    ranges = dict(sorted(bands(grid).items(), key=lambda item: item[1]))
+    ranges = dict(sorted(grid.bands.items(), key=lambda item: item[1]))
     runs = [run for run in grid.students if run.variant in ranges]
     runs.sort(key=lambda run: list(ranges).index(run.variant))
     record = collect.records(runs, "annealing")
@@ -31,29 +30,19 @@ def write_boundary_range(grid: Grid) -> None:
     _figure(grid, ranges, record)
 
 
-def _table(
-    grid: Grid,
-    ranges: dict[str, float],
-    metrics: pd.DataFrame,
-    record: pd.DataFrame,
-) -> None:
-    last = record[record["step"] == record.groupby("run")["step"].transform("max")]
-    frame = metrics.merge(left_in_band(last)[["run", "left"]], on="run")
+def _table(grid: Grid, ranges: dict[str, float], metrics: pd.DataFrame, record: pd.DataFrame) -> None:
+    frame = metrics.merge(left_in_band(collect.last_steps(record))[["run", "left"]], on="run")
     data = collect.in_order(collect.spread(frame, _METRICS), grid)
     data.insert(3, "boundary_range", data["variant"].map(ranges))
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
-            "boundary range": data["boundary_range"].map("{:g}".format),
-            "seeds": data["n"],
-            "top-1 %": cells(data, "top1"),
-            "cross-entropy": cells(data, "loss", digits=3),
-            "oscillating %": cells(data, "osc_share"),
-            "left in the band %": cells(data, "left", digits=3),
-        }
-    )
+    shown = {
+        **data[collect.KEYS],
+        "boundary range": data["boundary_range"].map("{:g}".format),
+        "seeds": data["n"],
+        "top-1 %": cells(data, "top1"),
+        "cross-entropy": cells(data, "loss", digits=3),
+        "oscillating %": cells(data, "osc_share"),
+        "left in the band %": cells(data, "left", digits=3),
+    }
     caption = (
         f"Study {grid.study}: annealing with bands of different width; mean ± standard deviation over "
         f"{grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.name}. Boundary range: "
@@ -64,32 +53,24 @@ def _table(
 
 
 def _figure(grid: Grid, ranges: dict[str, float], record: pd.DataFrame) -> None:
-    looks = look(list(grid.params.variants))
-    layer = _last_layer(record)
-    rows = record[record["layer"] == layer]
+    styles = looks(grid)
+    rows = record[record["layer"] == record.groupby("run")["layer"].transform("last")]
+    layers = ", ".join(rows["layer"].unique())
     change = 100 * (rows["scale"] / rows.groupby("run")["scale"].transform("first") - 1)
     data = rows.assign(change=change)
     several = len(grid.models) * len(grid.bits) > 1
     shown = [(*place, name) for place in grid.places for name in ranges]
     figure, axes = wrapped(len(shown), height=2.2)
     for ax, (model, bits, name) in zip(axes, shown, strict=True):
-        part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
-        for _, line in part.groupby("seed"):
-            ax.plot(line["step"], line["change"], color=looks[name]["color"], linewidth=0.8)
+        for _, line in collect.only(data, model=model, bits=bits, variant=name).groupby("seed"):
+            ax.plot(line["step"], line["change"], color=styles[name]["color"], linewidth=0.8)
         variant = f"{name}, " if list(ranges.values()).count(ranges[name]) > 1 else ""
         ax.set_title(f"{variant}BR {ranges[name]:g}" + (f"\n{model}, {bits.upper()}" if several else ""))
-    figure.supylabel("step of the quantizer, change from its start, %", fontsize=10)
-    figure.supxlabel("step of annealing", fontsize=10)
+    figure.supylabel("step of the quantizer, change from its start, %")
+    figure.supxlabel("step of annealing")
     where = "" if several else f", {grid.models[0]} {grid.bits[0].upper()}"
     figure.suptitle(
-        f"{grid.study}{where}: the mean step of {layer} while it is annealed,\nby boundary range (BR, in code steps); "
-        f"one line a seed, {grid.seeds_in_words}",
-        fontsize=10,
+        f"{grid.study}{where}: the mean step of {layers} while it is annealed,\nby boundary range (BR, in code steps); "
+        f"one line a seed, {grid.seeds_in_words}"
     )
     save(figure, grid.directory / "figures", "scale_trajectories", record["run"])
-
-
-def _last_layer(record: pd.DataFrame) -> str:
-    """Return the layer ``mlp.fc2`` of the last block."""
-    layers = [str(name) for name in record["layer"].unique() if str(name).endswith(_LAYER)]
-    return max(layers, key=lambda name: int(name.split(".")[1]))

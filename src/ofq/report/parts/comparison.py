@@ -3,7 +3,6 @@
 import pandas as pd
 
 from ofq.config.grid import Grid
-from ofq.errors import UserError
 from ofq.report import collect
 from ofq.report.render import cells, signed, write_table
 
@@ -22,31 +21,24 @@ def write_comparison(grid: Grid) -> None:
         grid: the grid whose report is written.
 
     Raises:
-        UserError: the grid names no pairs, or a run is missing.
+        UserError: a run is missing.
     """
-    if not grid.compare:
-        raise UserError(f"this grid of {grid.study} compares no variants; list pairs as `compare` in params.yaml")
     frame = collect.metrics(grid.students)
     data = collect.spread(_differences(grid, frame), METRICS, by=[*_GRID, "variant", "against"])
     data = collect.in_order(data, grid)
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
-            "against": data["against"],
-            "seeds": data["n"],
-            "Δ top-1 %": cells(data, "top1", form=signed),
-            "Δ cross-entropy": cells(data, "loss", digits=3, form=signed),
-            "Δ oscillating %": cells(data, "osc_share", form=signed),
-            "Δ reversals a weight": cells(data, "reversals", form=signed),
-        }
-    )
+    shown = {
+        **data[[*collect.KEYS, "against"]],
+        "seeds": data["n"],
+        "Δ top-1 %": cells(data, "top1", form=signed),
+        "Δ cross-entropy": cells(data, "loss", digits=3, form=signed),
+        "Δ oscillating %": cells(data, "osc_share", form=signed),
+        "Δ reversals a weight": cells(data, "reversals", form=signed),
+    }
     caption = (
         f"Study {grid.study}: pairs of variants, the first less the second, paired by seed; mean ± standard deviation "
         f"of the differences over {grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.name}. "
-        "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. Reversals of annealed variants "
-        "are counted over the annealing alone: there is a dash where only one of a pair is annealed."
+        f"Oscillating: share of weights whose reversal frequency is {collect.OFTEN} at the end. Reversals of annealed "
+        "variants are counted over the annealing alone: there is a dash where only one of a pair is annealed."
     )
     write_table(grid.directory / "tables", "comparison", data, shown, list(data["runs"]), caption)
 

@@ -6,11 +6,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ofq.config.grid import Grid
-from ofq.errors import UserError
 from ofq.report import collect
+from ofq.report.panels import looks
 from ofq.report.render import cells, write_table
-from ofq.report.style import WIDTH, look, save
-from ofq.runs.paths import FULL_PRECISION
+from ofq.report.style import WIDTH, save
+from ofq.runs.paths import FULL_PRECISION, TEACHER
 
 
 def write_learning_rates(grid: Grid) -> None:
@@ -23,57 +23,43 @@ def write_learning_rates(grid: Grid) -> None:
         grid: the grid whose report is written.
 
     Raises:
-        UserError: the study compares no learning rates, or a run is missing.
+        UserError: a run is missing.
     """
-    if grid.settings.sweep_lr is None:
-        raise UserError(f"study {grid.study} has no sweep_lr; name a study that compares learning rates")
     frame = collect.metrics(grid.runs)
-    frame[["base", "lr"]] = frame["variant"].str.rsplit("-lr", n=1, expand=True).to_numpy()
+    frame[["variant", "lr"]] = frame["variant"].str.rsplit("-lr", n=1, expand=True).to_numpy()
     frame["lr"] = frame["lr"].astype(float)
-    keys = ["model", "bits", "base", "lr"]
+    keys = [*collect.KEYS, "lr"]
     data = collect.spread(frame, ["loss", "top1"], by=keys)
-    students = frame[frame["bits"] != FULL_PRECISION].assign(base="all variants", bits="all")
+    students = frame[frame["bits"] != FULL_PRECISION].assign(variant="all variants", bits="all")
     together = collect.spread(students, ["loss", "top1"], by=keys)
     data = pd.concat([data, together], ignore_index=True)
     data["best"] = data["loss_mean"] == data.groupby(keys[:-1], sort=False)["loss_mean"].transform("min")
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["base"],
-            "lr": data["lr"].map("{:g}".format),
-            "runs": data["n"],
-            "cross-entropy": cells(data, "loss", digits=3),
-            "top-1 %": cells(data, "top1"),
-            "lowest": data["best"].map({True: "✓", False: ""}),
-        }
-    )
+    shown = {
+        **data[collect.KEYS],
+        "lr": data["lr"].map("{:g}".format),
+        "runs": data["n"],
+        "cross-entropy": cells(data, "loss", digits=3),
+        "top-1 %": cells(data, "top1"),
+        "lowest": data["best"].map({True: "✓", False: ""}),
+    }
     caption = (
         f"Study {grid.study}: peak learning rates compared on the {grid.data.evaluate} images of {grid.data.name}; "
         f"mean ± standard deviation over {grid.seeds_in_words} (the last rows: over all variants, bits and "
         "seeds). The lowest learning rate of the schedule keeps its ratio to the peak."
     )
-    write_table(
-        grid.directory / "tables",
-        "learning_rate",
-        data.rename(columns={"base": "variant"}),
-        shown,
-        list(data["runs"]),
-        caption,
-    )
+    write_table(grid.directory / "tables", "learning_rate", data, shown, list(data["runs"]), caption)
     _figure(grid, data[data["bits"] != "all"], frame["run"])
 
 
 def _figure(grid: Grid, data: pd.DataFrame, runs: Iterable[str]) -> None:
-    looks = look(list(grid.params.variants)) | {"teacher": {"color": "black", "marker": "o"}}
+    styles = looks(grid) | {TEACHER: {"color": "black", "marker": "o"}}
     columns = list(dict.fromkeys(data["bits"]))
     figure, axes = plt.subplots(len(grid.models), len(columns), figsize=(WIDTH, 3.2 * len(grid.models)), squeeze=False)
     for row, model in zip(axes, grid.models, strict=True):
         for ax, bits in zip(row, columns, strict=True):
-            for base, part in data[(data["model"] == model) & (data["bits"] == bits)].groupby("base", sort=False):
-                ax.errorbar(
-                    part["lr"], part["loss_mean"], yerr=part["loss_sd"].fillna(0), label=base, capsize=3, **looks[base]
-                )
+            for name, part in collect.only(data, model=model, bits=bits).groupby("variant", sort=False):
+                yerr = part["loss_sd"].fillna(0)
+                ax.errorbar(part["lr"], part["loss_mean"], yerr=yerr, label=name, capsize=3, **styles[str(name)])
             ax.set_xscale("log")
             rates = sorted(set(data[data["bits"] == bits]["lr"]))
             ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
@@ -83,5 +69,5 @@ def _figure(grid: Grid, data: pd.DataFrame, runs: Iterable[str]) -> None:
         row[0].set_ylabel(f"cross-entropy, {grid.data.evaluate} images")
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
-    figure.suptitle(f"{grid.study}: mean ± sd over {grid.seeds_in_words}", fontsize=10)
+    figure.suptitle(f"{grid.study}: mean ± sd over {grid.seeds_in_words}")
     save(figure, grid.directory / "figures", "learning_rate", runs)

@@ -1,5 +1,6 @@
 """Numbers that tables and figures show, as plain files for ``dvc metrics`` and ``dvc plots``."""
 
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -36,13 +37,14 @@ def over_training(grid: Grid, record: pd.DataFrame) -> pd.DataFrame:
     """
     shares = collect.group_means(record, [*collect.KEYS, "run", "step"], ["share"])
     data = collect.spread(shares, ["share"], by=[*collect.KEYS, "step"])
-    seed = grid.seeds[0]
-    before = {}
-    for model, bits, name in data[collect.KEYS].drop_duplicates().itertuples(index=False):
+
+    @cache
+    def steps_before(model: str, bits: str, name: str) -> int:
         parent = grid.params.variant(name).parent
-        steps = resolve(grid.params, Run(grid.study, model, bits, parent, seed)).train.steps if parent else 0
-        before[model, bits, name] = steps
-    offsets = [before[key] for key in data[collect.KEYS].itertuples(index=False, name=None)]
+        run = Run(grid.study, model, bits, name, grid.seeds[0])
+        return resolve(grid.params, run.sibling(parent)).train.steps if parent else 0
+
+    offsets = [steps_before(*key) for key in data[collect.KEYS].itertuples(index=False, name=None)]
     return data.assign(step=data["step"] + offsets)
 
 

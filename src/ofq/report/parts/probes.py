@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 
 from ofq.config.grid import Grid
+from ofq.oscillation.thresholds import HALF_STEP, lift
 from ofq.report import collect
-from ofq.report.claims.quantities import lift
-from ofq.report.panels import legend, panels
+from ofq.report.panels import legend, looks, panels
 from ofq.report.render import cells, write_table
-from ofq.report.style import look, save
+from ofq.report.style import save
+from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 
 _COUPLING = ["q", "k", "lift", "lift_other"]
-_HALF_A_STEP = 0.5  # the largest distance to a threshold, in code steps
 _ROWS = {"turns": "steps with a turn\nof the gradient, %", "reversals": "reversals\na step"}
 
 
@@ -39,22 +39,16 @@ def write_coupling(grid: Grid) -> None:
     where q_t and k_t are the reversals of a head's query and key codes at step t. ``lift_other`` has the mean of the
     other heads' k_t in place of k_t.
     """
-    probes = collect.probes(grid.trained)
-    frame = pd.DataFrame([_of_run(run, probe) for run, probe in probes])
+    frame = pd.DataFrame([_coupling(run, probe) for run, probe in _probes(grid)])
     data = collect.spread(frame, _COUPLING, by=[*collect.KEYS, "codes"])
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
-            "codes": data["codes"],
-            "seeds": data["n"],
-            "q reversals": cells(data, "q"),
-            "k reversals": cells(data, "k"),
-            "lift, same head": cells(data, "lift"),
-            "lift, other heads": cells(data, "lift_other"),
-        }
-    )
+    shown = {
+        **data[[*collect.KEYS, "codes"]],
+        "seeds": data["n"],
+        "q reversals": cells(data, "q"),
+        "k reversals": cells(data, "k"),
+        "lift, same head": cells(data, "lift"),
+        "lift, other heads": cells(data, "lift_other"),
+    }
     caption = (
         f"Study {grid.study}: query and key codes over a window of training after the end of the run; mean ± standard "
         f"deviation over {grid.seeds_in_words}. Reversals: of the codes of one head, a step, mean over heads. "
@@ -69,35 +63,37 @@ def write_coupling(grid: Grid) -> None:
     write_table(grid.directory / "tables", "coupling", data, shown, list(data["runs"]), caption)
 
 
-def _of_run(run: Run, probe: dict[str, Any]) -> dict[str, Any]:
-    entries = probe["coupling"]
-    heads = pd.DataFrame(entries)
+def _probes(grid: Grid) -> list[tuple[Run, dict[str, Any]]]:
+    return [(run, read_json(run.files.probe)) for run in grid.trained]
+
+
+def _coupling(run: Run, probe: dict[str, Any]) -> dict[str, Any]:
+    heads = probe["coupling"]
     return {
-        "run": str(run),
-        **{"model": run.model, "bits": run.bits, "variant": run.variant, "codes": probe["coupling_codes"]},
-        **{name: heads[name].mean() for name in ("q", "k")},
-        **{"lift": lift(entries, "same"), "lift_other": lift(entries, "other")},
+        **collect.coordinates(run),
+        "codes": probe["coupling_codes"],
+        **{side: np.mean([head[side] for head in heads]) for side in ("q", "k")},
+        "lift": lift(heads, "same"),
+        "lift_other": lift(heads, "other"),
     }
 
 
 def write_boundary(grid: Grid) -> None:
     """Draw ``figures/boundary.*`` from the probes of runs that are not annealed: a column of panels for each width."""
-    looks = look(list(grid.params.variants))
-    runs = grid.trained
-    probes = collect.probes(runs)
+    styles, probes = looks(grid), _probes(grid)
     data = collect.spread(by_distance(probes), list(_ROWS), by=[*collect.KEYS, "distance"])
     band = float(probes[0][1]["band"]["range"])
     rows = [(model, quantity) for model in grid.models for quantity in _ROWS]
     figure, axes = panels(len(grid.bits), len(rows), height=2.4)
     for row, (model, quantity) in zip(axes, rows, strict=True):
         for ax, bits in zip(row, grid.bits, strict=True):
-            for name in dict.fromkeys(run.variant for run in runs):
-                part = data[(data["model"] == model) & (data["bits"] == bits) & (data["variant"] == name)]
+            for name in dict.fromkeys(run.variant for run in grid.trained):
+                part = collect.only(data, model=model, bits=bits, variant=name)
                 mean, sd = part[f"{quantity}_mean"], part[f"{quantity}_sd"].fillna(0)
                 mean = mean.where(mean > 0)  # a logarithmic axis has no place for 0
-                ax.errorbar(part["distance"], mean, yerr=sd, label=name, linewidth=1.2, markersize=4, **looks[name])
+                ax.errorbar(part["distance"], mean, yerr=sd, label=name, linewidth=1.2, markersize=4, **styles[name])
             ax.axvspan(0, band, color="#999999", linewidth=0, label=f"band of boundary range (BR) {band:g}")
-            ax.set_xlim(0, _HALF_A_STEP)
+            ax.set_xlim(0, HALF_STEP)
             if quantity == "reversals":
                 ax.set_yscale("log")
             else:
@@ -109,11 +105,10 @@ def write_boundary(grid: Grid) -> None:
     figure.suptitle(
         f"{grid.study}: a window of training after the end of the run, mean ± sd over {grid.seeds_in_words}\n"
         "annealing trains the weights within BR code steps of a threshold\n"
-        "the last bin holds the clamped weights too, whose gradient is zero in LSQ",
-        fontsize=10,
+        "the last bin holds the clamped weights too, whose gradient is zero in LSQ"
     )
     legend(figure, axes)
-    save(figure, grid.directory / "figures", "boundary", map(str, runs))
+    save(figure, grid.directory / "figures", "boundary", map(str, grid.trained))
 
 
 def by_distance(probes: list[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:
@@ -125,14 +120,15 @@ def by_distance(probes: list[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:
     for run, probe in probes:
         bins = {name: np.asarray(values, float) for name, values in probe["boundary"].items()}
         steps = np.where(bins["weight_steps"] > 0, bins["weight_steps"], np.nan)
-        edges = np.append(bins["left"], _HALF_A_STEP)
+        edges = np.append(bins["left"], HALF_STEP)
         frames.append(
             pd.DataFrame(
                 {
+                    **collect.coordinates(run),
                     "distance": ((edges[:-1] + edges[1:]) / 2).round(9),
                     "turns": 100 * bins["gradient_turns"] / steps,
                     "reversals": bins["reversals"] / steps,
                 }
-            ).assign(run=str(run), model=run.model, bits=run.bits, variant=run.variant)
+            )
         )
     return pd.concat(frames, ignore_index=True)

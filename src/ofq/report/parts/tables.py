@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from ofq.config.grid import Grid
@@ -33,32 +34,25 @@ def write_tables(grid: Grid) -> None:
 
 
 def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
-    paper_models = {name: grid.params.models[name].paper_model for name in grid.models}
     data = collect.spread(frame, METRICS)
-    numbers = [
-        paper.top1(paper_models[model], bits, variant)
-        for model, bits, variant in data[collect.KEYS].itertuples(index=False)
-    ]
+    paper_models = {name: grid.params.models[name].paper_model for name in grid.models}
+    numbers = [paper.top1(paper_models[model], *place) for model, *place in _rows(data)]
     data = data.assign(**_columns("paper_top1", numbers))
     beside = ", ".join(f"{name} beside {model}" for model, name in paper_models.items() if name) or "none"
     marked = any(each is not None and each.mark for each in numbers)
     source = f"{paper.SOURCE}; {paper.IMPLIED_SOURCE}" if marked else paper.SOURCE
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
-            "seeds": data["n"],
-            "top-1 %": cells(data, "top1"),
-            "oscillating %": cells(data, "osc_share"),
-            "reversals a weight": cells(data, "reversals"),
-            "paper, ImageNet top-1 %": _as_printed(numbers),
-        }
-    )
+    shown = {
+        **data[collect.KEYS],
+        "seeds": data["n"],
+        "top-1 %": cells(data, "top1"),
+        "oscillating %": cells(data, "osc_share"),
+        "reversals a weight": cells(data, "reversals"),
+        "paper, ImageNet top-1 %": _as_printed(numbers),
+    }
     caption = (
         f"Study {grid.study}: mean ± standard deviation over {grid.seeds_in_words}, {_evaluated(grid)}. "
         f"Full-precision teachers: {_teacher_accuracy(grid)} top-1. "
-        "Oscillating: share of weights whose reversal frequency is > 0.005 at the end. "
+        f"Oscillating: share of weights whose reversal frequency is {collect.OFTEN} at the end. "
         "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
         f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {source}."
     )
@@ -72,27 +66,21 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
     index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
     paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
     data = collect.spread(paired, ["top1", "gain", "loss"])
-    numbers = [
-        paper.gain(grid.params.models[model].paper_model, bits, variant)
-        for model, bits, variant in data[collect.KEYS].itertuples(index=False)
-    ]
-    switches = [_switches(grid, name) for name in data["variant"]]
-    for i, switch in enumerate(("StatsQ", "QKR", "CGA")):
-        data.insert(3 + i, switch.lower(), [flags[i] for flags in switches])
+    numbers = [paper.gain(grid.params.models[model].paper_model, *place) for model, *place in _rows(data)]
+    sources = [grid.params.source(name) for name in data["variant"]]
+    data.insert(3, "statsq", [source.weight == "statsq" for source in sources])
+    data.insert(4, "qkr", [source.qkr for source in sources])
+    data.insert(5, "cga", [grid.params.variant(name).cga is not None for name in data["variant"]])
     data = data.assign(**_columns("paper_gain", numbers))
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
-            **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
-            "seeds": data["n"],
-            "top-1 %": cells(data, "top1"),
-            f"Δ to {BASELINE}": cells(data, "gain", form=signed),
-            "cross-entropy": cells(data, "loss", digits=3),
-            f"paper, Δ to {BASELINE}": _as_printed(numbers),
-        }
-    )
+    shown = {
+        **data[collect.KEYS],
+        **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
+        "seeds": data["n"],
+        "top-1 %": cells(data, "top1"),
+        f"Δ to {BASELINE}": cells(data, "gain", form=signed),
+        "cross-entropy": cells(data, "loss", digits=3),
+        f"paper, Δ to {BASELINE}": _as_printed(numbers),
+    }
     source = f" The paper's are ImageNet results at another scale: {paper.GAINS_SOURCE}." if any(numbers) else ""
     remedies = f" {paper.REMEDIES}" if _has_remedies(grid) else ""
     caption = (
@@ -104,28 +92,27 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
 
 def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     columns = ["share", "share_high", "reversals"]
-    last = record[record["step"] == record.groupby("run")["step"].transform("max")]
+    last = collect.last_steps(record)
     by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
     overall = collect.group_means(last, [*collect.KEYS, "run"], columns).assign(group="all")
     data = collect.spread(pd.concat([by_group, overall]), columns, by=[*collect.KEYS, "group"])
-    groups = [*collect.LAYER_GROUPS, "all"]
-    rows = list(dict.fromkeys(data[collect.KEYS].itertuples(index=False, name=None)))
-    places = [
-        (rows.index(key), groups.index(group))
-        for *key_parts, group in data[[*collect.KEYS, "group"]].itertuples(index=False)
-        for key in [tuple(key_parts)]
-    ]
-    data = data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
-    text = data.assign(cell=cells(data, "share"))
-    shown = text.pivot(index=collect.KEYS, columns="group", values="cell").reindex(rows).fillna("–")
-    shown = shown[[group for group in groups if group in shown.columns]].reset_index()
-    runs = list(data.drop_duplicates(collect.KEYS)["runs"])  # in the order of the rows
+    groups = [*collect.layer_groups(record), "all"]
+    row, place = data.groupby(collect.KEYS, sort=False).ngroup(), data["group"].map(groups.index)
+    data = data.iloc[np.lexsort((place, row))].reset_index(drop=True)
+    rows = data.drop_duplicates(collect.KEYS).set_index(collect.KEYS)
+    text = data.assign(cell=cells(data, "share")).pivot(index=collect.KEYS, columns="group", values="cell")
+    shown = text.reindex(rows.index)[groups].fillna("–").reset_index()
     caption = (
-        f"Study {grid.study}: percent of weights with reversal frequency > 0.005 at the end, by layer group; "
+        f"Study {grid.study}: percent of weights with reversal frequency {collect.OFTEN} at the end, by layer group; "
         f"mean ± standard deviation over {grid.seeds_in_words}. "
         "qk is the product of the query and key weights, which takes their place under QKR."
     )
-    write_table(grid.directory / "tables", "oscillation", data, shown, runs, caption)
+    write_table(grid.directory / "tables", "oscillation", data, shown, list(rows["runs"]), caption)
+
+
+def _rows(data: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return model, bits and variant of each row."""
+    return list(data[collect.KEYS].itertuples(index=False, name=None))
 
 
 def _columns(name: str, numbers: Sequence[PaperNumber | None]) -> dict[str, list[float | str | None]]:
@@ -143,11 +130,6 @@ def _as_printed(numbers: Sequence[PaperNumber | None]) -> list[str]:
 def _has_remedies(grid: Grid) -> bool:
     remedies = [grid.params.variant(name).remedy for name in grid.variants]
     return any(remedy is not None and remedy.name in ("dampening", "freezing") for remedy in remedies)
-
-
-def _switches(grid: Grid, name: str) -> tuple[bool, bool, bool]:
-    variant, source = grid.params.variant(name), grid.params.source(name)
-    return source.weight == "statsq", source.qkr, variant.cga is not None
 
 
 def _evaluated(grid: Grid) -> str:

@@ -49,7 +49,7 @@ def write_toy() -> None:
     _same_span(axes[0], "x")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.suptitle(f"One weight of a row of eight, the last {_SHOWN} steps", fontsize=10)
+    figure.suptitle(f"One weight of a row of eight, the last {_SHOWN} steps")
     write(figure, TOY, "toy", f"Made from {path}")
     print(f"written to {TOY / 'toy'}.png and .svg")
 

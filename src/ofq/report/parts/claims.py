@@ -33,13 +33,16 @@ def write_claims(grid: Grid) -> None:
     rows = [Row(*row) for row in zip(file.claims, file.claims.values(), pairs, outcomes, strict=True)]
     write_json(grid.directory / "claims.json", [_record(row) for row in rows])
     write_text(grid.directory / "claims.md", page(grid, file, rows))
-    untested = sum(row.outcome.verdict == "untested" for row in rows)
-    print(f"{len(rows)} claims, {untested} of them untested; written to {grid.directory / 'claims.md'}")
-    if untested:
+    untested = [row for row in rows if row.outcome.verdict == "untested"]
+    print(f"{len(rows)} claims, {len(untested)} of them untested; written to {grid.directory / 'claims.md'}")
+    if not all(row.pairs.lacking for row in untested):
         print(
             f"untested: no seed has all its runs, finished and measured; make them with: snakemake "
             f"{grid.study}-everything"
         )
+    for row in untested:
+        if row.pairs.lacking:
+            print(f"{row.name}: {row.pairs.lacking}")
 
 
 def _record(row: Row) -> dict[str, Any]:

@@ -12,7 +12,7 @@ _ROW = [*collect.KEYS, "where", "range", "trials"]
 _COLUMNS = ["injected", "top1", "top1_trials", "loss", "train_loss", "better"]
 
 
-def write_noise(grid: Grid) -> None:
+def write_noise_table(grid: Grid) -> None:
     """Write ``tables/noise.*``: one row for each model, bit width, variant, place of the noise and boundary range.
 
     Each seed's trials are averaged first; mean and deviation are then taken over the seeds' means. Annealed variants
@@ -28,24 +28,19 @@ def write_noise(grid: Grid) -> None:
     data = collect.spread(_of_seeds(record), _COLUMNS, by=_ROW).drop(columns="top1_trials_sd")
     data = data.rename(columns={"top1_trials_mean": "top1_sd_of_trials"})
     converged = data["where"] == "none"
-    shown = pd.DataFrame(
-        {
-            "model": data["model"],
-            "bits": data["bits"],
-            "variant": data["variant"],
-            "where": data["where"],
-            "range": data["range"].map("{:g}".format).mask(converged, "–"),
-            "seeds": data["n"],
-            "trials": data["trials"],
-            "injected %": data["injected_mean"].map("{:.2f}".format),
-            "top-1 %": cells(data, "top1"),
-            "sd of trials": [f"{sd:.2f}" if pd.notna(sd) else "–" for sd in data["top1_sd_of_trials"]],
-            "cross-entropy": cells(data, "loss", digits=3),
-            "training cross-entropy": cells(data, "train_loss", digits=3),
-            "better trials %": cells(data, "better", digits=0),
-            "paper, ImageNet top-1 %": "–",
-        }
-    )
+    shown = {
+        **data[[*collect.KEYS, "where"]],
+        "range": data["range"].map("{:g}".format).mask(converged, "–"),
+        "seeds": data["n"],
+        "trials": data["trials"],
+        "injected %": data["injected_mean"].map("{:.2f}".format),
+        "top-1 %": cells(data, "top1"),
+        "sd of trials": [f"{sd:.2f}" if pd.notna(sd) else "–" for sd in data["top1_sd_of_trials"]],
+        "cross-entropy": cells(data, "loss", digits=3),
+        "training cross-entropy": cells(data, "train_loss", digits=3),
+        "better trials %": cells(data, "better", digits=0),
+        "paper, ImageNet top-1 %": "–",
+    }
     caption = (
         f"Study {grid.study}: finished models with noise on their codes, evaluated on the {grid.data.evaluate} images "
         f"of {grid.data.name}. Where: none, the model as it converged; boundary, on the weights within the range of a "
