@@ -19,15 +19,16 @@ rule probe:
         mem_mb=1500,
     params:
         settings=PLAN.settings,
-        code=PLAN.code("probe"),
+        step="probe",
+        code=PLAN.code_of("probe"),
     message:
         "Measure the oscillation of {wildcards.bits} {wildcards.variant}, seed {wildcards.seed}, on {wildcards.study} again"
     shell:
-        "python -m ofq probe {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
+        "python -m ofq {params.step} {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
         " >> {log} 2>&1"
 
 
-rule noise:
+use rule probe as noise with:
     input:
         manifest=PLAN.manifest,
         teacher=PLAN.teacher,
@@ -38,19 +39,12 @@ rule noise:
         "logs/{study}/{model}/{bits}/{variant}/seed{seed}-noise.log",
     benchmark:
         "logs/{study}/{model}/{bits}/{variant}/seed{seed}-noise.tsv"
-    conda:
-        "../envs/ofq.yaml"
-    threads: PLAN.threads
-    resources:
-        mem_mb=1500,
     params:
         settings=PLAN.settings,
-        code=PLAN.code("noise"),
+        step="noise",
+        code=PLAN.code_of("noise"),
     message:
         "Evaluate {wildcards.bits} {wildcards.variant}, seed {wildcards.seed}, on {wildcards.study} with noise on its codes"
-    shell:
-        "python -m ofq noise {wildcards.study}/{wildcards.model}/{wildcards.bits}/{wildcards.variant}/seed{wildcards.seed}"
-        " >> {log} 2>&1"
 
 
 rule toy:

@@ -112,7 +112,7 @@ class Plan:
         return self._code(ENTRIES[step])
 
     def code_of(self, step: str) -> Callable[[Wildcards], str]:
-        """Return a function for the digest of a training step's code, including the module of the run's remedy."""
+        """Return a function for the digest of a step's code with the classes that the run's settings name."""
         return lambda wildcards: self._code(ENTRIES[step], *self._config(self.run(wildcards)).modules)
 
     def report_code(self, artefact: Artefact) -> str:
