@@ -7,6 +7,18 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
+_MEND = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, then run the same again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give yourself the permission, or work in a directory of your own"),
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "work in a directory that can be written",
+    errno.ENOTDIR: "move away the file that stands where a directory should be",
+    errno.EISDIR: "move away the directory that stands where a file should be",
+    errno.EEXIST: "move away what stands there (ls -l shows it)",
+    errno.ENAMETOOLONG: "choose a shorter name or directory",
+    errno.ELOOP: "mend the symbolic links that lead in a circle",
+}
+
 
 class UserError(Exception):
     """A mistake of the user: what is wrong, where, and how to mend it, in one line.
@@ -59,33 +71,9 @@ def refused(error: OSError, path: Path | str | None = None, *, action: str = "re
     """
     if error.errno == errno.ENOENT and "No usable temporary directory" in str(error):  # the disk is full
         return UserError("cannot write temporary files; free some space, or set TMPDIR to a directory that has some")
-    mend = _mend(error.errno)
-    if mend is None:
+    if error.errno not in _MEND:
         return None
     named = "" if error.filename is None else str(error.filename)
     path = str(path or named or "a file")
     at = f" at {named}" if named and path.startswith(f"{named}/") else ""
-    return UserError(f"cannot {action} {shortened(path, 200)}: {os.strerror(error.errno or 0)}{at}; {mend}")
-
-
-def _mend(number: int | None) -> str | None:
-    match number:
-        case errno.ENOSPC | errno.EDQUOT:
-            return "free some space, then run the same again"
-        case errno.EFBIG:
-            return "raise the limit on the size of files (ulimit -f)"
-        case errno.EACCES | errno.EPERM:
-            return "give yourself the permission, or work in a directory of your own"
-        case errno.EROFS:
-            return "work in a directory that can be written"
-        case errno.ENOTDIR:
-            return "move away the file that stands where a directory should be"
-        case errno.EISDIR:
-            return "move away the directory that stands where a file should be"
-        case errno.EEXIST:
-            return "move away what stands there (ls -l shows it)"
-        case errno.ENAMETOOLONG:
-            return "choose a shorter name or directory"
-        case errno.ELOOP:
-            return "mend the symbolic links that lead in a circle"
-    return None
+    return UserError(f"cannot {action} {shortened(path, 200)}: {os.strerror(error.errno)}{at}; {_MEND[error.errno]}")
