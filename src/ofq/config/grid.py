@@ -3,79 +3,50 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from ofq.config.params import Params
-from ofq.config.settings import Data
-from ofq.config.studies import Group, Study, swept_names
+from ofq.config.studies import Study, swept_names
 from ofq.errors import UserError, unknown
 from ofq.runs.paths import FULL_PRECISION, SEEDS, TEACHER, Run, report_dir
 
 
-@dataclass(frozen=True)
 class Grid:
     """The main grid of a study (``group`` None) or one of its groups: its runs, and what is reported of them.
+
+    Attributes:
+        params: the whole of ``params.yaml``.
+        study: name of the study.
+        group: name of the group.
+        settings: the study's own section, whatever the group.
+        data: the study's data set.
+        models: names of its models; what a group leaves out is the study's.
+        bits: its bit widths.
+        seeds: its seeds.
+        variants: names of its variants as listed, including ``teacher`` of a learning-rate sweep.
+        quantized: names of its quantized variants, of a sweep one for each learning rate.
+        compare: pairs of its variants to compare.
+        measure: what is measured on its trained runs: ``noise``, ``probe``.
 
     Raises:
         UserError: no such study or group; names the nearest one.
     """
 
-    params: Params
-    study: str
-    group: str | None = None
-
-    def __post_init__(self) -> None:
-        groups = self.settings.groups
-        if self.group is not None and self.group not in groups:
-            raise unknown(f"group of study '{self.study}':", self.group, groups)
+    def __init__(self, params: Params, study: str, group: str | None = None) -> None:
+        self.params, self.study, self.group = params, study, group
+        self.settings = spec = params.study_named(study)
+        if group is not None and group not in spec.groups:
+            raise unknown(f"group of study '{study}':", group, spec.groups)
+        own = spec if group is None else spec.groups[group]
+        self.data = spec.data
+        self.models, self.bits, self.seeds = own.models or spec.models, own.bits or spec.bits, own.seeds or spec.seeds
+        self.variants, self.compare, self.measure = own.variants, own.compare, own.measure
+        self.quantized = swept_names(spec) or [name for name in own.variants if name != TEACHER]
 
     def __str__(self) -> str:
         """Return the grid's name for people: ``digits controls``."""
         return f"{self.study} {self.group}" if self.group else self.study
-
-    @property
-    def settings(self) -> Study:
-        """The study's own section, whatever the group."""
-        return self.params.study_named(self.study)
-
-    @property
-    def _own(self) -> Study | Group:
-        return self.settings if self.group is None else self.settings.groups[self.group]
-
-    @property
-    def models(self) -> list[str]:
-        """Names of its models."""
-        return list(self._own.models or self.settings.models)
-
-    @property
-    def bits(self) -> list[str]:
-        """Its bit widths."""
-        return list(self._own.bits or self.settings.bits)
-
-    @property
-    def seeds(self) -> list[int]:
-        """Its seeds."""
-        return list(self._own.seeds or self.settings.seeds)
-
-    @property
-    def variants(self) -> list[str]:
-        """Names of its variants as listed, including ``teacher`` of a learning-rate sweep."""
-        return list(self._own.variants)
-
-    @property
-    def compare(self) -> list[list[str]]:
-        """Pairs of its variants to compare."""
-        return list(self._own.compare)
-
-    @property
-    def measure(self) -> list[str]:
-        """What is measured on its trained runs: ``noise``, ``probe``."""
-        return list(self._own.measure)
-
-    @property
-    def data(self) -> Data:
-        """The study's data set."""
-        return self.settings.data
 
     @property
     def directory(self) -> Path:
@@ -90,21 +61,15 @@ class Grid:
     @property
     def places(self) -> list[tuple[str, str]]:
         """Its pairs of model and bit width in order: each is a panel or a block of rows."""
-        return [(model, bits) for model in self.models for bits in self.bits]
+        return list(product(self.models, self.bits))
 
     @cached_property
     def runs(self) -> list[Run]:
         """Its runs by model, bits, variant, seed; in a learning-rate sweep a model's full-precision runs come first."""
-        spec = self.settings
-        teachers = [name for name in teacher_names(spec) if name != TEACHER]
-        listed = swept_names(spec) if spec.sweep_lr else [name for name in self.variants if name != TEACHER]
-        places = [(FULL_PRECISION, name) for name in teachers] + [(bits, name) for bits in self.bits for name in listed]
-        return [
-            Run(self.study, model, bits, name, seed)
-            for model in self.models
-            for bits, name in places
-            for seed in self.seeds
-        ]
+        places = [(FULL_PRECISION, name) for name in teacher_names(self.settings) if name != TEACHER]
+        places += [(bits, name) for bits in self.bits for name in self.quantized]
+        cells = product(self.models, places, self.seeds)
+        return [Run(self.study, model, bits, name, seed) for model, (bits, name), seed in cells]
 
     @property
     def students(self) -> list[Run]:
@@ -124,7 +89,7 @@ class Grid:
     @property
     def bands(self) -> dict[str, float]:
         """Boundary range in code steps of each of its variants that is annealed with one."""
-        annealed = {name: self.params.variant(name).cga for name in self.variants if name != TEACHER}
+        annealed = {name: self.params.variant(name).cga for name in self.quantized}
         return {name: cga.boundary_range for name, cga in annealed.items() if cga and cga.boundary_range is not None}
 
     @property
@@ -179,16 +144,13 @@ class Coordinates:
             UserError: no such study.
         """
         spec, all_grids = params.study_named(study), grids(params, study)
-        if spec.sweep_lr is not None:
-            variants = swept_names(spec)
-        else:
-            listed = _each_once(name for grid in all_grids for name in grid.variants if name != TEACHER)
-            variants = _each_once([*listed, *(parent for name in listed if (parent := params.variant(name).parent))])
+        listed = [name for grid in all_grids for name in grid.quantized]
+        parents = [parent for name in listed if (parent := params.variant(name).parent)]
         return cls(
             models=_each_once(name for grid in all_grids for name in grid.models),
             bits=_each_once([*(bits for grid in all_grids for bits in grid.bits), FULL_PRECISION]),
             teachers=teacher_names(spec),
-            variants=variants,
+            variants=_each_once([*listed, *parents]),
         )
 
 
@@ -197,10 +159,9 @@ def check_run(params: Params, run: Run) -> None:
     known = Coordinates.of(params, run.study)
     if run.seed >= SEEDS:
         raise UserError(f"seed {run.seed} of {run} is too large; it should be less than {SEEDS}")
-    if run.model not in known.models:
-        raise unknown(f"model of study '{run.study}':", run.model, known.models)
-    if run.bits not in known.bits:
-        raise unknown(f"bits of study '{run.study}':", run.bits, known.bits)
+    for kind, name, listed in (("model", run.model, known.models), ("bits", run.bits, known.bits)):
+        if name not in listed:
+            raise unknown(f"{kind} of study '{run.study}':", name, listed)
     names = known.teachers if run.full_precision else known.variants
     if run.variant not in names:
         if run.variant in params.variants and not run.full_precision and not params.studies[run.study].sweep_lr:
