@@ -264,9 +264,8 @@ def test_the_schema_knows_the_data_sets_and_classes_of_ones_own(name: str, fits:
     assert jsonschema.Draft202012Validator(json.loads(params.json_schema())).is_valid(content) == fits
 
 
-@pytest.mark.parametrize("compiled", [True, False, None])
-def test_the_key_of_the_compiled_loops_is_refused_with_a_word_on_numbers(compiled: bool | None) -> None:
+def test_the_nearest_key_is_named_whatever_a_study_is_called() -> None:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["studies"]["digits"]["compile"] = compiled
-    with pytest.raises(ValueError, match="the key compile is gone, and changed no number: leave it out"):
+    content["studies"]["models"] = content["studies"]["digits"] | {"sedes": [0]}
+    with pytest.raises(ValueError, match="unknown key 'sedes'; did you mean 'seeds'"):
         params.Params.model_validate(content)

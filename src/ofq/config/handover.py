@@ -40,10 +40,8 @@ def resolve_job(params: Params, run: Run) -> JobSettings:
         UserError: a coordinate of the run does not exist; names the nearest one.
     """
     config = resolve(params, run)  # first: it checks the run
-    students: list[RunConfig] = []
-    if run.full_precision:
-        others = [other for other in all_runs(params, run.study) if other.teacher == run and other != run]
-        students = [resolve(params, other) for other in others]
+    others = all_runs(params, run.study) if run.full_precision else []
+    students = [resolve(params, other) for other in others if other.teacher == run != other]
     return JobSettings(config=config, keeping=keeping(params, run.study), students=students)
 
 

@@ -1,25 +1,30 @@
 """What is quantized, how, and to how many bits."""
 
 import warnings
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from ofq.runs.registry import find, registered
+from ofq.errors import unknown
+from ofq.runs.registry import Kind, find, registered
 
 BitWidth = Annotated[int, Field(ge=2, le=8)]
 
 
-def _known(name: str) -> str:
-    find("quantizer", name)
-    return name
+@dataclass(frozen=True)
+class ClassName:
+    """What a name that stands for a class of a kind may be: a registered one, or ``module:Class``."""
 
+    kind: Kind
 
-def named_class(kind: Any) -> WithJsonSchema:
-    """Return what editors are told of a name of the registry: the registered ones, or ``module:Class``."""
-    return WithJsonSchema(
-        {"anyOf": [{"enum": list(registered(kind)), "type": "string"}, {"pattern": "^[^:]+:[^:]+$", "type": "string"}]}
-    )
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(lambda name: find(self.kind, name).name, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        names = {"enum": list(registered(self.kind)), "type": "string"}
+        return {"anyOf": [names, {"pattern": "^[^:]+:[^:]+$", "type": "string"}]}
 
 
 class Strict(BaseModel):
@@ -28,11 +33,20 @@ class Strict(BaseModel):
     # true is not 1, "3" is not 3, and 3.0 is not a whole number.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, content: Any) -> Any:
+        """Refuse an unknown key before anything else: a mistyped one also leaves a required one missing."""
+        for key in content if isinstance(content, dict) else ():
+            if isinstance(key, str) and key not in cls.model_fields:
+                raise ValueError(unknown("key", key, cls.model_fields))
+        return content
+
 
 class Switches(Strict):
     """What a variant says of the quantization of its blocks; the bits come from the run."""
 
-    weight: Annotated[str, AfterValidator(_known), named_class("quantizer")] = Field(
+    weight: Annotated[str, ClassName("quantizer")] = Field(
         "statsq",
         description="weights of the blocks: StatsQ (step = a statistic of the row), LSQ (learned step, levels at whole "
         "steps), or LSQ on StatsQ's grid (levels at half steps); or `module:Class` of your own. "

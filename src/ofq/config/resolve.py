@@ -50,14 +50,24 @@ _Quantization = Annotated[QuantConfig, PlainSerializer(_asked)]
 class _Run(Strict):
     """What the three kinds of run have in common. Their fields stand in the order in which run.json shows them."""
 
+    phase: str
+    data: Data
+    model: ModelSettings
+    seed: int
+    train: TrainingRecipe
+
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules that this run executes besides those of its step; part of the digest of its code."""
         return ()
 
+    def shown(self) -> dict[str, Any]:
+        """Return the settings as run.json and event logs show them: what nobody asked for is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
     def canonical(self) -> str:
         """Return stable JSON, which Snakemake compares to decide whether settings changed."""
-        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
+        return json.dumps(self.shown(), sort_keys=True)
 
     def key(self, code: str) -> str:
         """Return the name of the resumable state: configuration and code digest in 12 hexadecimal digits."""
@@ -68,10 +78,6 @@ class TeacherConfig(_Run):
     """Everything that the training of one teacher depends on, and nothing else."""
 
     phase: Literal["teacher"] = "teacher"
-    data: Data
-    model: ModelSettings
-    seed: int
-    train: TrainingRecipe
     threads: int
 
 
@@ -79,10 +85,6 @@ class QatConfig(_Run):
     """Everything that one quantization-aware training depends on, and nothing else."""
 
     phase: Literal["qat"] = "qat"
-    data: Data
-    model: ModelSettings
-    seed: int
-    train: TrainingRecipe
     calibration_batches: int
     teacher_once: bool
     teacher_mode: Literal["train"] | None = None
@@ -102,10 +104,6 @@ class AnnealConfig(_Run):
     """Everything that the annealing of one finished run depends on, and nothing else."""
 
     phase: Literal["cga"] = "cga"
-    data: Data
-    model: ModelSettings
-    seed: int
-    train: TrainingRecipe
     teacher_once: bool
     teacher_mode: Literal["train"] | None = None
     quantization: _Quantization
@@ -129,10 +127,10 @@ def _of_student(config: StudentConfig) -> tuple[str, ...]:
 RunConfig = Annotated[TeacherConfig | QatConfig | AnnealConfig, Field(discriminator="phase")]
 
 
-def keeping(params: Params, study: str, *, resume_across_code: bool = False) -> Keeping:
+def keeping(params: Params, study: str) -> Keeping:
     """Return how a study's runs keep their state."""
     spec = params.study_named(study)
-    return Keeping(spec.checkpoint_seconds, spec.rerun_on_code, resume_across_code)
+    return Keeping(spec.checkpoint_seconds, spec.rerun_on_code)
 
 
 def resolve(params: Params, run: Run) -> RunConfig:
@@ -179,22 +177,12 @@ def resolve(params: Params, run: Run) -> RunConfig:
             **taught,
             **common,
         )
-    rate = variant.lr or recipe.cga.lr or qat.min_lr
-    train = qat.model_copy(
-        update={"lr": rate, "min_lr": rate, "steps": recipe.cga.steps, "warmup": 0.0, "constant_steps": 0}
-    )
     assert variant.cga is not None
     cga = variant.cga
     if cga.frozen == "confident" and cga.freeze_qk is None:
         cga = cga.model_copy(update={"freeze_qk": source.fidelity.cga_qk == "still"})
-    return AnnealConfig(
-        train=train,
-        quantization=quantization,
-        cga=cga,
-        parent=variant.parent,
-        **taught,
-        **common,
-    )
+    train = qat.held(variant.lr or recipe.cga.lr or qat.min_lr, recipe.cga.steps)
+    return AnnealConfig(train=train, quantization=quantization, cga=cga, parent=variant.parent, **taught, **common)
 
 
 def _with_lr(phase: TrainingRecipe, lr: float | None) -> TrainingRecipe:

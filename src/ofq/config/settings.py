@@ -1,17 +1,17 @@
 """The sections of ``params.yaml`` that make up a run: what each may hold, and what contradicts itself.
 
 Studies, which are grids of runs, are in :mod:`ofq.config.studies`; references between sections are checked in
-:mod:`ofq.config.checks`; the settings of one run are resolved in :mod:`ofq.config.resolve`.
+:mod:`ofq.config.params`; the settings of one run are resolved in :mod:`ofq.config.resolve`.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ofq.config.quant_config import Strict, Switches, named_class
+from ofq.config.quant_config import ClassName, Strict, Switches
 from ofq.errors import unknown
 from ofq.runs.paths import LOW_BITS
-from ofq.runs.registry import Entry, Kind, find
+from ofq.runs.registry import Entry, find
 
 # A name is part of file names, which may have 255 bytes.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
@@ -21,8 +21,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
 _GIVEN_BY = {
-    "the data": {"img_size", "in_chans", "num_classes"},
-    "training": {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"},
+    **dict.fromkeys(("img_size", "in_chans", "num_classes"), "the data"),
+    **dict.fromkeys(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"), "training"),
 }
 
 
@@ -45,30 +45,10 @@ def _scalar(value: Any) -> Any:
 Arguments = dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]]
 
 
-class _Named(Strict):
-    """A section whose ``name`` stands for a class: a registered one, or ``module:Class``."""
-
-    kind: ClassVar[Kind]
-    name: Text
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        find(cls.kind, name)
-        return name
-
-    @property
-    def entry(self) -> Entry:
-        """The class."""
-        return find(self.kind, self.name)
-
-
-class Data(_Named):
+class Data(Strict):
     """Where a study's images come from and what it is evaluated on."""
 
-    kind = "reader"
-
-    name: Annotated[Text, named_class("reader")] = Field(
+    name: Annotated[Text, ClassName("reader")] = Field(
         description="data set, or `module:Class` for a reader of your own in a file beside params.yaml"
     )
     root: Text | None = Field(
@@ -80,6 +60,11 @@ class Data(_Named):
         description="'validation' holds out a sixth of the training images and never touches the test set: "
         "the split on which hyper-parameters are chosen",
     )
+
+    @property
+    def entry(self) -> Entry:
+        """The reader's class."""
+        return find("reader", self.name)
 
 
 class ModelSettings(Strict):
@@ -96,9 +81,8 @@ class ModelSettings(Strict):
     @field_validator("arguments")
     @classmethod
     def _left_to_the_user(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for source, names in _GIVEN_BY.items():
-            for name in sorted(names & set(values)):
-                raise ValueError(f"{name} should be left out: {source} decides it")
+        for name in sorted(_GIVEN_BY.keys() & values):
+            raise ValueError(f"{name} should be left out: {_GIVEN_BY[name]} decides it")
         return values
 
 
@@ -129,6 +113,10 @@ class TrainingRecipe(Strict):
         if self.constant_steps + self.warmup * self.steps >= self.steps:
             raise ValueError("constant_steps and warmup leave no step for the cosine")
         return self
+
+    def held(self, lr: float, steps: int) -> "TrainingRecipe":
+        """Return the phase with the given number of steps at one learning rate."""
+        return self.model_copy(update={"lr": lr, "min_lr": lr, "steps": steps, "warmup": 0.0, "constant_steps": 0})
 
 
 class AnnealingRecipe(Strict):
@@ -214,17 +202,20 @@ def _preset(value: Any) -> Any:
     return _PRESETS[value]
 
 
-class RemedySettings(_Named):
+class RemedySettings(Strict):
     """What calms oscillation during quantization-aware training."""
 
-    kind = "remedy"
-
-    name: Annotated[Text, named_class("remedy")] = Field(
+    name: Annotated[Text, ClassName("remedy")] = Field(
         description="`dampening`, `freezing`, or `module:Class` for a class of your own in a file beside params.yaml"
     )
     arguments: Arguments = Field(
         default_factory=dict, description="keyword arguments of the class's constructor, such as `weight`"
     )
+
+    @property
+    def entry(self) -> Entry:
+        """The remedy's class."""
+        return find("remedy", self.name)
 
 
 class Variant(Switches):

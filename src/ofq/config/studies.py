@@ -102,13 +102,6 @@ class Study(Reported):
         "unfinished ones go on under the new code, and run.json says so",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _compile_is_gone(cls, content: Any) -> Any:
-        if isinstance(content, dict) and "compile" in content:
-            raise ValueError("the key compile is gone, and changed no number: leave it out")
-        return content
-
     @model_validator(mode="after")
     def _some_runs(self) -> "Study":
         students = [name for name in self.variants if name != TEACHER]

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ofq.errors import UserError, shortened, unknown
+from ofq.errors import UserError, shortened
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -40,7 +40,7 @@ def read_model(path: Path, model: type[Section]) -> Section:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {_first_line(error, model)}") from None
+        raise UserError(f"{path}: {_first_line(error)}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -74,16 +74,12 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
-def _first_line(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return the first validation error as ``place: what is wrong``, with the nearest key for an unknown one."""
-    # A mistyped key also leaves a required one missing: the typo is the better message.
-    first = min(error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "invalid_key"))
+def _first_line(error: ValidationError) -> str:
+    """Return the first validation error as ``place: what is wrong``."""
+    # A key that is no text also leaves a required one missing: the wrong key is the better message.
+    first = min(error.errors(), key=lambda e: e["type"] != "invalid_key")
     place = [shortened(str(part)) for part in first["loc"] if part != "[key]"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, place[:-1])
-        where = ".".join(place[:-1])
-        return f"{where + ': ' if where else ''}{unknown('key', place[-1], known)}{more}"
     mappings = {"model_type", "dict_type"}
     message = "Input should be a mapping" if first["type"] in mappings else first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(place) + ': ' if place else ''}{message}{_given(first)}{more}"
@@ -101,19 +97,3 @@ def _given(error: ErrorDetails) -> str:
         case dict() if error["type"].endswith("_type"):
             return ", not a mapping"
     return ""
-
-
-def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
-    """Return the field names of the type at a place of the file."""
-    current: Any = model
-    for part in place:
-        if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
-            current = current.model_fields[part].annotation
-        current = next((t for t in _types_in(current) if issubclass(t, BaseModel)), current)
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
-
-
-def _types_in(annotation: Any) -> list[type]:
-    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
-        return [annotation]
-    return [kind for part in getattr(annotation, "__args__", ()) for kind in _types_in(part)]

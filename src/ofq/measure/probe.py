@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
-from ofq.config.settings import TrainingRecipe
 from ofq.errors import UserError
 from ofq.oscillation.boundary import BoundaryObserver
 from ofq.oscillation.coupling import CouplingObserver
@@ -61,7 +60,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
         raise UserError(f"a window has at most {_LONGEST} steps, not {steps}")
     files = run.files
     inputs = [*run.teacher.files.taught, files.model, files.trainer]
-    window = config.model_copy(update={"train": _constant(config.train, steps)})
+    window = config.model_copy(update={"train": config.train.held(config.train.min_lr, steps)})
     if isinstance(window, QatConfig):
         window = window.model_copy(update={"remedy": None})
     with started(run, window, Step(__name__, inputs, aside="probe", order=_ORDER)) as job:
@@ -69,7 +68,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
         rate = optimizer.param_groups[0]["lr"]
         hold_rate(optimizer, rate)
         boundary, coupling = BoundaryObserver(recorder), CouplingObserver(student, recorder)
-        held = window.model_copy(update={"train": _constant(config.train, steps, rate)})
+        held = window.model_copy(update={"train": config.train.held(rate, steps)})
         # The observers read what the recorder has counted.
         train(replace(job, config=held), student, optimizer, loss_from(job, student), [recorder, boundary, coupling])
         for hook in (recorder, boundary, coupling):
@@ -98,12 +97,6 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
         states.drop(job.state.directory)
     print(_report(run, rate, steps, {**groups, "all": _means(end)}, coupling))
     print(f"written to {summary}")
-
-
-def _constant(phase: TrainingRecipe, steps: int, lr: float | None = None) -> TrainingRecipe:
-    """Return the phase with the given number of steps at one learning rate, by default the lowest of its schedule."""
-    rate = phase.min_lr if lr is None else lr
-    return phase.model_copy(update={"lr": rate, "min_lr": rate, "steps": steps, "warmup": 0.0, "constant_steps": 0})
 
 
 def _last(record: pd.DataFrame) -> pd.DataFrame:

@@ -134,11 +134,7 @@ def started(
             keeping,
             state,
             Checkpoints(state.directory, Maker(code, versions()), seconds=keeping.checkpoint_seconds, earlier=earlier),
-            EventLog(
-                state.directory / "events.jsonl",
-                run=str(run),
-                config=config.model_dump(mode="json", exclude_none=True),
-            ),
+            EventLog(state.directory / "events.jsonl", run=str(run), config=config.shown()),
             data,
             device,
             rank,

@@ -52,7 +52,7 @@ def _info(job: Job[RunConfig]) -> dict[str, Any]:
         "threads": job.config.threads,
         "machine": machine(),
         "versions": versions(),
-        "config": job.config.model_dump(mode="json", exclude_none=True),
+        "config": job.config.shown(),
         "digests": job.digests,
         "state": job.state.directory.name,
         "rerun_on_code": job.keeping.rerun_on_code,
