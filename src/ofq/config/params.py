@@ -1,22 +1,28 @@
-"""The type of the whole ``params.yaml``, and the function that reads it.
+"""The type of the whole ``params.yaml``, the checks across its sections, and the function that reads it.
 
 Everything that reads the file calls :func:`load`, so a mistake in it gives one line with the nearest right name.
 ``params.schema.json``, which editors use, is generated from these types (``python -m ofq schema``).
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from ofq.config.checks import check_references
 from ofq.config.quant_config import Strict
 from ofq.config.settings import ModelSettings, Name, Recipe, Variant
-from ofq.config.studies import Study
+from ofq.config.studies import Group, Study, swept_names
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
-from ofq.runs.paths import PARAMS
+from ofq.runs.paths import EVERYTHING, PARAMS, TEACHER
 from ofq.runs.registry import find, problem
+
+# Entries of a study's results folder besides its models.
+_BESIDE_MODELS = {"data", "report", "mlflow.json"}
+# Entries of its report folder besides its groups.
+_BESIDE_GROUPS = {EVERYTHING, "tables", "figures", "claims.md", "claims.json"}
+_NO_STUDIES = {"reference", EVERYTHING}
 
 
 class Params(Strict):
@@ -30,7 +36,27 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _references_exist(self) -> "Params":
-        check_references(self)
+        """Check that every name that one section takes from another exists, and that no name is reserved.
+
+        Raises:
+            ValueError: a name is wrong; gives the first, with its place and the nearest right name.
+        """
+        _exists("study", "study", [self.study], self.studies)
+        for section, names, reserved in (
+            ("studies", self.studies, _NO_STUDIES),
+            ("models", self.models, _BESIDE_MODELS),
+            ("variants", self.variants, {TEACHER}),
+        ):
+            for name in sorted(reserved & set(names)):
+                raise ValueError(f"{section}: '{name}' is a reserved name, choose another")
+        for name, variant in self.variants.items():
+            if variant.parent is not None:
+                where = f"variants.{name}.parent"
+                _exists(where, "variant", [variant.parent], self.variants)
+                if self.variants[variant.parent].parent is not None:
+                    raise ValueError(f"{where}: '{variant.parent}' is itself annealed; name the run that it continues")
+        for name, study in self.studies.items():
+            _check_study(self, name, study)
         return self
 
     def study_named(self, name: str) -> Study:
@@ -50,6 +76,42 @@ class Params(Strict):
         """Return the variant whose switches a variant has: its parent if it is annealed, else itself."""
         variant = self.variant(name)
         return self.variants[variant.parent] if variant.parent else variant
+
+
+def _check_study(params: Params, name: str, study: Study) -> None:
+    where = f"studies.{name}"
+    _exists(f"{where}.recipe", "recipe", [study.recipe], params.recipes)
+    _check_grid(params, where, study, [name for name in study.variants if name != TEACHER])
+    if study.learning_rates is not None:
+        swept = [other for other, spec in params.studies.items() if spec.sweep_lr]
+        _exists(f"{where}.learning_rates", "study with sweep_lr", [study.learning_rates], swept)
+    for group_name, group in study.groups.items():
+        place = f"{where}.groups.{group_name}"
+        if group_name in _BESIDE_GROUPS | set(params.studies):
+            raise ValueError(f"{place}: '{group_name}' is a reserved name, or a study's; choose another")
+        _check_grid(params, place, group, group.variants)
+        target = f"{name}-{group_name}"
+        if target in params.studies:
+            raise ValueError(f"{where}.groups: '{group_name}' would be asked for as {target}, which is a study")
+    if study.sweep_lr is not None:
+        for listed in study.variants:
+            if listed != TEACHER and params.variants[listed].parent is not None:
+                raise ValueError(f"{where}.sweep_lr cannot try '{listed}', an annealed variant: leave it out")
+        for taken in sorted(set(swept_names(study)) & set(params.variants)):
+            raise ValueError(f"{where}.sweep_lr makes a variant '{taken}': give your own another name")
+
+
+def _check_grid(params: Params, where: str, grid: Study | Group, variants: list[str]) -> None:
+    _exists(f"{where}.models", "model", grid.models or [], params.models)
+    _exists(f"{where}.variants", "variant", variants, params.variants)
+    if grid.measure and all(params.variants[name].parent is not None for name in variants):
+        raise ValueError(f"{where}.measure: annealed variants are not measured, and there is no other: leave it out")
+
+
+def _exists(where: str, kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in set(known):
+            raise ValueError(f"{where}: {unknown(kind, name, known)}")
 
 
 def load(path: Path = PARAMS) -> Params:

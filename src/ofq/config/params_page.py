@@ -15,6 +15,7 @@ This page is written by `python -m ofq schema --markdown > docs/params.md`. Edit
 `params.schema.json`, which `python -m ofq schema > params.schema.json` writes. What the names mean and where they stand
 in paths: [names.md](names.md). Examples: [add-a-variant.md](add-a-variant.md), [add-a-data-set.md](add-a-data-set.md).
 """
+_KINDS = {"object": "mapping", "string": "text", "boolean": "true or false"}
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -24,11 +25,11 @@ def markdown() -> str:
     places: dict[str, list[str]] = {}  # places by type: a type used in two places gets one section
     for place, kind in _places(schema, schema, ""):
         places.setdefault(kind, []).append(place)
-    parts = [_HEAD, "## Top level\n", _table(schema, schema)]
+    parts = [_HEAD, "## Top level\n", _table(schema)]
     for kind, used_at in places.items():
         section = schema["$defs"][kind]
         parts += [f"## {', '.join(f'`{place}`' for place in used_at)}\n", f"{_tidy(section['description'])}\n"]
-        parts.append(_table(schema, section))
+        parts.append(_table(section))
     return "\n".join(parts)
 
 
@@ -38,17 +39,18 @@ def _places(schema: dict[str, Any], section: dict[str, Any], path: str) -> Itera
         for option in _options(value):
             named: dict[str, Any] = next(iter(option.get("patternProperties", {}).values()), {})
             place = f"{path}{key}.<{_SINGULAR[key]}>" if named else f"{path}{key}"
-            if kind := _reference(named or option):
+            if reference := (named or option).get("$ref"):
+                kind = reference.removeprefix("#/$defs/")
                 yield place, kind
                 yield from _places(schema, schema["$defs"][kind], f"{place}.")
 
 
-def _table(schema: dict[str, Any], section: dict[str, Any]) -> str:
+def _table(section: dict[str, Any]) -> str:
     lines = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     required = section.get("required", [])
     for key, value in section["properties"].items():
         default = "required" if key in required else f"`{_default(value)}`"
-        kind = " or ".join(text for option in _options(value) if (text := _kind(option)))
+        kind = " or ".join(map(_kind, _options(value)))
         lines.append(f"| `{key}` | {kind} | {default} | {_tidy(value['description'])} |")
     return "\n".join(lines) + "\n"
 
@@ -63,26 +65,19 @@ def _options(value: dict[str, Any]) -> list[dict[str, Any]]:
     return [option for option in options if option.get("type") != "null"]
 
 
-def _reference(value: dict[str, Any]) -> str:
-    return str(value.get("$ref", "")).removeprefix("#/$defs/")
-
-
 def _kind(value: dict[str, Any]) -> str:
     """Describe in words what values a key may have."""
-    if "enum" in value:
-        return ", ".join(f"`{choice}`" for choice in value["enum"])
-    if _reference(value) or value.get("patternProperties"):
-        return "mapping, see below"
-    match value["type"]:
-        case "array":
-            return f"list of: {_kind(value['items'])}"
-        case "object":
-            return "mapping"
-        case "string":
-            return f"text matching `{value['pattern']}`" if "pattern" in value else "text"
-        case kind:
-            bounds = [f"{sign} {value[name]}" for name, sign in _BOUNDS.items() if name in value]
-            return " ".join(["true or false" if kind == "boolean" else kind, ", ".join(bounds)]).strip()
+    match value:
+        case {"enum": choices}:
+            return ", ".join(f"`{choice}`" for choice in choices)
+        case {"$ref": _} | {"patternProperties": _}:
+            return "mapping, see below"
+        case {"type": "array", "items": items}:
+            return f"list of: {_kind(items)}"
+        case {"pattern": pattern}:
+            return f"text matching `{pattern}`"
+    bounds = [f"{sign} {value[name]}" for name, sign in _BOUNDS.items() if name in value]
+    return " ".join([_KINDS.get(value["type"], value["type"]), ", ".join(bounds)]).strip()
 
 
 def _tidy(text: str) -> str:
