@@ -105,15 +105,9 @@ def load(study: str) -> InMemory:
     """
     manifest = read_manifest(study)
     mean, std = (torch.tensor(value, dtype=torch.float32).view(1, -1, 1, 1) for value in (manifest.mean, manifest.std))
-    train_images, train_labels = _split(study, manifest, manifest.files.train)
-    eval_images, eval_labels = _split(study, manifest, manifest.files.eval)
-    return InMemory(
-        (train_images.float() / 255 - mean) / std,
-        train_labels,
-        (eval_images.float() / 255 - mean) / std,
-        eval_labels,
-        manifest.classes,
-    )
+    splits = [_split(study, manifest, stored) for stored in (manifest.files.train, manifest.files.eval)]
+    train, evaluation = (((images.float() / 255 - mean) / std, labels) for images, labels in splits)
+    return InMemory(*train, *evaluation, manifest.classes)
 
 
 def _split(study: str, manifest: Manifest, stored: Stored) -> tuple[Tensor, Tensor]:
@@ -133,6 +127,10 @@ def _split(study: str, manifest: Manifest, stored: Stored) -> tuple[Tensor, Tens
 @lru_cache(maxsize=1)
 def _permutation(count: int, seed: int, epoch: int) -> Tensor:
     """Return the order of an epoch; the latest one is cached, because a step needs only a slice of it."""
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-    return torch.randperm(count, generator=generator)
+    return torch.randperm(count, generator=seeded(f"{seed}/{epoch}"))
+
+
+def seeded(purpose: str) -> torch.Generator:
+    """Return a source of randomness that depends on a text alone: the seed of a run, and what is drawn."""
+    digest = hashlib.sha256(purpose.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

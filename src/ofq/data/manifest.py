@@ -8,16 +8,8 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.types import FiniteFloat, NonNegativeInt, PositiveInt
 
 from ofq.errors import UserError, missing
 from ofq.runs.files import write_json
@@ -129,17 +121,16 @@ def read_manifest(study: str) -> Manifest:
     try:
         text = path.read_bytes().decode()
         content = json.loads(text)
+        recorded = content.pop("sha256", None) if isinstance(content, dict) else None
+        manifest = Manifest.model_validate(content)
     except FileNotFoundError:
         raise missing(path) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); {again(study)}") from None
-    recorded = content.pop("sha256", None) if isinstance(content, dict) else None
-    try:
-        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(f"{path} is damaged ({place + ': ' if place else ''}{first['msg']}); {again(study)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); {again(study)}") from None
     # The text is compared too: a changed digit beyond the precision of float64 would not change the content.
     if recorded != _digest(content) or text != json.dumps(content | {"sha256": recorded}, indent=2) + "\n":
         raise UserError(f"{path} was changed since it was written (sha256); {again(study)}")

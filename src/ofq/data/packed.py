@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ofq.data.manifest import SourceFile
 from ofq.errors import UserError
+from ofq.runs.provenance import file_digest
 
 MOST_MEMBERS = 100  # of an archive; the published ones have fewer than ten
 _REST = 2**20  # bytes that an archive may hold besides the members that are read: names of classes, a page of text
@@ -22,10 +23,8 @@ _REST = 2**20  # bytes that an archive may hold besides the members that are rea
 def origin(path: Path, *, md5: str | None = None) -> SourceFile:
     """Return sha256 and size of a source file and, with ``md5``, whether it is the archive that its authors publish."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
         same = None if md5 is None else hashlib.file_digest(file, "md5").hexdigest() == md5
-    return SourceFile(sha256=digest, bytes=path.stat().st_size, as_published=same)
+    return SourceFile(sha256=file_digest(path), bytes=path.stat().st_size, as_published=same)
 
 
 def unpacked(path: Path, most: int, where_from: str) -> bytes:

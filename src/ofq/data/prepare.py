@@ -32,8 +32,7 @@ def prepare(study: str, data: Data) -> None:
     train, evaluation = source.train, source.test
     if data.evaluate == "validation":
         train, evaluation = _hold_out(*source.train)
-    train = reader.augmented(*train)
-    splits = {"train": (_with_channels(train[0]), train[1]), "eval": (_with_channels(evaluation[0]), evaluation[1])}
+    splits = {"train": _with_channels(*reader.augmented(*train)), "eval": _with_channels(*evaluation)}
     images = splits["train"][0]
     mean, std = statistics(images)
     if not all(std):
@@ -91,9 +90,9 @@ def check(name: str, source: Source) -> None:
         raise UserError(f"training and test images of {name} differ in size")
 
 
-def _with_channels(images: Images) -> Images:
-    """Return the images as (n, channels, height, width)."""
-    return np.ascontiguousarray(images if images.ndim == 4 else images[:, None])
+def _with_channels(images: Images, labels: Labels) -> tuple[Images, Labels]:
+    """Return the images as (n, channels, height, width), and the labels as they are."""
+    return np.ascontiguousarray(images if images.ndim == 4 else images[:, None]), labels
 
 
 def store(study: str, split: str, images: Images, labels: Labels, *, classes: int) -> Stored:

@@ -36,7 +36,7 @@ def verify(params: Params, study: str | None) -> None:
     """
     if study is not None:
         params.study_named(study)
-    studies = [study] if study else [name for name in params.studies if _files(data_dir(name))]
+    studies = [study] if study else [name for name in params.studies if any(data_dir(name).glob("*"))]
     if not studies:
         first = manifest_path(next(iter(params.studies)))
         raise UserError(f"no study has prepared data here; prepare a study's with: snakemake {first}")
@@ -116,10 +116,9 @@ def _content_problems(images: Images, labels: Labels, split: str, stored: Stored
     shape = (manifest.channels, *manifest.image_size)
     if images.shape[1:] != shape:
         yield f"holds images of {images.shape[1:]}, {shape} in the manifest"
-    if len(images) != stored.images:
-        yield f"holds {len(images)} images, {stored.images} in the manifest"
-    if len(labels) != stored.images:
-        yield f"holds {len(labels)} labels, {stored.images} in the manifest"
+    for what, count in (("images", len(images)), ("labels", len(labels))):
+        if count != stored.images:
+            yield f"holds {count} {what}, {stored.images} in the manifest"
     outside = (labels < 0) | (labels >= manifest.classes)
     if outside.any():
         yield f"holds {outside.sum()} labels out of range: {labels[outside][0]}, 0 to {manifest.classes - 1} allowed"
@@ -146,16 +145,13 @@ def _source(reader: Reader, name: str, said: SourceFile) -> Finding:
     if (current.sha256, current.bytes) == (said.sha256, said.bytes):
         remark = ", not the archive as published" if said.as_published is False else ""
         return Finding("ok", f"{where}  source, {said.bytes} bytes, sha256 {said.sha256[:12]}...{remark}")
-    changed = (
-        f"{where} is not the source that was prepared: {current.bytes} bytes, sha256 {current.sha256[:12]}...; "
-        f"{said.bytes} bytes, sha256 {said.sha256[:12]}... in the manifest"
-    )
+    why = "; prepare the study again if the change was meant"
     try:
         reader.examine(name)
     except UserError as error:
-        return Finding("bad", f"{changed} ({error})")
-    return Finding("bad", f"{changed}; prepare the study again if the change was meant")
-
-
-def _files(directory: Path) -> list[Path]:
-    return list(directory.iterdir()) if directory.is_dir() else []
+        why = f" ({error})"
+    return Finding(
+        "bad",
+        f"{where} is not the source that was prepared: {current.bytes} bytes, sha256 {current.sha256[:12]}...; "
+        f"{said.bytes} bytes, sha256 {said.sha256[:12]}... in the manifest{why}",
+    )

@@ -1,9 +1,9 @@
 """Noise on the codes of a finished run: is the model at the end of training a chance snapshot?"""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.config.resolve import RunConfig, TeacherConfig
-from ofq.data.batches import Batches
+from ofq.data.batches import Batches, seeded
 from ofq.errors import UserError
 from ofq.models.weights import load_weights
 from ofq.oscillation.thresholds import threshold_distance
@@ -51,10 +51,6 @@ class Noise:
     trial: int
     where: str
     range: float
-
-    def generator(self) -> torch.Generator:
-        """Make the draw's own source of randomness."""
-        return _generator(f"{self.seed}/{self.trial}/{self.where}/{self.range}")
 
 
 class FixedQuantizer(Quantizer):
@@ -134,7 +130,8 @@ def measure(student: nn.Module, data: Batches, *, seed: int, trials: int) -> pd.
     """
     weights = block_weights(student)
     count = sum(weight.latent().numel() for weight in weights)
-    trained_on = _of_training_images(data, seed)
+    chosen = torch.randperm(data.count, generator=seeded(f"{seed}/training images"))[:TRAIN_IMAGES]
+    trained_on = data.of_training(chosen)
 
     def row(where: str, limit: float, trial: int, injected: int) -> dict[str, Any]:
         top1, loss = evaluate(student, data)
@@ -142,12 +139,10 @@ def measure(student: nn.Module, data: Batches, *, seed: int, trials: int) -> pd.
         return dict(zip(_COLUMNS, values, strict=True))
 
     rows = [row("none", 0.0, 0, 0)]
-    for limit in RANGES:
-        for where in PLACES:
-            for trial in range(trials):
-                codes, injected = inject(weights, Noise(seed, trial, where, limit))
-                with fixed(codes):
-                    rows.append(row(where, limit, trial, injected))
+    for limit, where, trial in product(RANGES, PLACES, range(trials)):
+        codes, injected = inject(weights, Noise(seed, trial, where, limit))
+        with fixed(codes):
+            rows.append(row(where, limit, trial, injected))
     return pd.DataFrame(rows)
 
 
@@ -178,7 +173,7 @@ def inject(weights: list[BlockWeight], noise: Noise) -> tuple[dict[Layer, Tensor
     draw = {"boundary": _near_thresholds, "random": _anywhere}.get(noise.where)
     if draw is None:
         raise ValueError(f"where must be one of {', '.join(PLACES)}, not {noise.where!r}")
-    generator = noise.generator()
+    generator = seeded(f"{noise.seed}/{noise.trial}/{noise.where}/{noise.range}")
     parts: dict[Layer, list[Tensor]] = {}
     injected = 0
     for weight in weights:  # the thirds of qkv follow each other, in the order of its rows
@@ -195,10 +190,9 @@ def fixed(codes: dict[Layer, Tensor]) -> Iterator[None]:
     before: dict[Layer, Quantizer | None] = {layer: layer.weight_quantizer for layer in codes}
     try:
         for layer, replaced in codes.items():
-            quantizer = layer.weight_quantizer
+            quantizer = before[layer]
             assert quantizer is not None
-            weight = layer.latent_weight()
-            layer.weight_quantizer = FixedQuantizer(quantizer, weight, replaced)
+            layer.weight_quantizer = FixedQuantizer(quantizer, layer.latent_weight(), replaced)
         yield
     finally:
         for layer, quantizer in before.items():
@@ -236,13 +230,3 @@ def _anywhere(position: Tensor, near: Tensor, bits: int, generator: torch.Genera
     outside = (flat[chosen] + up < -half) | (flat[chosen] + up > half - 1)
     flat[chosen] += changes * torch.where(outside, -up, up)
     return codes
-
-
-def _of_training_images(data: Batches, seed: int) -> Batches:
-    """Return the data with up to 600 training images in place of the evaluation images."""
-    return data.of_training(torch.randperm(data.count, generator=_generator(f"{seed}/training images"))[:TRAIN_IMAGES])
-
-
-def _generator(text: str) -> torch.Generator:
-    digest = hashlib.sha256(text.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

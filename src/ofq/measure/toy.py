@@ -19,7 +19,6 @@ from ofq.runs.paths import TOY
 STEP, BITS, LR = 0.25, 3, 0.05
 START, TARGET = 0.45, 0.14
 OTHERS = [-0.46, 0.31, 0.62, -0.22, 0.07, -0.35, 0.50]  # targets of the other weights of a row of eight
-_COLUMNS = ["case", "step", "weight", "latent", "value", "code", "scale"]
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,8 @@ def tidy(traces: dict[str, Trace]) -> pd.DataFrame:
             "code": trace.codes.flatten(),  # (steps*count,)
             "scale": trace.scales.flatten().repeat_interleave(count),  # (steps, 1) to (steps,) to (steps*count,)
         }
-        frames.append(pd.DataFrame({name: x.numpy() if isinstance(x, Tensor) else x for name, x in columns.items()}))
-    return pd.concat(frames, ignore_index=True)[_COLUMNS]
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
 
 
 def write_trace() -> None:
