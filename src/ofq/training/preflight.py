@@ -38,17 +38,16 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
     with torch.device("meta"):
         _check_fit(build_model(configs[0], data), model.timm, data)
         students = [config for config in configs if not isinstance(config, TeacherConfig)]
-        asked = [student.quantization for student in students]
-        # Whether a model can be converted does not depend on the bits.
-        for quantization in {one.model_copy(update={"weight_bits": 2, "input_bits": 2}): one for one in asked}.values():
+        bits = {"weight_bits": 2, "input_bits": 2}  # whether a model can be converted does not depend on them
+        for quantization in dict.fromkeys(student.quantization.model_copy(update=bits) for student in students):
             quantize_as(build_model(configs[0], data), quantization, model.timm)
         for config in students:
-            if isinstance(config, QatConfig) and config.remedy:
-                if ":" in config.remedy.name:  # a user's remedy may need weights that hold numbers
-                    remedy_class(config.remedy)
-                    continue
+            remedy = config.remedy if isinstance(config, QatConfig) else None
+            if remedy and ":" in remedy.name:  # a user's remedy may need weights that hold numbers
+                remedy_class(remedy)
+            elif remedy:
                 student = quantize_as(build_model(config, data), config.quantization, model.timm)
-                make_remedy(config.remedy, student, config.train.steps)
+                make_remedy(remedy, student, config.train.steps)
 
 
 def _check_fit(model: nn.Module, name: str, data: Batches) -> None:
