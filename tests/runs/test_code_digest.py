@@ -106,6 +106,7 @@ def test_every_module_that_training_imports_counts_or_has_a_reason_not_to(packag
     packages = {name for name in imported if code._is_package(name)}
     assert imported - counted == packages | (set(code.APART) & imported)
     assert all(reason.strip() for reason in code.APART.values())
+    assert all(code.module_file(name) for name in code.APART), "a module that is gone"
 
 
 def test_a_package_only_passes_names_on(package: Path) -> None:

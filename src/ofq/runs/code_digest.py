@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = "ofq"
 APART = {
     **dict.fromkeys(
-        (f"ofq.config.{name}" for name in ("settings", "studies", "params", "checks", "grid", "resolve", "yaml_model")),
+        (f"ofq.config.{name}" for name in ("settings", "studies", "params", "grid", "resolve", "yaml_model")),
         "a run takes only its resolved settings from it, which Snakemake compares separately",
     ),
     "ofq.runs.paths": "names of files, which are the outputs of the rules",
