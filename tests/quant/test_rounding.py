@@ -1,7 +1,5 @@
 """The two roundings, against plain differentiable operations and at the exact places where they could go wrong."""
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ofq.quant import StatsQuantizer
-from ofq.quant.quantizers.lsq import _LSQ, Grid
+from ofq.quant.quantizers.lsq import _LSQ, Grid, LSQQuantizer
 from tests.quant import reference
 
 BITS = st.integers(2, 8)
@@ -39,10 +37,14 @@ def round_learned(
     *,
     before: Tensor | None = None,
     after: Tensor | None = None,
-    **grid: Any,
+    step_shape: tuple[int, ...],
+    offset: float = 0.0,
+    move_shape: tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor]:
-    gamma = (high * (x.numel() / scale.numel())) ** -0.5
-    return _LSQ.apply(x, scale, before, after, Grid(low, high, gamma=gamma, **grid))  # type: ignore[no-any-return]
+    quantizer = LSQQuantizer(2)
+    quantizer.offset, quantizer.shape = offset, move_shape
+    grid = Grid(quantizer, low, high, step_shape, gamma=(high * (x.numel() / scale.numel())) ** -0.5)
+    return _LSQ.apply(x, scale, before, after, grid)  # type: ignore[no-any-return]
 
 
 @given(BITS, SEEDS, SIZES, SIZES)

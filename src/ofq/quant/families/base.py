@@ -117,10 +117,3 @@ def weight_quantizer(config: QuantConfig) -> Quantizer:
             f"weight quantizer {entry.name}: {error}; it should be made as {entry.attribute}(bits)"
         ) from None
     return quantizer
-
-
-def place_beside(layer: nn.Linear, *quantizers: Quantizer | None) -> None:
-    """Move quantizers to the device and dtype of the layer whose module they become part of."""
-    for quantizer in quantizers:
-        if quantizer is not None:
-            quantizer.to(device=layer.weight.device, dtype=layer.weight.dtype)

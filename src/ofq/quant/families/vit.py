@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from ofq.config.quant_config import QuantConfig
-from ofq.quant.families.base import BlockWeight, Family, place_beside, weight_quantizer
+from ofq.quant.families.base import BlockWeight, Family, weight_quantizer
 from ofq.quant.modules.attention import AttentionQuantizers, QuantAttention
 from ofq.quant.modules.conv import QuantConv2d, check_patches
 from ofq.quant.modules.linear import QuantLinear
@@ -73,7 +73,7 @@ class VisionTransformers(Family):
             for name, child in list(parent.named_children()):
                 if type(child) is Attention:
                     if child not in replaced:
-                        replaced[child] = attention(child, config).train(child.training)
+                        replaced[child] = attention(child, config).to(child.qkv.weight).train(child.training)
                     setattr(parent, name, replaced[child])
             if type(parent) is Mlp:
                 rectified = _is_rectifying(parent.act) and isinstance(parent.norm, nn.Identity)
@@ -139,7 +139,6 @@ def _attention(source: Any, config: QuantConfig) -> QuantAttention:
         v=MovedLSQQuantizer(bits, (width,), axis=-1),
         probability=LSQQuantizer(bits, signed=False, axis=-2),
     )
-    place_beside(source.qkv, *quantizers)
     qkv, proj = _linear(source.qkv, config), _linear(source.proj, config)
     return QuantAttention(source.num_heads, qkv, proj, quantizers, (source.attn_drop.p, source.proj_drop.p))
 
@@ -156,7 +155,6 @@ def _qkr_attention(source: Any, config: QuantConfig) -> QKRAttention:
         v=MovedLSQQuantizer(bits, (width,), axis=-1),
         probability=LSQQuantizer(bits, signed=False, axis=-2),
     )
-    place_beside(source.qkv, *quantizers)
     q, k, v = (_rows(source.qkv, part * width, width, bias=part == 2) for part in range(3))
     quantized_v = QuantLinear.from_linear(v, weight_quantizer=weight_quantizer(config), input_quantizer=None)
     layers = Projections(q, k, quantized_v, _linear(source.proj, config))

@@ -16,24 +16,7 @@ from ofq.quant.kernels.grid import Learned, place_and_codes, rounded, values
 from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
 
-@dataclass(frozen=True)
-class Heads:
-    """Heads, quantizers and dropout that both fused attentions need after the scores.
-
-    Attributes:
-        count: number of heads H.
-        values: quantizer of the values (B, N, A).
-        probabilities: quantizer of the probabilities, one step per query.
-        dropout: rate for the quantized probabilities; 0 in evaluation.
-    """
-
-    count: int
-    values: LSQQuantizer
-    probabilities: LSQQuantizer
-    dropout: float
-
-
-def plain_attention(qkv: Tensor, qk: LSQQuantizer, heads: Heads, scale: float) -> Tensor:
+def plain_attention(qkv: Tensor, qk: LSQQuantizer, context: "Context", scale: float) -> Tensor:
     """Compute the context of quantized queries, keys, values and probabilities.
 
         p = Q_p(softmax(scale*Q(q) Q(k)^T)),   context = p Q(v)
@@ -41,7 +24,7 @@ def plain_attention(qkv: Tensor, qk: LSQQuantizer, heads: Heads, scale: float) -
     Args:
         qkv: queries, keys and values side by side (B, N, 3A).
         qk: quantizer of queries and keys as (B, N, 2, A).
-        heads: what comes after the scores.
+        context: what comes after the scores.
         scale: of the scores, 1/sqrt(d).
 
     Returns:
@@ -50,11 +33,8 @@ def plain_attention(qkv: Tensor, qk: LSQQuantizer, heads: Heads, scale: float) -
     Source: tests/golden/README.md section 5.
     """
     batch, tokens, width = qkv.shape
-    context = Context.of(heads, batch, tokens, width // 3)
     plan = qk.grid_for(torch.Size((batch, tokens, 2, width // 3))), context, scale
-    out: Tensor = _PlainAttention.apply(
-        plan, qkv, *Learned.of(qk), *Learned.of(heads.values), heads.probabilities.scale
-    )
+    out: Tensor = _PlainAttention.apply(plan, qkv, *Learned.of(qk), *context.learned())
     return out
 
 
@@ -64,22 +44,19 @@ class Context:
 
     Attributes:
         heads: number of heads H.
-        v: grid of the values.
-        p: grid of the probabilities.
-        dropout: rate for the quantized probabilities.
+        v: quantizer of the values (B, N, A).
+        p: quantizer of the probabilities, one step per query.
+        dropout: rate for the quantized probabilities; 0 in evaluation.
     """
 
     heads: int
-    v: Grid
-    p: Grid
+    v: LSQQuantizer
+    p: LSQQuantizer
     dropout: float
 
-    @classmethod
-    def of(cls, heads: Heads, batch: int, tokens: int, width: int) -> "Context":
-        """Make the context for a batch of B images with N tokens and values of width A."""
-        v = heads.values.grid_for(torch.Size((batch, tokens, width)))
-        p = heads.probabilities.grid_for(torch.Size((batch, heads.count, tokens, tokens)))
-        return cls(heads.count, v, p, heads.dropout)
+    def learned(self) -> tuple[Tensor | None, ...]:
+        """Return the four vectors that learn: three of the values' quantizer, and the probabilities' steps."""
+        return *Learned.of(self.v), self.p.scale
 
     def forward(
         self, scores: Tensor, v: Tensor, v_learned: Learned, p_scale: Tensor
@@ -88,16 +65,17 @@ class Context:
 
         The scores are overwritten.
         """
-        v_step, p_step = self.v.step(v_learned.scale), self.p.step(p_scale)
+        v_grid, p_grid = self.v.grid_for(v.shape), self.p.grid_for(scores.shape)
+        v_step, p_step = v_grid.step(v_learned.scale), p_grid.step(p_scale)
         # In place, here and in the backward pass: holes of the size of these largest tensors would stay in the heap.
         probabilities = torch.softmax(scores, -1, out=scores)
         mask = None
-        quantized = rounded(self.p, probabilities, p_step)
+        quantized = rounded(p_grid, probabilities, p_step)
         if self.dropout:
             mask = torch.empty_like(quantized).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
             quantized.mul_(mask)
-        v_u = self.v.place(v, v_step, v_learned.before)
-        v_rounded = values(self.v, v_u, v_step, v_learned.after)
+        v_u = v_grid.place(v, v_step, v_learned.before)
+        v_rounded = values(v_grid, v_u, v_step, v_learned.after)
         context = torch.empty_like(v_rounded)
         # out, part (B, N, d); p (B, N, N)
         for out, p, part in zip(self.split(context), quantized, self.split(v_rounded), strict=True):
@@ -113,9 +91,10 @@ class Context:
             grad_v: (B, N, A), overwritten.
         """
         probabilities, p_step, v_u, v_step, v_after, mask = saved
-        p_u, codes = place_and_codes(self.p, probabilities, p_step, None)
+        v_grid, p_grid = self.v.grid_for(g.shape), self.p.grid_for(probabilities.shape)
+        p_u, codes = place_and_codes(p_grid, probabilities, p_step, None)
         scaled = g * p_step  # p = code*step: the step of a query multiplies its gradient, not its row of codes
-        v_rounded = values(self.v, v_u, v_step, v_after)
+        v_rounded = values(v_grid, v_u, v_step, v_after)
         grad_p = torch.empty_like(codes)
         quantized = codes if mask is None else codes.mul_(mask)
         parts = (self.split(x) for x in (v_rounded, g, scaled, grad_v))  # H of (B, N, d) each
@@ -124,10 +103,10 @@ class Context:
             out.copy_(torch.bmm(p.transpose(1, 2), scaled_one))  # p^T (B, N, N), keys by queries; out (B, N, d)
         if mask is not None:
             grad_p.mul_(mask)
-        grad_p_scale, _ = self.p.gradients(grad_p, p_u)
+        grad_p_scale, _ = p_grid.gradients(grad_p, p_u)
         torch._softmax_backward_data(grad_p, probabilities, -1, grad_p.dtype, grad_input=grad_p)
-        grad_v_after = self.v.move_gradient(grad_v) if v_after is not None else None
-        grad_v_scale, grad_v_before = self.v.gradients(grad_v, v_u)
+        grad_v_after = v_grid.move_gradient(grad_v) if v_after is not None else None
+        grad_v_scale, grad_v_before = v_grid.gradients(grad_v, v_u)
         return grad_p, Learned(grad_v_scale, grad_v_before, grad_v_after), grad_p_scale
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:

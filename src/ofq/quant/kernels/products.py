@@ -104,22 +104,21 @@ def quantized_linear(x: Tensor, quantizer: LSQQuantizer, weight: Weight, bias: T
 
     Source: tests/golden/README.md section 4.
     """
-    plan = quantizer.grid_for(x.shape), weight[1:]
+    plan = quantizer.grid_for(x.shape), weight
     out: Tensor = _QuantizedLinear.apply(plan, x, *Learned.of(quantizer), weight.values, bias)
     return out
 
 
 class _QuantizedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: tuple[Grid, tuple[Tensor | None, Tensor | None]], *tensors: Tensor | None) -> Tensor:
-        grid, factors = plan
-        x, scale, before, after, weight, bias = tensors
-        assert x is not None and scale is not None and weight is not None
+    def forward(ctx: Any, plan: tuple[Grid, Weight], x: Tensor, *tensors: Any) -> Tensor:
+        grid, factor = plan
+        scale, before, after, weight, bias = tensors
         step = grid.step(scale)
-        u, codes = place_and_codes(grid, x, step, before, integers=factors[0] is not None)
+        u, codes = place_and_codes(grid, x, step, before, integers=factor.integers is not None)
         ctx.save_for_backward(u, step, weight, after)
         ctx.grid = grid
-        return rounded_product(codes, step, after, Weight(weight, *factors), bias)
+        return rounded_product(codes, step, after, factor, bias)
 
     @staticmethod
     @once_differentiable

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ofq.quant.kernels.attention import Context, Heads
+from ofq.quant.kernels.attention import Context
 from ofq.quant.kernels.grid import Learned, place_and_codes, values
 from ofq.quant.kernels.products import INTEGER_BITS, Weight, rounded_product
 from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
@@ -27,7 +27,7 @@ class Products(NamedTuple):
 
 
 def qkr_attention(
-    x: Tensor, quantizer: LSQQuantizer, products: Products, u_quantizer: LSQQuantizer, heads: Heads, scale: float
+    x: Tensor, quantizer: LSQQuantizer, products: Products, u_quantizer: LSQQuantizer, context: Context, scale: float
 ) -> Tensor:
     """Compute the context of query-key reparameterization.
 
@@ -38,7 +38,7 @@ def qkr_attention(
         quantizer: of ``x``.
         products: P, W_v and b_v.
         u_quantizer: of u as (B, N, H, C).
-        heads: what comes after the scores.
+        context: what comes after the scores.
         scale: of the scores, 1/sqrt(d).
 
     Returns:
@@ -47,43 +47,27 @@ def qkr_attention(
     Source: tests/golden/README.md section 5; OFQ paper section 3.
     """
     batch, tokens, channels = x.shape
+    grids = quantizer.grid_for(x.shape), u_quantizer.grid_for(torch.Size((batch, tokens, context.heads, channels)))
     p, v, v_bias = products
-    plan = _Plan(
-        quantizer.grid_for(x.shape),
-        u_quantizer.grid_for(torch.Size((batch, tokens, heads.count, channels))),
-        Context.of(heads, batch, tokens, len(v.values)),
-        p[1:],
-        v[1:],
-        scale,
-    )
     out: Tensor = _QKRAttention.apply(
-        *(plan, x, *Learned.of(quantizer), p.values, *Learned.of(u_quantizer), v.values, v_bias),
-        *(*Learned.of(heads.values), heads.probabilities.scale),
+        *((*grids, context, scale), (p, v), x, *Learned.of(quantizer), p.values, *Learned.of(u_quantizer)),
+        *(v.values, v_bias, *context.learned()),
     )
     return out
 
 
-class _Plan(NamedTuple):
-    """What the function needs besides tensors with gradients; ``p`` and ``v`` are the integers and steps of weights."""
-
-    x_grid: Grid
-    u_grid: Grid
-    context: Context
-    p: tuple[Tensor | None, Tensor | None]
-    v: tuple[Tensor | None, Tensor | None]
-    factor: float
-
-
 class _QKRAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, x: Tensor, *tensors: Any) -> Tensor:
-        x_grid, u_grid, context, p_factors, v_factors, factor = plan
+    def forward(
+        ctx: Any, plan: tuple[Grid, Grid, Context, float], weights: tuple[Weight, Weight], x: Tensor, *tensors: Any
+    ) -> Tensor:
+        x_grid, u_grid, context, factor = plan
         x_scale, x_before, x_after, product, u_scale, u_before, u_after, v_weight, v_bias, *v_learned, p_scale = tensors
         x_step, u_step = x_grid.step(x_scale), u_grid.step(u_scale)
-        integers = p_factors[0] is not None
+        integers = weights[0].integers is not None
         x_u, codes = place_and_codes(x_grid, x, x_step, x_before, integers=integers)
-        products = (Weight(product, *p_factors), None), (Weight(v_weight, *v_factors), v_bias)
-        u, v = (rounded_product(codes, x_step, x_after, *pair) for pair in products)  # (B, N, H*C), (B, N, A)
+        # (B, N, H*C), (B, N, A)
+        u, v = (rounded_product(codes, x_step, x_after, *pair) for pair in zip(weights, (None, v_bias), strict=True))
         # u (B, N, H, C)
         u_u, u_codes = place_and_codes(u_grid, u.unflatten(-1, (context.heads, -1)), u_step, u_before)
         if integers and u_after is None and u_grid.high < 2**INTEGER_BITS:
@@ -102,7 +86,7 @@ class _QKRAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x_u, x_step, x_after, u_u, u_step, u_after, product, v_weight, *saved = ctx.saved_tensors
-        x_grid, u_grid, context, *_, factor = ctx.plan
+        x_grid, u_grid, context, factor = ctx.plan
         grad_v = torch.empty_like(g)
         grad_scores, grad_v_learned, grad_p_scale = context.backward(g, tuple(saved), grad_v)
 
@@ -121,11 +105,11 @@ class _QKRAttention(torch.autograd.Function):
         rows, v_rows, u_rows = x.flatten(0, 1), grad_v.flatten(0, 1), grad_u.flatten(2).flatten(0, 1)
         grad_x.flatten(0, 1).addmm_(u_rows, product).addmm_(v_rows, v_weight)  # (B*N, C), a view
         grad_product, grad_v_weight = u_rows.t() @ rows, v_rows.t() @ rows  # (H*C, C), (A, C)
-        grad_v_bias = v_rows.sum(0) if ctx.needs_input_grad[10] else None
+        grad_v_bias = v_rows.sum(0) if ctx.needs_input_grad[11] else None
         grad_x_after = None if x_after is None else x_grid.move_gradient(grad_x)
         grad_x_scale, grad_x_before = x_grid.gradients(grad_x, x_u)
         return (
-            *(None, grad_x, grad_x_scale, grad_x_before, grad_x_after),
+            *(None, None, grad_x, grad_x_scale, grad_x_before, grad_x_after),
             *(grad_product, grad_u_scale, grad_u_before, grad_u_after, grad_v_weight, grad_v_bias),
             *(*grad_v_learned, grad_p_scale),
         )

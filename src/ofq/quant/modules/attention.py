@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ofq.quant.kernels.attention import Heads
+from ofq.quant.kernels.attention import Context
 from ofq.quant.kernels.choose import fused
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.base import Quantizer
@@ -69,11 +69,11 @@ class Attention(nn.Module):
         out: Tensor = self.proj_drop(self.proj(context))
         return out
 
-    def fused_heads(self) -> Heads:
-        """Return what a fused function needs of this part; both quantizers must be there."""
+    def fused_context(self) -> Context:
+        """Return the fused counterpart of this part; both quantizers must be there."""
         assert self.v_quantizer is not None and self.probability_quantizer is not None
         dropout = self.attn_drop.p if self.training else 0.0
-        return Heads(self.num_heads, self.v_quantizer, self.probability_quantizer, dropout)
+        return Context(self.num_heads, self.v_quantizer, self.probability_quantizer, dropout)
 
 
 class QuantAttention(Attention):
@@ -119,7 +119,7 @@ class QuantAttention(Attention):
         refuse_masks(attn_mask, is_causal=is_causal)
         qkv = self.qkv(x)
         if fast := fused(qkv, self.qk_quantizer, self.v_quantizer, self.probability_quantizer):
-            return self.output(fast.attention(qkv, self.qk_quantizer, self.fused_heads(), self.scale))
+            return self.output(fast.attention(qkv, self.qk_quantizer, self.fused_context(), self.scale))
         qkv = qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
         qk, v = qkv.split([2, 1], dim=2)  # (B, N, 2, A), (B, N, 1, A)
         if self.qk_quantizer is not None:

@@ -53,16 +53,9 @@ class QuantConv2d(nn.Conv2d):
         check_patches(conv)
         height, width = conv.kernel_size
         with torch.device("meta"):  # draws no random numbers
-            layer = cls(
-                conv.in_channels,
-                conv.out_channels,
-                kernel_size=(height, width),
-                bias=conv.bias is not None,
-                weight_quantizer=weight_quantizer,
-                input_quantizer=input_quantizer,
-            )
-        take_over(layer, conv)
-        return layer
+            layer = cls(conv.in_channels, conv.out_channels, kernel_size=(height, width), bias=conv.bias is not None)
+        layer.weight_quantizer, layer.input_quantizer = weight_quantizer, input_quantizer
+        return take_over(layer, conv)
 
     def quantized_weight(self) -> Tensor:
         """Return Q_w(W), shape (out_channels, in_channels, height, width)."""

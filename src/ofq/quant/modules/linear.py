@@ -1,6 +1,6 @@
 """The linear layer that quantizes its weight and its input."""
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from ofq.quant.kernels.choose import fused
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class QuantLinear(nn.Linear):
@@ -45,15 +47,9 @@ class QuantLinear(nn.Linear):
     ) -> Self:
         """Make a quantized layer that takes over the weight and bias parameters themselves, not copies."""
         with torch.device("meta"):  # draws no random numbers
-            layer = cls(
-                linear.in_features,
-                linear.out_features,
-                bias=linear.bias is not None,
-                weight_quantizer=weight_quantizer,
-                input_quantizer=input_quantizer,
-            )
-        take_over(layer, linear)
-        return layer
+            layer = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        layer.weight_quantizer, layer.input_quantizer = weight_quantizer, input_quantizer
+        return take_over(layer, linear)
 
     def latent_weight(self) -> Tensor:
         """Return what the weight quantizer rounds, (out_features, in_features)."""
@@ -73,10 +69,7 @@ class QuantLinear(nn.Linear):
         return F.linear(quantizer(x), self.quantized_weight(), self.bias)
 
 
-def take_over(layer: Any, source: nn.Linear | nn.Conv2d) -> None:
-    """Give the layer the source's parameters and mode, and move its quantizers to where these are."""
-    for quantizer in (layer.weight_quantizer, layer.input_quantizer):
-        if quantizer is not None:
-            quantizer.to(device=source.weight.device, dtype=source.weight.dtype)
+def take_over(layer: Layer, source: Any) -> Layer:
+    """Give a layer the source's parameters and mode, move its quantizers to where these are, and return it."""
     layer.weight, layer.bias = source.weight, source.bias
-    layer.train(source.training)
+    return layer.to(source.weight).train(source.training)

@@ -106,7 +106,7 @@ class QKRAttention(Attention):
             weight = fast.weight(product, self.weight_quantizer, quantizer)
             v = fast.weight(self.v.weight, self.v.weight_quantizer, quantizer)
             products = Products(weight, v, self.v.bias)
-            return self.output(fast.qkr(x, quantizer, products, u_quantizer, self.fused_heads(), self.scale))
+            return self.output(fast.qkr(x, quantizer, products, u_quantizer, self.fused_context(), self.scale))
         if quantizer is not None:
             x = quantizer(x)
         if self.weight_quantizer is not None:

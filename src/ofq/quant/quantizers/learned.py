@@ -69,13 +69,7 @@ class LearnedStepQuantizer(Quantizer):
         return self._seen is not None
 
     def begin_calibration(self) -> None:
-        """Let every forward pass from here on count into the step.
-
-        Raises:
-            RuntimeError: the quantizer is calibrated already.
-        """
-        if self.calibrated:
-            raise RuntimeError("calibrate() was called on a calibrated quantizer: its learned steps would be lost")
+        """Let every forward pass from here on count into the step of a quantizer that has none yet."""
         self._seen = []
 
     def end_calibration(self, *, keep: bool) -> bool:

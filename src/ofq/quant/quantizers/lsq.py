@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ofq.quant.quantizers.base import Quantizer, Rounded
+from ofq.quant.quantizers.base import Rounded
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.runs.registry import register
 
@@ -101,7 +101,7 @@ class LSQQuantizer(LearnedStepQuantizer):
         grid = self.grid_for(x.shape)
         values, codes = _LSQ.apply(x, self.scale, before, self.after, grid)
         self._keep(codes)
-        return Rounded(values, codes, grid.step(self.scale.detach()), grid.offset)
+        return Rounded(values, codes, grid.step(self.scale.detach()), self.offset)
 
     @property
     def fusible(self) -> bool:
@@ -118,16 +118,7 @@ class LSQQuantizer(LearnedStepQuantizer):
         """
         step_shape = self.step_shape(shape)
         low, high = self.levels()
-        return Grid(
-            low,
-            high,
-            step_shape,
-            (high * (shape.numel() / self.scale.numel())) ** -0.5,
-            self.offset,
-            self.shape,
-            passes_clipped=self.clipped_gradient == "identity",
-            hooked=None if self.hook is None else self,
-        )
+        return Grid(self, low, high, step_shape, (high * (shape.numel() / self.scale.numel())) ** -0.5)
 
     def step(self, w: Tensor) -> Tensor:
         """Return max(scale, 1e-5), the same vector for every ``w``."""
@@ -215,27 +206,21 @@ class MovedLSQQuantizer(LSQQuantizer):
 
 @dataclass(frozen=True)
 class Grid:
-    """Levels of an LSQ quantizer, and the shapes of its steps and move biases beside a tensor.
+    """What an LSQ quantizer is beside a tensor of one shape.
 
     Attributes:
+        quantizer: has the offset, which is 0 where there is an ``after``, and the shape of the move biases.
         low: smallest code: 0, a negative power of two, or a tensor without axes.
         high: largest code: one less than a power of two, or a tensor without axes.
         step_shape: shape of the steps; broadcasts against the tensor.
         gamma: what the gradient of a step is multiplied by.
-        offset: 0 for levels at whole steps, 1/2 for levels halfway between them (not with ``after``).
-        move_shape: shape of the move biases: the sizes of the tensor's last axes.
-        passes_clipped: the gradient reaches x everywhere, also beyond the outermost codes.
-        hooked: the quantizer, if a hook rounds or passes gradients there.
     """
 
+    quantizer: LSQQuantizer
     low: float | Tensor
     high: float | Tensor
     step_shape: tuple[int, ...]
     gamma: float | Tensor
-    offset: float = 0.0
-    move_shape: tuple[int, ...] = ()
-    passes_clipped: bool = False
-    hooked: Quantizer | None = None
 
     def step(self, scale: Tensor) -> Tensor:
         """Return max(scale, 1e-5) in ``step_shape``; ``scale`` is a vector."""
@@ -244,20 +229,21 @@ class Grid:
     def place(self, x: Tensor, step: Tensor, before: Tensor | None) -> Tensor:
         """Return u = (x + before)/step - offset, a new tensor of x's shape; ``before`` is a vector."""
         # As before/step + x/step: only the small tensor is divided on its own, the large one is passed over once.
-        # before: (move_shape)
-        u = x / step if before is None else torch.addcdiv(before.view(self.move_shape) / step, x, step)
-        return u.sub_(self.offset) if self.offset else u
+        # before: (quantizer.shape)
+        u = x / step if before is None else torch.addcdiv(before.view(self.quantizer.shape) / step, x, step)
+        return u.sub_(self.quantizer.offset) if self.quantizer.offset else u
 
     def nearest(self, u: Tensor) -> Tensor:
         """Return round(clamp(u, low, high)), ties to even, a new tensor of the same dtype."""
         return torch.clamp(u, self.low, self.high).round_()  # type: ignore[arg-type]  # both numbers or both tensors
 
     def shift(self, after: Tensor | None) -> Tensor | None:
-        """Return the vector ``after`` in ``move_shape``, with zeros for the rows that it lacks."""
+        """Return the vector ``after`` in the shape of the move biases, with zeros for the rows that it lacks."""
         if after is None:
             return None
-        missing = math.prod(self.move_shape) - after.numel()
-        return (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(self.move_shape)  # move_shape
+        shape = self.quantizer.shape
+        missing = math.prod(shape) - after.numel()
+        return (torch.constant_pad_nd(after, (0, missing)) if missing else after).view(shape)  # quantizer.shape
 
     def gradients(self, g: Tensor, u: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Turn ``g`` into dL/dx in place, and return dL/dscale and dL/dbefore, formulas in :class:`LSQQuantizer`.
@@ -272,18 +258,19 @@ class Grid:
         """
         # g*(code - u*mask), with u*mask taken from the gradient that is masked already.
         pull = self.nearest(u).mul_(g) if codes is None else codes * g
-        if self.offset:
-            pull.add_(g, alpha=self.offset)
+        offset = self.quantizer.offset
+        if offset:
+            pull.add_(g, alpha=offset)
         self.mask(g, u)
         pull.addcmul_(g, u, value=-1)
-        if self.offset:
-            pull.sub_(g, alpha=self.offset)
+        if offset:
+            pull.sub_(g, alpha=offset)
         grad_scale = pull.sum_to_size(self.step_shape).mul_(self.gamma).flatten()  # (steps,)
-        return grad_scale, self.move_gradient(g) if self.move_shape else None
+        return grad_scale, self.move_gradient(g) if self.quantizer.shape else None
 
     def move_gradient(self, g: Tensor) -> Tensor:
         """Sum ``g`` over the axes that a move bias is broadcast along; the result is a vector."""
-        return g.sum_to_size(self.move_shape).flatten()  # move_shape to a vector
+        return g.sum_to_size(self.quantizer.shape).flatten()  # quantizer.shape to a vector
 
     def mask(self, g: Tensor, u: Tensor) -> Tensor:
         """Zero g in place where u lies outside [low, high]; on the ends g stays.
@@ -313,11 +300,13 @@ class _LSQ(torch.autograd.Function):
         step = grid.step(scale)
         u = grid.place(x, step, before)
         codes = torch.clamp(u, grid.low, grid.high).round_()  # type: ignore[arg-type]  # to nearest, ties to even
-        if grid.hooked:
-            codes = grid.hooked.round_codes(u, step)
-        shift = step * grid.offset if grid.offset else grid.shift(after)
+        quantizer = grid.quantizer
+        hooked = quantizer.hook is not None
+        if hooked:
+            codes = quantizer.round_codes(u, step)
+        shift = step * quantizer.offset if quantizer.offset else grid.shift(after)
         out = codes * step if shift is None else torch.addcmul(shift, codes, step)
-        ctx.save_for_backward(x, step, before, codes if grid.hooked else None)
+        ctx.save_for_backward(x, step, before, codes if hooked else None)
         ctx.grid = grid
         ctx.after_size = 0 if after is None else after.numel()
         ctx.mark_non_differentiable(codes)
@@ -337,8 +326,8 @@ class _LSQ(torch.autograd.Function):
         grad_after = grid.move_gradient(g)[: ctx.after_size] if needs_after else None
         grad_x = g.clone(memory_format=torch.contiguous_format)
         grad_scale, grad_before = grid.gradients(grad_x, u, codes)
-        passed = grid.hooked.pass_gradient(g, u, codes) if grid.hooked else g
-        if grid.passes_clipped:
+        passed = g if codes is None else grid.quantizer.pass_gradient(g, u, codes)
+        if grid.quantizer.clipped_gradient == "identity":
             grad_x = passed
         elif passed is not g:
             grad_x = grid.mask(passed, u)
