@@ -170,7 +170,7 @@ def _loss(returned: str) -> tuple[str, str]:
         (
             "before_update(self, lr: float)",
             "before_update(self)",
-            "calm.py: before_update(self) of Calm should be before_update(self, lr) now",
+            "calm.py: before_update(self) of Calm should be before_update(self, lr)",
         ),
         ("(Remedy)", "", "the class should derive from ofq.remedies.Remedy"),
         (None, None, "no module 'calm' here; it should be the file calm.py beside params.yaml"),
@@ -213,8 +213,14 @@ def test_a_new_quantizer_is_one_class_and_one_line(with_quantizer: Project) -> N
     [
         ("class Widest", "class Wider", "variants.widest.weight: widest.py defines no class 'Widest'; it has Wider"),
         ("import torch\n", "import torsch\n", "weight quantizer widest:Widest: "),
+        ("def step(self, w", "def step(self, w, bits", "step(self, w, bits) of Widest should be step(self, w)"),
+        (
+            "def step(",
+            "def positions(self): ...\n\n    def step(",
+            "a method positions, which nothing calls; did you mean position?",
+        ),
         ("(Quantizer)", "(torch.nn.Module)", "the class should derive from ofq.quant.Quantizer"),
-        ("def step(", "def steps(", "it should be made as Widest(bits)"),
+        ("def step(", "def steps(", "which is made as Widest(bits)"),
         (None, None, "no module 'widest' here; it should be the file widest.py beside params.yaml"),
     ],
 )

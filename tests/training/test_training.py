@@ -221,13 +221,14 @@ class Stubborn(Remedy):
 
 
 def test_codes_that_a_remedy_holds_do_not_oscillate(here: params.Params) -> None:
-    assert read_json(STATSQ.files.metrics)["reversals"] > 0
+    lsq = STATSQ.sibling("lsq")
+    assert read_json(lsq.files.metrics)["reversals"] > 0
     Path("stubborn.py").write_text(STUBBORN)
-    config, held = resolve(here, STATSQ), STATSQ.sibling("stubborn")
+    config, held = resolve(here, lsq), lsq.sibling("stubborn")
     run_qat(held, config.model_copy(update={"remedy": RemedySettings(name="stubborn:Stubborn")}))
     metrics = read_json(held.files.metrics)
     assert metrics["reversals"] == metrics["osc_share"] == 0
-    assert metrics["loss"] != read_json(STATSQ.files.metrics)["loss"]
+    assert metrics["loss"] != read_json(lsq.files.metrics)["loss"]
 
 
 def test_a_recipe_says_how_often_a_run_is_evaluated(here: params.Params) -> None:

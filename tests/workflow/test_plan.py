@@ -38,8 +38,9 @@ def test_wildcards_name_a_run(name: str) -> None:
 
 def test_a_run_with_a_remedy_depends_on_its_code_and_others_do_not() -> None:
     code = PLAN.code_of("qat")
-    plain, calmed = (code(of(f"digits/vit_micro/w2a2/{name}/seed0")) for name in ("lsq", "lsq-freezing"))
-    assert plain == PLAN.code("qat") != calmed
+    names = ("lsq", "lsq-midrise", "lsq-freezing", "statsq")
+    plain, midrise, calmed, other = (code(of(f"digits/vit_micro/w2a2/{name}/seed0")) for name in names)
+    assert plain == midrise and len({plain, calmed, other}) == 3
 
 
 def test_the_images_of_a_study_depend_on_its_own_reader() -> None:

@@ -48,4 +48,5 @@ def family_of(model: nn.Module) -> Family:
         if family.fits(model):
             return family
     supported = "; ".join(family.supported for family in families)
-    raise ValueError(f"quantize_model supports {supported}; {type(model).__name__} has no layers that it can replace")
+    name = type(model).__name__
+    raise ValueError(f"quantize_model supports {supported}; {name} has no attention that it can replace")

@@ -45,12 +45,13 @@ class Hook:
 
         Args:
             quantizer: of the weight.
-            g: gradient of the quantized weight, not masked yet: a quantizer that masks what it clamps does so after.
-            u: as in :meth:`round_with`.
+            g: gradient of the quantized weight, a copy, not masked yet: a quantizer that masks what it clamps does so
+                after.
+            u: as in :meth:`round_with`, not clamped.
             codes: to which u was rounded.
 
         Returns:
-            A new tensor of g's shape.
+            A tensor of g's shape; ``g`` itself may be changed and returned.
         """
         return None
 

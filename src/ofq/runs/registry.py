@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -30,9 +31,12 @@ FOLDERS: dict[Kind, str] = {
 }
 """The folder of the package whose files hold the registered classes of a kind."""
 _PEOPLE: dict[Kind, str] = {"quantizer": "weight quantizer", "reader": "data set"}  # what errors call a kind
-# Methods whose signatures have changed: a class with the old ones would fail in the middle of a training.
-_SIGNATURES: dict[Kind, dict[str, tuple[str, ...]]] = {
-    "remedy": {"before_update": ("self", "lr"), "after_update": ("self", "lr")},
+# What classes of a kind derive from: a method with another signature would fail in the middle of a training, and one
+# with a mistyped name would never be called.
+_BASES: dict[Kind, tuple[str, str]] = {
+    "quantizer": ("ofq.quant.quantizers.base", "Quantizer"),
+    "remedy": ("ofq.quant.hook", "Hook"),
+    "reader": ("ofq.data.reader", "Reader"),
 }
 
 
@@ -126,8 +130,8 @@ def find(kind: Kind, name: str) -> Entry:
     module, colon, attribute = name.partition(":")
     if not colon:
         if name not in registered(kind):
-            what = _PEOPLE.get(kind, kind)
-            raise ValueError(f"{unknown(what, name, registered(kind))}; a class of your own is named as module:Class")
+            told = unknown(_PEOPLE.get(kind, kind), name, registered(kind))
+            raise ValueError(f"{told}; a class of your own should be named module:Class")
         return registered(kind)[name]
     if not all(part.isidentifier() for part in [*module.split("."), attribute]):
         raise ValueError(f"'{name}' should be module:Class, such as calm:Calm for the class Calm of calm.py")
@@ -157,11 +161,18 @@ def problem(entry: Entry) -> str | None:
         return f"{path} cannot be read ({error}); mend it"
     if entry.attribute not in classes:
         return f"{path} defines no class '{entry.attribute}'; it has {', '.join(classes) or 'none'}"
+    base, name = _BASES.get(entry.kind, ("", ""))
+    known = {method.name: _names(method) for method in _methods(_classes(base)[name])} if base else {}
     for method in _methods(classes[entry.attribute]):
-        wanted = _SIGNATURES.get(entry.kind, {}).get(method.name)
-        if wanted and len(_names(method)) != len(wanted):
+        names, wanted = _names(method), known.get(method.name, [])
+        if method.name.startswith("_") or method.args.vararg:
+            continue
+        optional = len(method.args.defaults) + len([each for each in method.args.kw_defaults if each])
+        if wanted and not len(names) - optional <= len(wanted) <= len(names):
             call = f"{method.name}({', '.join(wanted)})"
-            return f"{path}: {method.name}({', '.join(_names(method))}) of {entry.attribute} should be {call} now"
+            return f"{path}: {method.name}({', '.join(names)}) of {entry.attribute} should be {call}"
+        if not wanted and (near := get_close_matches(method.name, known, n=1, cutoff=0.9)):
+            return f"{path}: {entry.attribute} has a method {method.name}, which nothing calls; did you mean {near[0]}?"
     return None
 
 

@@ -4,17 +4,21 @@ DVC needs every output directory by name: it can neither match a pattern nor loo
 file is generated (``python -m ofq stages``), and the Snakefile warns if it is out of date.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ofq.config.grid import Grid
 from ofq.config.params import Params
+from ofq.config.resolve import resolve
+from ofq.runs.code_digest import PACKAGE, module_file
 from ofq.runs.paths import FULL_PRECISION, RESULTS, TOY, data_dir, report_dir
 
 _HEADER = """\
 # Written by: python -m ofq stages > dvc.yaml
-# Write it anew after `study`, or a study's models or bits, have changed in params.yaml. See docs/dvc.md.
+# Write it anew after `study`, its models, bits or classes of your own have changed in params.yaml. See docs/dvc.md.
 
 """
 _CODE = ["Snakefile", "rules", "report", "src/ofq"]
@@ -29,9 +33,12 @@ def stages(params: Params) -> str:
     name = params.study
     study = params.studies[name]
     data, teachers, students, report = _folders(params)
+    named = [module for run in Grid(params, name).students for module in resolve(params, run).modules]
     content: dict[str, Any] = {
         "stages": {
-            "data": _stage(f"snakemake {data[0]}/manifest.json", [], [f"studies.{name}.data"], data),
+            "data": _stage(
+                f"snakemake {data[0]}/manifest.json", _own([study.data.entry.module]), [f"studies.{name}.data"], data
+            ),
             "teacher": _stage(
                 f"snakemake {name} --until teacher",
                 data,
@@ -40,7 +47,7 @@ def stages(params: Params) -> str:
             ),
             "runs": _stage(
                 f"snakemake {name} --until qat cga",
-                [*data, *teachers],
+                [*data, *teachers, *_own(named)],
                 [f"studies.{name}", "models", "variants", f"recipes.{study.recipe}"],
                 students,
             ),
@@ -77,6 +84,11 @@ def _folders(params: Params) -> tuple[list[str], list[str], list[str], list[str]
     students = [str(model / bits) for model in models for bits in study.bits]
     teachers = [str(model / FULL_PRECISION) for model in models]
     return [str(data_dir(params.study))], teachers, students, [str(report_dir(params.study)), str(TOY)]
+
+
+def _own(modules: Iterable[str]) -> list[str]:
+    """Return the files of those classes that stand beside ``params.yaml``."""
+    return sorted({str(module_file(module)) for module in modules if not module.startswith(f"{PACKAGE}.")})
 
 
 def _stage(command: str, inputs: list[str], params: list[str], outputs: list[str]) -> dict[str, Any]:

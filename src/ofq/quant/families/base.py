@@ -112,8 +112,9 @@ def weight_quantizer(config: QuantConfig) -> Quantizer:
         raise UserError(f"weight quantizer {entry.name}: the class should derive from ofq.quant.Quantizer")
     try:
         quantizer: Quantizer = entry.make(config.weight_bits, **switches)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"weight quantizer {entry.name}: {error}; it should be made as {entry.attribute}(bits)"
+            f"weight quantizer {entry.name}: {error}; mend the class, which is made as {entry.attribute}(bits), or "
+            "name another one in params.yaml"
         ) from None
     return quantizer

@@ -73,7 +73,7 @@ class Quantizer(nn.Module, ABC):
             u = x / step.clamp_min(torch.finfo(step.dtype).tiny) - self.offset
             codes = self.round_codes(u, step)
             values = step * (codes + self.offset)
-        if self.hook is not None and x.requires_grad:
+        if self.hook is not None and x.requires_grad and torch.is_grad_enabled():
             passed = x.clone()
             passed.register_hook(lambda g: self.pass_gradient(g, u, codes))
         self._keep(codes)
@@ -107,6 +107,7 @@ class Quantizer(nn.Module, ABC):
 
     def pass_gradient(self, g: Tensor, u: Tensor, codes: Tensor) -> Tensor:
         """Return ``g``, or what the hook makes of it: the gradient of what was rounded, before any mask."""
+        g = g.clone()  # the hook may change it in place
         scaled = None if self.hook is None else self.hook.scale_gradient(self, g, u, codes)
         return g if scaled is None else scaled
 

@@ -329,6 +329,6 @@ class _LSQ(torch.autograd.Function):
         passed = g if codes is None else grid.quantizer.pass_gradient(g, u, codes)
         if grid.quantizer.clipped_gradient == "identity":
             grad_x = passed
-        elif passed is not g:
+        elif codes is not None:
             grad_x = grid.mask(passed, u)
         return grad_x if needs_x else None, grad_scale, grad_before if before is not None else None, grad_after, None
