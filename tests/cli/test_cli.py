@@ -129,12 +129,6 @@ def test_one_page_of_the_schema_at_a_time(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "ofq: error: which page? --markdown or --report, not both\n"
 
 
-def test_a_command_that_moved_says_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["drill", "--kills", "20"]) == 2
-    shown = capsys.readouterr().err
-    assert "python -m tools.drill" in shown and shown.count("\n") == 1
-
-
 def test_a_job_for_the_warm_process_starts_without_reading_settings() -> None:
     script = (
         "import sys\n"

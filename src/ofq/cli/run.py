@@ -19,7 +19,6 @@ INTERRUPTED = 128  # plus the signal's number, as shells count
 # How torch says it; what Python and numpy raise is a MemoryError.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 _MODULES = ("ofq.cli.training", "ofq.cli.project", "ofq.cli.reporting")
-_MOVED = {"drill": "the drill is a tool of the project; run it with: python -m tools.drill"}
 
 
 def commands() -> dict[str, Command]:
@@ -37,8 +36,6 @@ def find(name: str) -> Command:
         if name in (found := import_module(module).COMMANDS):
             command: Command = found[name]
             return command
-    if name in _MOVED:
-        raise UserError(_MOVED[name])
     raise UserError(f"{unknown('command', name, commands())}; see: {PROGRAM} --help")
 
 

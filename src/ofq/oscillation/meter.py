@@ -8,6 +8,7 @@ from torch import Tensor
 from ofq.oscillation.thresholds import SHARES
 
 _PIECE = 2**17  # weights that are counted at a time
+_COUNTED = {"direction": torch.int8, "frequency": torch.float32, "reversals": torch.int32}  # beside the codes
 
 
 class OscillationMeter:
@@ -34,9 +35,8 @@ class OscillationMeter:
             raise ValueError(f"momentum must be above 0 and at most 1, not {momentum}")
         self.momentum = momentum
         self._shapes: dict[str, torch.Size] = {}
-        self._codes = self._direction = self._next = torch.empty(0, dtype=torch.int8)
-        self._frequency = torch.empty(0)
-        self._reversals = torch.empty(0, dtype=torch.int32)
+        self._next = torch.empty(0, dtype=torch.int8)
+        self._flat = _unchanged(self._next)
 
     @property
     def names(self) -> list[str]:
@@ -61,23 +61,20 @@ class OscillationMeter:
             raise ValueError(f"the meter's names and shapes are those of its first update; '{wrong}' differs")
         parts = [codes[name].flatten() for name in self._shapes or shapes]  # a vector per name
         if not self._shapes:
-            self._shapes = shapes
-            self._codes = torch.cat(parts)
-            self._direction = torch.zeros_like(self._codes, dtype=torch.int8)
-            self._frequency = torch.zeros_like(self._codes, dtype=torch.float32)
-            self._reversals = torch.zeros_like(self._codes, dtype=torch.int32)
+            self._shapes, self._flat = shapes, _unchanged(torch.cat(parts))
             return
-        if self._next.shape != self._codes.shape or self._next.dtype != parts[0].dtype:
-            self._next = torch.empty_like(self._codes, dtype=parts[0].dtype)
+        old = self._flat["codes"]
+        if self._next.shape != old.shape or self._next.dtype != parts[0].dtype:
+            self._next = torch.empty_like(old, dtype=parts[0].dtype)
         torch.cat(parts, out=self._next)
         self._count()
-        self._codes, self._next = self._next, self._codes
+        self._flat["codes"], self._next = self._next, old
 
     def _count(self) -> None:
         """Compare the codes with the next ones, and update direction, frequency and reversals."""
-        flat = (self._codes, self._next, self._direction, self._frequency, self._reversals)
-        size = min(_PIECE, self._codes.numel())
-        device = self._codes.device
+        codes = self._flat["codes"]
+        flat = (codes, self._next, *(self._flat[name] for name in _COUNTED))
+        size, device = min(_PIECE, codes.numel()), codes.device
         booleans = torch.empty(2, size, dtype=torch.bool, device=device)
         numbers = torch.empty(size, device=device)
         # Vectors of at most _PIECE weights.
@@ -98,15 +95,15 @@ class OscillationMeter:
 
     def frequency(self, name: str) -> Tensor:
         """Return the exponential mean of the oscillations per step, in the codes' shape."""
-        return self._of(self._frequency, name)
+        return self._of("frequency", name)
 
     def reversals(self, name: str) -> Tensor:
         """Return the oscillations since the first update or :meth:`reset_reversals` (int32), in the codes' shape."""
-        return self._of(self._reversals, name)
+        return self._of("reversals", name)
 
     def direction(self, name: str) -> Tensor:
         """Return the sign of the last change, old code minus new (int8, 0 before any), in the codes' shape."""
-        return self._of(self._direction, name)
+        return self._of("direction", name)
 
     def share(self, threshold: float = SHARES["share"]) -> dict[str, float]:
         """Return in percent the weights of each name with a frequency above the threshold; wait for the device once."""
@@ -114,19 +111,19 @@ class OscillationMeter:
             return {}
         sizes = [shape.numel() for shape in self._shapes.values()]
         # A vector per name, summed to (names,)
-        above = torch.stack([part.sum() for part in (self._frequency > threshold).split(sizes)]).tolist()
+        above = torch.stack([part.sum() for part in (self._flat["frequency"] > threshold).split(sizes)]).tolist()
         return {name: 100.0 * n / size for name, n, size in zip(self._shapes, above, sizes, strict=True)}
 
     def reset_reversals(self) -> None:
         """Count reversals from here; directions, frequencies and last codes are kept."""
-        self._reversals.zero_()
+        self._flat["reversals"].zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state as tensors ``<quantity>/<name>`` in the codes' shape, so that ``torch.load`` is safe."""
         state = {"momentum": torch.tensor(self.momentum, dtype=torch.float64)}
-        for quantity, flat in self._quantities().items():
+        for quantity in self._flat:
             for name in self._shapes:
-                state[f"{quantity}/{name}"] = self._of(flat, name).clone()
+                state[f"{quantity}/{name}"] = self._of(quantity, name).clone()
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -137,43 +134,32 @@ class OscillationMeter:
         """
         if "momentum" not in state or state["momentum"].item() != self.momentum:
             raise ValueError(f"the state is not that of a meter with momentum {self.momentum}")
-        quantities = self._quantities()
-        parts: dict[str, dict[str, Tensor]] = {quantity: {} for quantity in quantities}
-        for key, value in state.items():
-            quantity, _, name = key.partition("/")
-            if quantity in parts:
-                parts[quantity][name] = value
-            elif key != "momentum":
-                raise ValueError(f"unknown entry '{key}' in the meter's state")
-        shapes = {name: value.shape for name, value in parts["codes"].items()}
+        shapes = {key.removeprefix("codes/"): value.shape for key, value in state.items() if key.startswith("codes/")}
         if self._shapes and shapes != self._shapes:
             raise ValueError("the state's names and shapes are not those of this meter's first update")
-        for quantity, values in parts.items():
-            if {name: value.shape for name, value in values.items()} != shapes:
-                raise ValueError(f"the meter's state is incomplete: {quantity}")
+        expected = {f"{quantity}/{name}": shape for quantity in self._flat for name, shape in shapes.items()}
+        if unknown := state.keys() - expected.keys() - {"momentum"}:
+            raise ValueError(f"unknown entry '{min(unknown)}' in the meter's state")
+        for key, shape in expected.items():
+            if key not in state or state[key].shape != shape:
+                raise ValueError(f"the meter's state is incomplete: {key}")
         self._shapes = shapes
-        if not shapes:
-            return
-        # One vector over all names for each quantity.
-        flat = {quantity: torch.cat([values[name].flatten() for name in shapes]) for quantity, values in parts.items()}
-        self._codes, self._direction = flat["codes"], flat["direction"].to(torch.int8)
-        self._frequency, self._reversals = flat["frequency"], flat["reversals"]
+        if shapes:
+            for quantity in self._flat:
+                # A vector over all names.
+                self._flat[quantity] = torch.cat([state[f"{quantity}/{name}"].flatten() for name in shapes])
+            self._flat["direction"] = self._flat["direction"].to(torch.int8)  # older files have 16 bits
 
-    def _quantities(self) -> dict[str, Tensor]:
-        return {
-            "codes": self._codes,
-            "direction": self._direction,
-            "frequency": self._frequency,
-            "reversals": self._reversals,
-        }
-
-    def _of(self, flat: Tensor, name: str) -> Tensor:
-        """Return the part of a flat tensor that belongs to a name, as a view in the codes' shape."""
+    def _of(self, quantity: str, name: str) -> Tensor:
+        """Return the part of a quantity that belongs to a name, as a view in the codes' shape."""
         if name not in self._shapes:
             raise KeyError(f"the meter has no '{name}'; it has {', '.join(self._shapes) or 'seen nothing yet'}")
-        start = 0
-        for other, shape in self._shapes.items():
-            if other == name:
-                break
-            start += shape.numel()
-        return flat[start : start + self._shapes[name].numel()].view(self._shapes[name])  # a vector to the codes' shape
+        sizes = [shape.numel() for shape in self._shapes.values()]
+        at = list(self._shapes).index(name)
+        # A vector to the codes' shape.
+        return self._flat[quantity].narrow(0, sum(sizes[:at]), sizes[at]).view(self._shapes[name])
+
+
+def _unchanged(codes: Tensor) -> dict[str, Tensor]:
+    """Return the flat quantities of codes that have not changed yet."""
+    return {"codes": codes} | {name: torch.zeros_like(codes, dtype=dtype) for name, dtype in _COUNTED.items()}

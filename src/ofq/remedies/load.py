@@ -30,9 +30,7 @@ def remedy_class(remedy: RemedySettings) -> type[Any]:
     Raises:
         UserError: the module cannot be imported, the class is no remedy, or it does not take such arguments.
     """
-    made: type[Any] = remedy.entry.load()
-    if not issubclass(made, Hook):
-        raise UserError(f"remedy {remedy.name}: the class should derive from ofq.remedies.Remedy")
+    made: type[Any] = remedy.entry.load(Hook, "ofq.remedies.Remedy")
     try:
         inspect.signature(made).bind(None, 1, **remedy.arguments)
     except TypeError as error:

@@ -53,9 +53,7 @@ class Checkpoints:
 
     def latest(self) -> dict[str, Any] | None:
         """Return the state in the newest whole checkpoint, or None if there is none; report damaged ones."""
-        state = load_latest(self.directory)
-        if state is None and self._earlier is not None:
-            state = load_latest(self._earlier)
+        state = load_latest(self.directory) or (load_latest(self._earlier) if self._earlier else None)
         if state is None:
             return None
         self.history = list(state["history"])

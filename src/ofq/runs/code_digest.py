@@ -139,8 +139,7 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 
 def _defined_in(package: str, name: str) -> list[str]:
     """Return the modules from which a package imports a public name, or all its names, at once or on first use."""
-    path = module_file(package)
-    if path is None or path.name != "__init__.py":
+    if not _is_package(package):
         return []
     nodes = [node for node in ast.walk(syntax_tree(package)) if isinstance(node, ast.ImportFrom)]
     return [_base(package, node) for node in nodes if name in {"*", *(a.asname or a.name for a in node.names)}]
@@ -159,6 +158,5 @@ def _base(module: str, node: ast.ImportFrom) -> str:
     """Return the module that a ``from`` statement imports from, relative ones resolved."""
     if node.level == 0:
         return node.module or ""
-    path = module_file(module)
-    package = module.split(".") if path and path.name == "__init__.py" else module.split(".")[:-1]
+    package = module.split(".") if _is_package(module) else module.split(".")[:-1]
     return ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])

@@ -73,11 +73,15 @@ class Entry:
     presets: dict[str, Any]
     arguments: tuple[str, ...]
 
-    def load(self) -> Any:
+    def load(self, base: type = object, public: str = "object") -> Any:
         """Import the class.
 
+        Args:
+            base: the class that it must derive from.
+            public: the name under which people import that.
+
         Raises:
-            UserError: its module cannot be imported, or another module has its name.
+            UserError: its module cannot be imported, another module has its name, or it does not derive from the base.
         """
         source = module_file(self.module)
         place = f"{_PEOPLE.get(self.kind, self.kind)} {self.name}"
@@ -95,6 +99,8 @@ class Entry:
         made = getattr(found, self.attribute, None)
         if not isinstance(made, type):
             raise UserError(f"{place}: {source} defines no class '{self.attribute}'")
+        if not issubclass(made, base):
+            raise UserError(f"{place}: the class should derive from {public}")
         return made
 
     def make(self, *arguments: Any, **options: Any) -> Any:

@@ -22,15 +22,6 @@ _SETTINGS = {"seed", "steps"}
 
 
 @dataclass(frozen=True)
-class Point:
-    """One value of one curve; curves are named ``group/name``."""
-
-    name: str
-    step: int
-    value: float
-
-
-@dataclass(frozen=True)
 class RunLog:
     """Event log of one run, with ``run.json`` once the run is finished.
 
@@ -76,17 +67,20 @@ class RunLog:
                 tags["git"] = self.info["git"]
         return tags
 
-    def points(self, start: int) -> list[Point]:
-        """Return curve points after the log's first ``start`` bytes; results at the end are named ``final/name``."""
+    def points(self, start: int) -> list[tuple[str, int, float]]:
+        """Return curve points after the log's first ``start`` bytes: name, step and value.
+
+        Curves are named ``group/name``, results at the end ``final/name``.
+        """
         points = []
         for event in self._events(start):
             kind = event.pop("event")
             if kind == "step":
                 step = event.pop("step")
-                points += [Point(name, step, value) for name, value in event.items()]
+                points += [(name, step, value) for name, value in event.items()]
             elif kind == "end":
                 # At step 0 MLflow draws one bar for each run; at the last step it would draw a curve of one point.
-                points += [Point(f"final/{name}", 0, event[name]) for name in event if name not in _SETTINGS]
+                points += [(f"final/{name}", 0, event[name]) for name in event if name not in _SETTINGS]
         return points
 
     def time_of(self, step: int) -> datetime.datetime | None:

@@ -155,7 +155,8 @@ class _Mirror:
         self.client.set_tag(run_id, _MARK, "")
         params = [Param(*item) for item in log.params.items()]
         self.client.log_batch(run_id, params=params, tags=[RunTag(*item) for item in log.tags.items()])
-        metrics = [Metric(p.name, p.value, _milliseconds(log, p.step, start), p.step) for p in log.points(start)]
+        points = log.points(start)
+        metrics = [Metric(name, value, _milliseconds(log, step, start), step) for name, step, value in points]
         for first in range(0, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[first : first + _BATCH])
         if log.finished:

@@ -108,8 +108,7 @@ def weight_quantizer(config: QuantConfig) -> Quantizer:
     """
     entry = find("quantizer", config.weight)
     switches = {name: getattr(config, name) for name in OF_QUANTIZERS if name in entry.arguments}
-    if not issubclass(entry.load(), Quantizer):
-        raise UserError(f"weight quantizer {entry.name}: the class should derive from ofq.quant.Quantizer")
+    entry.load(Quantizer, "ofq.quant.Quantizer")
     try:
         quantizer: Quantizer = entry.make(config.weight_bits, **switches)
     except (TypeError, ValueError) as error:

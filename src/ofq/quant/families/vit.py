@@ -100,16 +100,15 @@ class VisionTransformers(Family):
         for name, module in model.named_modules():
             parts: list[tuple[str, Any, slice]] = []
             if isinstance(module, QuantAttention):
-                block += 1
                 width = module.qkv.out_features // 3
                 parts = [(group, module.qkv, slice(i * width, (i + 1) * width)) for i, group in enumerate("qkv")]
-                parts.append(("proj", module.proj, slice(None)))
             elif isinstance(module, QKRAttention):
-                block += 1
-                parts = [(group, each, slice(None)) for group, each in [("qk", module), ("v", module.v)]]
-                parts.append(("proj", module.proj, slice(None)))
+                parts = [("qk", module, slice(None)), ("v", module.v, slice(None))]
             elif isinstance(module, Mlp):
                 parts = [(group, getattr(module, group), slice(None)) for group in ("fc1", "fc2")]
+            if isinstance(module, _Quantized):
+                block += 1
+                parts.append(("proj", module.proj, slice(None)))
             for group, layer, rows in parts:
                 if getattr(layer, "weight_quantizer", None) is not None:
                     found.append(BlockWeight(f"{name}.{group}", group, block, layer, rows))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ofq.quant.kernels.grid import Learned, place_and_codes, rounded, values
+from ofq.quant.kernels.grid import learned, place_and_codes, rounded, values
 from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
 
@@ -34,7 +34,7 @@ def plain_attention(qkv: Tensor, qk: LSQQuantizer, context: "Context", scale: fl
     """
     batch, tokens, width = qkv.shape
     plan = qk.grid_for(torch.Size((batch, tokens, 2, width // 3))), context, scale
-    out: Tensor = _PlainAttention.apply(plan, qkv, *Learned.of(qk), *context.learned())
+    out: Tensor = _PlainAttention.apply(plan, qkv, *learned(qk), *context.learned())
     return out
 
 
@@ -55,18 +55,17 @@ class Context:
     dropout: float
 
     def learned(self) -> tuple[Tensor | None, ...]:
-        """Return the four vectors that learn: three of the values' quantizer, and the probabilities' steps."""
-        return *Learned.of(self.v), self.p.scale
+        """Return the vectors that learn: ``scale``, ``before`` and ``after`` of the values, and ``p_scale``."""
+        return *learned(self.v), self.p.scale
 
-    def forward(
-        self, scores: Tensor, v: Tensor, v_learned: Learned, p_scale: Tensor
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    def forward(self, scores: Tensor, v: Tensor, *vectors: Any) -> tuple[Tensor, tuple[Any, ...]]:
         """Map scores (H, B, N, N) and values (B, N, A) to the context (B, N, A), and to what :meth:`backward` needs.
 
-        The scores are overwritten.
+        The vectors are those of :meth:`learned`. The scores are overwritten.
         """
+        v_scale, v_before, v_after, p_scale = vectors
         v_grid, p_grid = self.v.grid_for(v.shape), self.p.grid_for(scores.shape)
-        v_step, p_step = v_grid.step(v_learned.scale), p_grid.step(p_scale)
+        v_step, p_step = v_grid.step(v_scale), p_grid.step(p_scale)
         # In place, here and in the backward pass: holes of the size of these largest tensors would stay in the heap.
         probabilities = torch.softmax(scores, -1, out=scores)
         mask = None
@@ -74,16 +73,16 @@ class Context:
         if self.dropout:
             mask = torch.empty_like(quantized).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
             quantized.mul_(mask)
-        v_u = v_grid.place(v, v_step, v_learned.before)
-        v_rounded = values(v_grid, v_u, v_step, v_learned.after)
+        v_u = v_grid.place(v, v_step, v_before)
+        v_rounded = values(v_grid, v_u, v_step, v_after)
         context = torch.empty_like(v_rounded)
         # out, part (B, N, d); p (B, N, N)
         for out, p, part in zip(self.split(context), quantized, self.split(v_rounded), strict=True):
             out.copy_(torch.bmm(p, part))  # not out=: into a view the library multiplies image by image
-        return context, (probabilities, p_step, v_u, v_step, v_learned.after, mask)
+        return context, (probabilities, p_step, v_u, v_step, v_after, mask)
 
-    def backward(self, g: Tensor, saved: tuple[Tensor, ...], grad_v: Tensor) -> tuple[Tensor, Learned, Tensor]:
-        """Return the gradients of scores, ``v_learned`` and ``p_scale``, and write that of the values to ``grad_v``.
+    def backward(self, g: Tensor, saved: tuple[Tensor, ...], grad_v: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+        """Return the gradients of scores and vectors, and write that of the values to ``grad_v``.
 
         Args:
             g: gradient of the context (B, N, A).
@@ -107,7 +106,7 @@ class Context:
         torch._softmax_backward_data(grad_p, probabilities, -1, grad_p.dtype, grad_input=grad_p)
         grad_v_after = v_grid.move_gradient(grad_v) if v_after is not None else None
         grad_v_scale, grad_v_before = v_grid.gradients(grad_v, v_u)
-        return grad_p, Learned(grad_v_scale, grad_v_before, grad_v_after), grad_p_scale
+        return grad_p, (grad_v_scale, grad_v_before, grad_v_after, grad_p_scale)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the heads of x (B, N, A) as views (B, N, d)."""
@@ -116,9 +115,9 @@ class Context:
 
 class _PlainAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: tuple[Grid, Context, float], qkv: Tensor, *learned: Any) -> Tensor:
+    def forward(ctx: Any, plan: tuple[Grid, Context, float], qkv: Tensor, *vectors: Any) -> Tensor:
         grid, context, factor = plan
-        (scale, before, after), v_learned, p_scale = learned[:3], Learned(*learned[3:6]), learned[6]
+        scale, before, after, *rest = vectors
         batch, tokens, width = qkv.shape
         parts = qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
         step = grid.step(scale)
@@ -127,7 +126,7 @@ class _PlainAttention(torch.autograd.Function):
         scores = qkv.new_empty(context.heads, batch, tokens, tokens)
         for out, one, other in zip(scores, context.split(q), context.split(k), strict=True):
             out.baddbmm_(one, other.transpose(1, 2), beta=0, alpha=factor)  # (B, N, d) x (B, d, N) to (B, N, N)
-        out, saved = context.forward(scores, parts[:, :, 2], v_learned, p_scale)
+        out, saved = context.forward(scores, parts[:, :, 2], *rest)
         ctx.save_for_backward(u, step, after, *saved)
         ctx.grid, ctx.context, ctx.factor, ctx.width = grid, context, factor, width
         return out
@@ -140,7 +139,7 @@ class _PlainAttention(torch.autograd.Function):
         context: Context = ctx.context
         grad_qkv = g.new_empty(*g.shape[:2], ctx.width)
         parts = grad_qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
-        grad_scores, grad_v, grad_p_scale = context.backward(g, tuple(saved), parts[:, :, 2])
+        grad_scores, grad_vectors = context.backward(g, tuple(saved), parts[:, :, 2])
         q, k = values(grid, u, step, after).unbind(2)  # (B, N, A) each
         grad_qk = parts[:, :, :2]  # (B, N, 2, A), a view
         grad_scores.mul_(ctx.factor)
@@ -150,4 +149,4 @@ class _PlainAttention(torch.autograd.Function):
             out_k.copy_(torch.bmm(grad.transpose(1, 2), one))  # grad^T (B, N, N), keys by queries
         grad_after = None if after is None else grid.move_gradient(grad_qk)[: after.numel()]
         grad_scale, grad_before = grid.gradients(grad_qk, u)
-        return None, grad_qkv, grad_scale, grad_before, grad_after, *grad_v, grad_p_scale
+        return None, grad_qkv, grad_scale, grad_before, grad_after, *grad_vectors

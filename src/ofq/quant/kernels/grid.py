@@ -1,24 +1,14 @@
 """What the fused functions share: rounding on a grid in fewer passes over memory, and the tensors of a quantizer."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
 
-class Learned(NamedTuple):
-    """The learned vectors of an LSQ quantizer, or their gradients."""
-
-    scale: Tensor
-    before: Tensor | None
-    after: Tensor | None
-
-    @classmethod
-    def of(cls, quantizer: LSQQuantizer) -> "Learned":
-        """Return those of a quantizer."""
-        return cls(quantizer.scale, quantizer.before, quantizer.after)
+def learned(quantizer: LSQQuantizer) -> tuple[Tensor | None, ...]:
+    """Return the vectors that an LSQ quantizer learns: ``scale``, ``before`` and ``after``."""
+    return quantizer.scale, quantizer.before, quantizer.after
 
 
 def place_and_codes(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ofq.quant.kernels.grid import Learned, place_and_codes, values
+from ofq.quant.kernels.grid import learned, place_and_codes, values
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
@@ -105,7 +105,7 @@ def quantized_linear(x: Tensor, quantizer: LSQQuantizer, weight: Weight, bias: T
     Source: tests/golden/README.md section 4.
     """
     plan = quantizer.grid_for(x.shape), weight
-    out: Tensor = _QuantizedLinear.apply(plan, x, *Learned.of(quantizer), weight.values, bias)
+    out: Tensor = _QuantizedLinear.apply(plan, x, *learned(quantizer), weight.values, bias)
     return out
 
 

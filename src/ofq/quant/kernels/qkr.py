@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ofq.quant.kernels.attention import Context
-from ofq.quant.kernels.grid import Learned, place_and_codes, values
+from ofq.quant.kernels.grid import learned, place_and_codes, values
 from ofq.quant.kernels.products import INTEGER_BITS, Weight, rounded_product
 from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
@@ -50,7 +50,7 @@ def qkr_attention(
     grids = quantizer.grid_for(x.shape), u_quantizer.grid_for(torch.Size((batch, tokens, context.heads, channels)))
     p, v, v_bias = products
     out: Tensor = _QKRAttention.apply(
-        *((*grids, context, scale), (p, v), x, *Learned.of(quantizer), p.values, *Learned.of(u_quantizer)),
+        *((*grids, context, scale), (p, v), x, *learned(quantizer), p.values, *learned(u_quantizer)),
         *(v.values, v_bias, *context.learned()),
     )
     return out
@@ -62,7 +62,7 @@ class _QKRAttention(torch.autograd.Function):
         ctx: Any, plan: tuple[Grid, Grid, Context, float], weights: tuple[Weight, Weight], x: Tensor, *tensors: Any
     ) -> Tensor:
         x_grid, u_grid, context, factor = plan
-        x_scale, x_before, x_after, product, u_scale, u_before, u_after, v_weight, v_bias, *v_learned, p_scale = tensors
+        x_scale, x_before, x_after, product, u_scale, u_before, u_after, v_weight, v_bias, *vectors = tensors
         x_step, u_step = x_grid.step(x_scale), u_grid.step(u_scale)
         integers = weights[0].integers is not None
         x_u, codes = place_and_codes(x_grid, x, x_step, x_before, integers=integers)
@@ -77,7 +77,7 @@ class _QKRAttention(torch.autograd.Function):
             scores = x.new_empty(context.heads, *x.shape[:2], x.shape[1])
             for out, key in zip(scores, keys.unbind(2), strict=True):  # out (B, N, N), key (B, N, C)
                 out.baddbmm_(queries, key.transpose(1, 2), beta=0, alpha=factor)  # (B, N, C) x (B, C, N) to (B, N, N)
-        out, saved = context.forward(scores, v, Learned(*v_learned), p_scale)
+        out, saved = context.forward(scores, v, *vectors)
         ctx.save_for_backward(x_u, x_step, x_after, u_u, u_step, u_after, product, v_weight, *saved)
         ctx.plan = plan
         return out
@@ -88,7 +88,7 @@ class _QKRAttention(torch.autograd.Function):
         x_u, x_step, x_after, u_u, u_step, u_after, product, v_weight, *saved = ctx.saved_tensors
         x_grid, u_grid, context, factor = ctx.plan
         grad_v = torch.empty_like(g)
-        grad_scores, grad_v_learned, grad_p_scale = context.backward(g, tuple(saved), grad_v)
+        grad_scores, grad_vectors = context.backward(g, tuple(saved), grad_v)
 
         x, keys = values(x_grid, x_u, x_step, x_after), values(u_grid, u_u, u_step, u_after)
         grad_u, grad_x = torch.empty_like(keys), torch.empty_like(x)
@@ -110,8 +110,7 @@ class _QKRAttention(torch.autograd.Function):
         grad_x_scale, grad_x_before = x_grid.gradients(grad_x, x_u)
         return (
             *(None, None, grad_x, grad_x_scale, grad_x_before, grad_x_after),
-            *(grad_product, grad_u_scale, grad_u_before, grad_u_after, grad_v_weight, grad_v_bias),
-            *(*grad_v_learned, grad_p_scale),
+            *(grad_product, grad_u_scale, grad_u_before, grad_u_after, grad_v_weight, grad_v_bias, *grad_vectors),
         )
 
 
