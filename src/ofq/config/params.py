@@ -16,7 +16,7 @@ from ofq.config.studies import Group, Study, swept_names
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
 from ofq.runs.paths import EVERYTHING, PARAMS, TEACHER
-from ofq.runs.registry import find, problem
+from ofq.runs.registry import problem
 
 # Entries of a study's results folder besides its models.
 _BESIDE_MODELS = {"data", "report", "mlflow.json"}
@@ -124,7 +124,7 @@ def load(path: Path = PARAMS) -> Params:
     params = read_model(path, Params)
     named = {f"studies.{name}.data.name": study.data.entry for name, study in params.studies.items()}
     for name, variant in params.variants.items():
-        named[f"variants.{name}.weight"] = find("quantizer", variant.weight)
+        named[f"variants.{name}.weight"] = variant.entry
         if variant.remedy is not None:
             named[f"variants.{name}.remedy.name"] = variant.remedy.entry
     for place, entry in named.items():

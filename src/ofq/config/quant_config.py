@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 from ofq.errors import unknown
-from ofq.runs.registry import Kind, find, registered
+from ofq.runs.registry import Entry, Kind, find, registered
 
 BitWidth = Annotated[int, Field(ge=2, le=8)]
 
@@ -62,10 +62,14 @@ class Switches(Strict):
     )
     qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
 
+    @property
+    def entry(self) -> Entry:
+        """The class of the weight quantizer."""
+        return find("quantizer", self.weight)
+
     def check_switches(self) -> None:
         """Raise ValueError if a switch is set that the weight quantizer does not take."""
-        taken = find("quantizer", self.weight).arguments
-        others = [name for name in OF_QUANTIZERS if name not in taken]
+        others = [name for name in OF_QUANTIZERS if name not in self.entry.arguments]
         if any(getattr(self, name) != type(self).model_fields[name].default for name in others):
             owners = [owner for owner, entry in registered("quantizer").items() if set(others) <= set(entry.arguments)]
             raise ValueError(f"{' and '.join(others)} are switches of {' and '.join(owners)}: leave them out")

@@ -12,7 +12,7 @@ from ofq.config.params import Params
 from ofq.config.quant_config import QuantConfig, Strict, Switches
 from ofq.config.settings import Cga, Data, ModelSettings, RemedySettings, TrainingRecipe
 from ofq.runs.paths import TEACHER, Run
-from ofq.runs.registry import family_of, find
+from ofq.runs.registry import family_of
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,10 @@ class _Run(Strict):
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Modules that this run executes besides those of its step; part of the digest of its code."""
-        return ()
+        """Modules of the classes that its settings name; part of the digest of its code."""
+        quantization, remedy = getattr(self, "quantization", None), getattr(self, "remedy", None)
+        student = [quantization.entry, family_of(self.model.timm)] if quantization else []
+        return tuple(entry.module for entry in [*student, *([remedy.entry] if remedy else [])])
 
     def shown(self) -> dict[str, Any]:
         """Return the settings as run.json and event logs show them: what nobody asked for is left out."""
@@ -93,12 +95,6 @@ class QatConfig(_Run):
     remedy: RemedySettings | None = None
     threads: int
 
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Modules that this run executes besides those of its step; part of the digest of its code."""
-        own = () if self.remedy is None else (self.remedy.entry.module,)
-        return *_of_student(self), *own
-
 
 class AnnealConfig(_Run):
     """Everything that the annealing of one finished run depends on, and nothing else."""
@@ -111,17 +107,8 @@ class AnnealConfig(_Run):
     parent: str
     threads: int
 
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Modules that this run executes besides those of its step; part of the digest of its code."""
-        return _of_student(self)
-
 
 StudentConfig = QatConfig | AnnealConfig
-
-
-def _of_student(config: StudentConfig) -> tuple[str, ...]:
-    return find("quantizer", config.quantization.weight).module, family_of(config.model.timm).module
 
 
 RunConfig = Annotated[TeacherConfig | QatConfig | AnnealConfig, Field(discriminator="phase")]

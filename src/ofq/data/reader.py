@@ -81,8 +81,7 @@ def reader_of(data: Data) -> Reader:
         UserError: its module cannot be imported, the class is no reader or has no :meth:`Reader.read`, or the folder
             is in a home directory that does not exist.
     """
-    if not issubclass(data.entry.load(), Reader):
-        raise UserError(f"data set {data.name}: the class should derive from ofq.data.reader.Reader")
+    data.entry.load(Reader, "ofq.data.reader.Reader")
     # own.shapes:Shapes is looked for in data/shapes.
     folder = data.root or f"data/{data.name.partition(':')[0].split('.')[-1]}"
     try:

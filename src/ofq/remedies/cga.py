@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ofq.oscillation.thresholds import threshold_distance
 from ofq.remedies.annealing import Annealing, query_key_weights
 from ofq.remedies.base import weight_quantizer
 
@@ -81,4 +82,4 @@ def far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:
     smallest, largest = u.aminmax()
     # Beyond the extreme codes that occur no threshold counts: clamped to those codes, u has the largest distance, 1/2.
     inside = u.clamp(smallest.round(), largest.round())
-    return inside.remainder(1).sub_(0.5).abs_() > boundary_range
+    return threshold_distance(inside) > boundary_range

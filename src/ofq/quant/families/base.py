@@ -11,7 +11,6 @@ from ofq.errors import UserError
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.quantizers.base import Quantizer
-from ofq.runs.registry import find
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def weight_quantizer(config: QuantConfig) -> Quantizer:
     Raises:
         UserError: a class of the user's cannot be imported, is no quantizer, or cannot be made.
     """
-    entry = find("quantizer", config.weight)
+    entry = config.entry
     switches = {name: getattr(config, name) for name in OF_QUANTIZERS if name in entry.arguments}
     entry.load(Quantizer, "ofq.quant.Quantizer")
     try:
