@@ -6,7 +6,6 @@ A record comes from a run's event log and ``run.json`` alone, so that a mirror o
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -140,19 +139,16 @@ def snapshot(study: str) -> list[tuple[str, float]]:
 
 
 def _finished(study: str) -> list[Run]:
-    return _runs(path.relative_to(RESULTS) for path in RESULTS.glob(f"{study}/{_BELOW_STUDY}/metrics.json"))
+    paths = RESULTS.glob(f"{study}/{_BELOW_STUDY}/metrics.json")
+    return [run for path in paths if (run := Run.parse(str(path)))]
 
 
 def _in_training(study: str) -> dict[Run, list[Path]]:
     logs: dict[Run, list[Path]] = {}
     for path in sorted(STATE.glob(f"{study}/{_BELOW_STUDY}/*/events.jsonl")):
-        for run in _runs([path.relative_to(STATE)]):
+        if run := Run.parse(str(path.relative_to(STATE))):
             logs.setdefault(run, []).append(path)
     return logs
-
-
-def _runs(paths: Iterable[Path]) -> list[Run]:
-    return [run for path in paths if (run := Run.parse(str(path)))]
 
 
 def _changed(path: Path) -> float:
