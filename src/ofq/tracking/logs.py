@@ -124,7 +124,9 @@ def find(study: str) -> list[RunLog]:
             log = _read(run, newest.parent.name, newest, None)
         if log is None and run in finished:
             info = read_json(run.files.info)
-            log = _read(run, _key(run, info), run.files.events, info)
+            if "state" not in info:
+                raise UserError(f"{run.files.info} was written by another version of ofq; run snakemake again")
+            log = _read(run, str(info["state"]), run.files.events, info)  # the name that its state had in training
             if log is None:
                 raise missing(run.files.events)
         if log is not None:
@@ -166,14 +168,6 @@ def _read(run: Run, key: str, path: Path, info: dict[str, Any] | None) -> RunLog
         return None
     text = text[: text.rfind(b"\n") + 1]
     return RunLog(run, key, text, info) if text else None
-
-
-def _key(run: Run, info: dict[str, Any]) -> str:
-    """Return the name that the finished run's state had while it trained."""
-    try:
-        return str(info["state"])
-    except KeyError:
-        raise UserError(f"{run.files.info} was written by another version of ofq; run snakemake again") from None
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
