@@ -14,6 +14,7 @@ STUDY = ("study", {"metavar": "STUDY", "help": "name under studies in params.yam
 GROUP = ("group", {"metavar": "GROUP", "nargs": "?", "help": "of the study; left out: its main grid"})
 RUN = ("run", {"metavar": "RUN", "help": "study/model/bits/variant/seedN; a path below results/ will do"})
 
+Function = Callable[..., None]
 Argument = tuple[str, dict[str, Any]]  # a name or flag, and what argparse's add_argument takes beside it
 
 
@@ -30,7 +31,7 @@ class Command:
     """
 
     name: str
-    function: Callable[..., None]
+    function: Function
     arguments: tuple[Argument, ...]
     help: str
     warm: bool = False
@@ -66,9 +67,7 @@ class _Parser(argparse.ArgumentParser):
 class Commands(dict[str, Command]):
     """Commands of one module by name; an instance is also the decorator that adds a command."""
 
-    def __call__(
-        self, *arguments: Argument, warm: bool = False
-    ) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def __call__(self, *arguments: Argument, warm: bool = False) -> Callable[[Function], Function]:
         """Return a decorator that makes a function a command, named after the function.
 
         Args:
@@ -76,7 +75,7 @@ class Commands(dict[str, Command]):
             warm: whether it may run in a child of the warm process.
         """
 
-        def add(function: Callable[..., None]) -> Callable[..., None]:
+        def add(function: Function) -> Function:
             name = function.__name__.replace("_", "-")
             self[name] = Command(name, function, arguments, cleandoc(function.__doc__ or ""), warm)
             return function

@@ -75,11 +75,8 @@ class OscillationRecorder(Hook):
         for weight in self.weights:
             bins, counts = torch.unique((weight.position() / POSITION_BIN).floor().to(torch.int64), return_counts=True)
             left = [round(index * POSITION_BIN, 6) for index in bins.tolist()]
-            frames.append(
-                pd.DataFrame(
-                    {"layer": weight.name, "group": weight.group, "bin_left": left, "weights": counts.tolist()}
-                )
-            )
+            columns = {"layer": weight.name, "group": weight.group, "bin_left": left, "weights": counts.tolist()}
+            frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 
     def restart_counts(self) -> None:

@@ -41,15 +41,14 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...] | 
         with torch.no_grad():
             for batch in batches:
                 model(batch if isinstance(batch, Tensor) else batch[0])
+        missed = [name for name, quantizer in quantizers.items() if not quantizer.calibrated]
+        if len(missed) == len(quantizers):
+            raise ValueError("calibrate() got no batches")
+        if missed:
+            raise RuntimeError(f"calibrate(): the forward pass does not reach the quantizer {missed[0]}")
         done = True
     finally:
-        seen = {name: quantizer.end_calibration(keep=done) for name, quantizer in quantizers.items()}
+        for quantizer in quantizers.values():
+            quantizer.end_calibration(keep=done)
         for module, mode in modes:
             module.training = mode
-    if not any(seen.values()):
-        raise ValueError("calibrate() got no batches")
-    if not all(seen.values()):
-        for quantizer in quantizers.values():
-            quantizer.end_calibration(keep=False)
-        missed = next(name for name, reached in seen.items() if not reached)
-        raise RuntimeError(f"calibrate(): the forward pass does not reach the quantizer {missed}")

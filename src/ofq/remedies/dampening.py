@@ -99,6 +99,5 @@ class Dampening(Remedy):
         quantizer = weight_quantizer(layer)
         with torch.no_grad():
             values, _, step, shift = quantizer.rounded(layer.weight)
-            half = 2.0 ** (quantizer.bits - 1)
-            low, high = step * (shift - half), step * (half - 1 + shift)
+            low, high = (step * (code + shift) for code in quantizer.levels())
         return dampening_errors(layer.weight, values, low, high)

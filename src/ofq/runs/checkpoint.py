@@ -1,5 +1,6 @@
 """Checkpoints of a run: each is whole or absent, the latest two are kept, damaged ones are skipped."""
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -110,14 +111,12 @@ def load_latest(directory: Path) -> dict[str, Any] | None:
     """Return the newest undamaged checkpoint, or None if there is none; report and skip damaged ones."""
     damaged: list[Path] = []
     for path in sorted(directory.glob("checkpoint-*.pt"), reverse=True):
-        try:
+        with contextlib.suppress(OSError, UserError):
             if _checksum(path).read_text() == file_digest(path):
                 state = load(path)
                 if damaged:
                     _log.warning("going on from %s, the one before", path)
                 return state
-        except (OSError, UserError):
-            pass
         damaged.append(path)
         _log.warning("%s is damaged and passed over", path)
     if damaged:

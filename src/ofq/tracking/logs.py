@@ -6,7 +6,6 @@ A record comes from a run's event log and ``run.json`` alone, so that a mirror o
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -125,7 +124,9 @@ def find(study: str) -> list[RunLog]:
             log = _read(run, newest.parent.name, newest, None)
         if log is None and run in finished:
             info = read_json(run.files.info)
-            log = _read(run, _key(run, info), run.files.events, info)
+            if "state" not in info:
+                raise UserError(f"{run.files.info} was written by another version of ofq; run snakemake again")
+            log = _read(run, str(info["state"]), run.files.events, info)  # the name that its state had in training
             if log is None:
                 raise missing(run.files.events)
         if log is not None:
@@ -140,19 +141,16 @@ def snapshot(study: str) -> list[tuple[str, float]]:
 
 
 def _finished(study: str) -> list[Run]:
-    return _runs(path.relative_to(RESULTS) for path in RESULTS.glob(f"{study}/{_BELOW_STUDY}/metrics.json"))
+    paths = RESULTS.glob(f"{study}/{_BELOW_STUDY}/metrics.json")
+    return [run for path in paths if (run := Run.parse(str(path)))]
 
 
 def _in_training(study: str) -> dict[Run, list[Path]]:
     logs: dict[Run, list[Path]] = {}
     for path in sorted(STATE.glob(f"{study}/{_BELOW_STUDY}/*/events.jsonl")):
-        for run in _runs([path.relative_to(STATE)]):
+        if run := Run.parse(str(path.relative_to(STATE))):
             logs.setdefault(run, []).append(path)
     return logs
-
-
-def _runs(paths: Iterable[Path]) -> list[Run]:
-    return [run for path in paths if (run := Run.parse(str(path)))]
 
 
 def _changed(path: Path) -> float:
@@ -170,14 +168,6 @@ def _read(run: Run, key: str, path: Path, info: dict[str, Any] | None) -> RunLog
         return None
     text = text[: text.rfind(b"\n") + 1]
     return RunLog(run, key, text, info) if text else None
-
-
-def _key(run: Run, info: dict[str, Any]) -> str:
-    """Return the name that the finished run's state had while it trained."""
-    try:
-        return str(info["state"])
-    except KeyError:
-        raise UserError(f"{run.files.info} was written by another version of ofq; run snakemake again") from None
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

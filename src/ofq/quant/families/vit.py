@@ -55,8 +55,7 @@ class VisionTransformers(Family):
                 raise ValueError("an Mlp with use_conv is not supported")
             elif isinstance(module, PatchEmbed):
                 if module.img_size is None or module.dynamic_img_pad:
-                    what = "PatchEmbed without a fixed img_size"
-                    raise ValueError(f"{what} is not supported: its move biases have that size")
+                    raise ValueError("PatchEmbed without a fixed img_size is not supported: move biases have its size")
                 check_patches(module.proj)
             elif isinstance(module, VisionTransformer):
                 _check_transformer(module)
@@ -147,13 +146,12 @@ def _qkr_attention(source: Any, config: QuantConfig) -> QKRAttention:
     channels, width = source.qkv.in_features, source.qkv.out_features // 3
     # An "after" bias of u adds the same number to every key's score, which softmax cancels.
     after_rows = None if config.dead_biases else 0
-    quantizers = QKRQuantizers(
-        input=MovedLSQQuantizer(bits, (channels,), axis=-2),
-        weight=weight_quantizer(config),
-        product=MovedLSQQuantizer(bits, (heads, channels), axis=(-3, -2), after_rows=after_rows),
+    inside = AttentionQuantizers(
+        qk=MovedLSQQuantizer(bits, (heads, channels), axis=(-3, -2), after_rows=after_rows),
         v=MovedLSQQuantizer(bits, (width,), axis=-1),
         probability=LSQQuantizer(bits, signed=False, axis=-2),
     )
+    quantizers = QKRQuantizers(MovedLSQQuantizer(bits, (channels,), axis=-2), weight_quantizer(config), inside)
     q, k, v = (_rows(source.qkv, part * width, width, bias=part == 2) for part in range(3))
     quantized_v = QuantLinear.from_linear(v, weight_quantizer=weight_quantizer(config), input_quantizer=None)
     layers = Projections(q, k, quantized_v, _linear(source.proj, config))

@@ -36,9 +36,8 @@ class Weight(NamedTuple):
     step: Tensor | None = None
 
 
-def float_weight(weight: Tensor, quantizer: Quantizer | None, beside: Quantizer) -> Weight:
+def float_weight(weight: Tensor, quantizer: Quantizer | None, _beside: Quantizer) -> Weight:
     """Quantize a weight matrix (out, in), if it has a quantizer, for a product of floating-point numbers."""
-    del beside
     return Weight(weight if quantizer is None else quantizer(weight))
 
 

@@ -12,10 +12,10 @@ from ofq.quant.quantizers.lsq import LSQQuantizer
 
 
 class AttentionQuantizers(NamedTuple):
-    """Quantizers inside a plain attention, each optional.
+    """Quantizers inside an attention, each optional.
 
     Attributes:
-        qk: of queries and keys as one tensor (B, N, 2, A).
+        qk: of queries and keys as one tensor (B, N, 2, A); under query-key reparameterization of u as (B, N, H, C).
         v: of the values (B, N, A).
         probability: of the probabilities (B, H, N, N).
     """
@@ -31,23 +31,17 @@ class Attention(nn.Module):
     Args:
         heads: number of heads H; the width A of the values is H*d.
         proj: the output projection (C, A).
-        v_quantizer: of the values (B, N, A), or None.
-        probability_quantizer: of the probabilities (B, H, N, N), or None.
+        quantizers: of the values and of the probabilities.
         dropout: rates of the quantized probabilities and of the output.
     """
 
     def __init__(
-        self,
-        heads: int,
-        proj: QuantLinear,
-        v_quantizer: LSQQuantizer | None,
-        probability_quantizer: LSQQuantizer | None,
-        dropout: tuple[float, float],
+        self, heads: int, proj: QuantLinear, quantizers: AttentionQuantizers, dropout: tuple[float, float]
     ) -> None:
         super().__init__()
         self.num_heads = heads
-        self.v_quantizer = v_quantizer
-        self.probability_quantizer = probability_quantizer
+        self.v_quantizer = quantizers.v
+        self.probability_quantizer = quantizers.probability
         self.attn_drop = nn.Dropout(dropout[0])
         self.proj = proj
         self.proj_drop = nn.Dropout(dropout[1])
@@ -105,7 +99,7 @@ class QuantAttention(Attention):
         quantizers: AttentionQuantizers,
         dropout: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        super().__init__(heads, proj, quantizers.v, quantizers.probability, dropout)
+        super().__init__(heads, proj, quantizers, dropout)
         self.qkv = qkv
         self.scale = (qkv.out_features // (3 * heads)) ** -0.5
         self.qk_quantizer = quantizers.qk

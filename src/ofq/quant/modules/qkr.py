@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ofq.quant.kernels.choose import fused
 from ofq.quant.kernels.qkr import Products
-from ofq.quant.modules.attention import Attention, refuse_masks
+from ofq.quant.modules.attention import Attention, AttentionQuantizers, refuse_masks
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
@@ -36,16 +36,12 @@ class QKRQuantizers(NamedTuple):
     Attributes:
         input: of x (B, N, C).
         weight: of the stacked products (H*C, C).
-        product: of u as (B, N, H, C).
-        v: of the values (B, N, A).
-        probability: of the probabilities (B, H, N, N).
+        inside: of u, values and probabilities.
     """
 
     input: LSQQuantizer | None = None
     weight: Quantizer | None = None
-    product: LSQQuantizer | None = None
-    v: LSQQuantizer | None = None
-    probability: LSQQuantizer | None = None
+    inside: AttentionQuantizers = AttentionQuantizers()
 
 
 class QKRAttention(Attention):
@@ -77,14 +73,14 @@ class QKRAttention(Attention):
         quantizers: QKRQuantizers,
         dropout: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        super().__init__(heads, layers.proj, quantizers.v, quantizers.probability, dropout)
+        super().__init__(heads, layers.proj, quantizers.inside, dropout)
         if any(part.bias is not None for part in (layers.q, layers.k)):
             raise ValueError("query-key reparameterization has no query and key biases")
         self.q, self.k, self.v = layers.q, layers.k, layers.v
         self.scale = (layers.q.out_features // heads) ** -0.5
         self.input_quantizer = quantizers.input
         self.weight_quantizer = quantizers.weight
-        self.product_quantizer = quantizers.product
+        self.product_quantizer = quantizers.inside.qk
 
     def latent_weight(self) -> Tensor:
         """Return what the weight quantizer rounds: P, the stacked W_q,h^T W_k,h of the heads, shape (H*C, C)."""

@@ -127,11 +127,10 @@ class Quantizer(nn.Module, ABC):
 
     @torch.no_grad()
     def _keep(self, codes: Tensor) -> None:
-        if not self.record:
-            return
-        if self.last_codes is None or self.last_codes.shape != codes.shape:
-            self.last_codes = torch.empty_like(codes, dtype=self._code_dtype())
-        self.last_codes.copy_(codes)
+        if self.record:
+            if self.last_codes is None or self.last_codes.shape != codes.shape:
+                self.last_codes = torch.empty_like(codes, dtype=self._code_dtype())
+            self.last_codes.copy_(codes)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""

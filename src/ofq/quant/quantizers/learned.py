@@ -72,13 +72,11 @@ class LearnedStepQuantizer(Quantizer):
         """Let every forward pass from here on count into the step of a quantizer that has none yet."""
         self._seen = []
 
-    def end_calibration(self, *, keep: bool) -> bool:
-        """End the calibration, drop the step unless ``keep``, and return whether a forward pass was seen."""
-        seen = bool(self._seen)
+    def end_calibration(self, *, keep: bool) -> None:
+        """End the calibration, and drop the step unless ``keep``."""
         self._seen = None
         if not keep and self.calibrated:
             self.scale = _Unset(requires_grad=self.learn_step, device=self.scale.device, dtype=self.scale.dtype)
-        return seen
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:

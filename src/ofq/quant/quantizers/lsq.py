@@ -95,7 +95,9 @@ class LSQQuantizer(LearnedStepQuantizer):
             if before is not None:
                 # The sign is that of what is rounded. before: (shape), the sizes of the last axes of x
                 x, before = x + before.view(self.shape), None
-            self._detect_sign(x)
+            # Tensor arithmetic: a Python comparison would make the device wait.
+            negative = (x.detach().amin() < SIGN_THRESHOLD).to(self.negative_seen)
+            torch.maximum(self.negative_seen, negative, out=self.negative_seen)
         if self.calibrating:
             self._observe(x if before is None else x + before.view(self.shape))  # before: (shape)
         grid = self.grid_for(x.shape)
@@ -150,14 +152,8 @@ class LSQQuantizer(LearnedStepQuantizer):
         if self.grid == "midrise":
             return statistic * 2.0 ** (2 - self.bits)
         kappa = 4 if self.signed is False and self.axis is not None else 2
-        return (
-            kappa * statistic / torch.as_tensor(self.levels()[1], device=statistic.device, dtype=statistic.dtype).sqrt()
-        )
-
-    @torch.no_grad()
-    def _detect_sign(self, x: Tensor) -> None:
-        # Tensor arithmetic: a Python comparison would make the device wait.
-        torch.maximum(self.negative_seen, (x.amin() < SIGN_THRESHOLD).to(self.negative_seen), out=self.negative_seen)
+        largest = torch.as_tensor(self.levels()[1], device=statistic.device, dtype=statistic.dtype)
+        return kappa * statistic / largest.sqrt()
 
     def _code_dtype(self) -> torch.dtype:
         return torch.int16 if self.signed == "detect" else torch.int8 if self.signed else torch.uint8
