@@ -220,7 +220,7 @@ def test_a_new_quantizer_is_one_class_and_one_line(with_quantizer: Project) -> N
             "a method positions, which nothing calls; did you mean position?",
         ),
         ("(Quantizer)", "(torch.nn.Module)", "the class should derive from ofq.quant.Quantizer"),
-        ("def step(", "def steps(", "which is made as Widest(bits)"),
+        ("def step(", "def steps(", "mend Widest(bits), or name another"),
         (None, None, "no module 'widest' here; it should be the file widest.py beside params.yaml"),
     ],
 )

@@ -102,6 +102,26 @@ def test_codes_are_those_that_the_hook_chose_everywhere(quantizer: Quantizer, w:
     assert quantizer.last_codes is not None and torch.equal(quantizer.last_codes, quantizer.codes(w))
 
 
+def test_a_hook_at_a_parameter_stands_back_where_nothing_learns(quantizer: Quantizer, w: Tensor) -> None:
+    weight = nn.Parameter(w)
+    plain = quantizer(weight)
+    quantizer.hook = ElementWise()
+    with torch.no_grad():
+        assert torch.equal(quantizer(weight), plain)
+
+
+def test_a_gradient_may_be_changed_in_place(quantizer: Quantizer, w: Tensor) -> None:
+    class Double(Hook):
+        def scale_gradient(self, quantizer: Quantizer, g: Tensor, u: Tensor, codes: Tensor) -> Tensor:
+            return g.mul_(2)
+
+    _, _, plain, *steps = passed(quantizer, w)
+    quantizer.hook = Double()
+    _, _, doubled, *same = passed(quantizer, w)
+    assert torch.equal(doubled, 2 * plain)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(same, steps, strict=True))
+
+
 def test_a_learned_step_learns_from_the_codes_that_were_chosen(w: Tensor) -> None:
     quantizer = lsq()
     calibrate(quantizer, [w])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, calibrate, quantize_model
-from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.base import Quantizer, Rounded
+from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.quant.quantizers.lsq import MovedLSQQuantizer
 from tests.quant.small import small_model
 
@@ -218,3 +219,33 @@ def test_clipped_weights_get_no_gradient_or_all_of_it(grid: Any) -> None:
 def test_switches_of_lsq_mean_nothing_beside_statsq(switch: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="switches of lsq and lsq-midrise"):
         QuantConfig(weight="statsq", **switch)
+
+
+class LargestWeight(LearnedStepQuantizer):
+    """A learned step that starts at the largest weight of the row."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits, axis=0, learn_step=True)
+
+    def step(self, w: Tensor) -> Tensor:
+        return self.scale
+
+    def statistic(self, x: Tensor) -> Tensor:
+        return x.abs().amax(1)
+
+    def first_step(self, statistic: Tensor) -> Tensor:
+        return statistic / 2 ** (self.bits - 1)
+
+    def rounded(self, x: Tensor) -> Rounded:
+        if self.calibrating:
+            self._observe(x)
+        return super().rounded(x)
+
+
+def test_calibration_sets_the_step_of_any_learned_quantizer() -> None:
+    w = torch.randn(3, 8)
+    quantizer, fresh = LargestWeight(2), LargestWeight(2)
+    calibrate(quantizer, [w])
+    torch.testing.assert_close(quantizer.scale.detach(), w.abs().amax(1) / 2)
+    fresh.load_state_dict(quantizer.state_dict())
+    assert torch.equal(fresh(w), quantizer(w))

@@ -37,6 +37,8 @@ def prepare(study: str, data: Data) -> None:
     mean, std = statistics(images)
     if not all(std):
         raise UserError(f"the training images of {data.name} are blank: all pixels of a channel are alike")
+    if not source.origin:
+        raise UserError(f"read() of data set {data.name} gives no origin; self.origins(FILE) gives that of a file")
     stored = {split: store(study, split, *content, classes=source.classes) for split, content in splits.items()}
     manifest = Manifest(
         data=data.name,
@@ -71,10 +73,6 @@ def check(name: str, source: Source) -> None:
     """
     if not isinstance(source, Source):
         raise UserError(f"read() of data set {name} returned a {type(source).__name__}; it should be a Source")
-    if not source.origin:
-        raise UserError(
-            f"read() of data set {name} names no origin: self.origins(FILE, ...), or a digest of what was read"
-        )
     for split, (images, labels) in {"training": source.train, "test": source.test}.items():
         what = f"the {split} images of {name}"
         grey_or_colour = images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))

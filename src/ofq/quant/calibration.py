@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ofq.quant.quantizers.lsq import LSQQuantizer
+from ofq.quant.quantizers.learned import LearnedStepQuantizer
 
 
 def calibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]) -> None:
@@ -27,7 +27,7 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...] | 
 
     Source: tests/golden/README.md section 3, initialisation.
     """
-    quantizers = {name: module for name, module in model.named_modules() if isinstance(module, LSQQuantizer)}
+    quantizers = {name: module for name, module in model.named_modules() if isinstance(module, LearnedStepQuantizer)}
     if not quantizers:
         raise ValueError("calibrate() found no learned step; call quantize_model first")
     if any(quantizer.calibrated for quantizer in quantizers.values()):

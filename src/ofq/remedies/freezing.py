@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ofq.oscillation.meter import OscillationMeter
 from ofq.quant.modules.linear import QuantLinear
-from ofq.quant.quantizers.lsq import LSQQuantizer
+from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.remedies.base import Remedy, annealed, governed_layers, weight_quantizer
 from ofq.runs.registry import register
 
@@ -157,7 +157,7 @@ class IterativeFreezing(Remedy):
         for name, layer in self._layers.items():
             quantizer = weight_quantizer(layer)
             codes[name] = quantizer.codes(layer.weight)
-            if self.rule.frozen and isinstance(quantizer, LSQQuantizer):
+            if self.rule.frozen and isinstance(quantizer, LearnedStepQuantizer):
                 _pull(quantizer, layer.weight, self.rule.frozen[name])
         self._new = self.rule.update(codes, self._threshold(self._step + 1))
         self._before = {}
@@ -207,7 +207,7 @@ def _place(layer: QuantLinear, codes: Tensor, frozen: Tensor, new: Tensor | None
     """Put frozen weights at the centres of their bins: all with a learned step, else only new and misplaced ones."""
     quantizer = weight_quantizer(layer)
     centre = (codes + quantizer.offset) * _INWARD
-    if isinstance(quantizer, LSQQuantizer):
+    if isinstance(quantizer, LearnedStepQuantizer):
         _put(layer, centre, frozen)
         return
     if new is not None:
@@ -225,7 +225,7 @@ def _put(layer: QuantLinear, position: Tensor, where: Tensor) -> None:
     torch.where(where, position * step, layer.weight, out=layer.weight)
 
 
-def _pull(quantizer: LSQQuantizer, weight: Tensor, frozen: Tensor) -> None:
+def _pull(quantizer: LearnedStepQuantizer, weight: Tensor, frozen: Tensor) -> None:
     """Give the learned step the gradient gamma*g*(code + offset) of frozen weights, whose codes are constants.
 
     The quantizer's own gradient is gamma*g*(code + offset - w/step): it lets the code change with the step.

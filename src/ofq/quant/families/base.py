@@ -112,7 +112,6 @@ def weight_quantizer(config: QuantConfig) -> Quantizer:
         quantizer: Quantizer = entry.make(config.weight_bits, **switches)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"weight quantizer {entry.name}: {error}; mend the class, which is made as {entry.attribute}(bits), or "
-            "name another one in params.yaml"
+            f"weight quantizer {entry.name}: {error}; mend {entry.attribute}(bits), or name another"
         ) from None
     return quantizer
