@@ -97,9 +97,7 @@ class Entry:
         if Path(found.__file__ or "").resolve() != source.resolve():
             raise UserError(f"{place}: '{self.module}' is the name of another module; rename {source}")
         made = getattr(found, self.attribute, None)
-        if not isinstance(made, type):
-            raise UserError(f"{place}: {source} defines no class '{self.attribute}'")
-        if not issubclass(made, base):
+        if not (isinstance(made, type) and issubclass(made, base)):
             raise UserError(f"{place}: the class should derive from {public}")
         return made
 

@@ -29,10 +29,7 @@ class VisionTransformers(Family):
     Source: tests/golden/README.md sections 4, 5 and 9.
     """
 
-    supported = (
-        "timm's VisionTransformer and VisionTransformerDistilled (and modules made of their PatchEmbed, Attention "
-        "and Mlp)"
-    )
+    supported = "timm's VisionTransformer and VisionTransformerDistilled, and modules made of their parts"
 
     def fits(self, model: nn.Module) -> bool:
         """Return whether a model has timm's attention, or what takes its place."""
