@@ -17,13 +17,7 @@ from ofq.report.parts.learning_rates import write_learning_rates
 from ofq.runs.files import write_json
 from ofq.runs.paths import report_dir
 from tests.conftest import ROOT, Project
-
-DOCS = ROOT / "docs"
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+from tests.docs.pages import DOCS, blocks, explained
 
 
 def put(params: dict[str, Any], block: dict[str, Any]) -> None:
@@ -43,15 +37,24 @@ def follow(project: Project, page: str) -> None:
     project.write_params()
 
 
-def explained(file: str) -> list[str]:
-    """The columns or keys of a file that names.md has a row for, in its order."""
-    section = (DOCS / "names.md").read_text().split(f"### {file}\n")[1].split("\n#")[0]
-    return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-
-
 def run(project: Project, command: str) -> None:
     done = project.run(*shlex.split(command))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def said_of_a_mistake(project: Project, file: str, old: str | None, new: str | None, of_run: str) -> str:
+    """What a run says, with exit code 2, of a file in which ``old`` is ``new``, or of its lack; the file is put back."""
+    path = project.root / file
+    whole = path.read_text()
+    if old is None or new is None:
+        path.unlink()
+    else:
+        assert old in whole
+        path.write_text(whole.replace(old, new, 1))
+    done = project.ofq("qat", of_run)
+    path.write_text(whole)
+    assert done.returncode == 2
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -177,16 +180,8 @@ def _loss(returned: str) -> tuple[str, str]:
     ],
 )
 def test_a_mistake_in_a_remedy_is_one_line(with_remedy: Project, old: str | None, new: str, message: str) -> None:
-    path = with_remedy.root / "calm.py"
-    whole = path.read_text()
-    if old is None:
-        path.unlink()
-    else:
-        assert old in whole
-        path.write_text(whole.replace(old, new, 1))
-    done = with_remedy.ofq("qat", "digits/vit_micro/w2a2/lsq-calm/seed0")
-    path.write_text(whole)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+    said = said_of_a_mistake(with_remedy, "calm.py", old, new, "digits/vit_micro/w2a2/lsq-calm/seed0")
+    assert said.count("\n") == 1 and message in said
 
 
 def test_a_new_quantizer_is_one_class_and_one_line(with_quantizer: Project) -> None:
@@ -225,16 +220,8 @@ def test_a_new_quantizer_is_one_class_and_one_line(with_quantizer: Project) -> N
     ],
 )
 def test_a_mistake_in_a_quantizer_is_one_line(with_quantizer: Project, old: str | None, new: str, message: str) -> None:
-    path = with_quantizer.root / "widest.py"
-    whole = path.read_text()
-    if old is None:
-        path.unlink()
-    else:
-        assert old in whole
-        path.write_text(whole.replace(old, new, 1))
-    done = with_quantizer.ofq("qat", "digits/vit_micro/w2a2/widest/seed0")
-    path.write_text(whole)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+    said = said_of_a_mistake(with_quantizer, "widest.py", old, new, "digits/vit_micro/w2a2/widest/seed0")
+    assert said.count("\n") == 1 and message in said
 
 
 def test_a_new_data_set_is_one_class_and_a_study(with_data_set: Project, shapes: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from ofq.errors import UserError
 from ofq.measure.toy import LR, OTHERS, STEP, TARGET, compare, write_trace
 from ofq.report.parts.toy import write_toy
-from tests.docs.test_guides import explained
+from tests.docs.pages import explained
 
 TRACE, PICTURE, DRAWING = (Path("results/toy") / name for name in ("trace.csv", "toy.png", "toy.svg"))
 

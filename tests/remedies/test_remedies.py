@@ -14,7 +14,7 @@ from ofq.quant import QuantConfig, calibrate, quantize_model
 from ofq.remedies import Dampening, IterativeFreezing, Remedy, governed_layers
 from ofq.remedies.base import annealed, weight_quantizer
 from ofq.remedies.freezing import FrozenCodes
-from tests.docs.test_guides import blocks
+from tests.docs.pages import blocks
 from tests.quant.small import small_model
 
 STEPS = 40

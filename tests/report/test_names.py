@@ -10,7 +10,7 @@ from ofq.report.parts.comparison import write_comparison
 from ofq.report.parts.noise_table import write_noise_table
 from ofq.report.parts.probes import write_coupling
 from ofq.report.parts.tables import write_tables
-from tests.docs.test_guides import explained
+from tests.docs.pages import explained
 from tests.report.conftest import Made
 
 

@@ -17,7 +17,7 @@ from ofq.measure.noise import run_noise
 from ofq.runs.paths import Run
 from ofq.training import loop
 from tests.conftest import Project
-from tests.docs.test_guides import explained
+from tests.docs.pages import explained
 
 RUN = "digits/vit_micro/w2a2/statsq-cga/seed0"
 FILES = Path("results") / RUN

@@ -43,10 +43,14 @@ def family_of(model: nn.Module) -> Family:
     Raises:
         ValueError: it belongs to none.
     """
-    families: list[Family] = [entry.load()() for entry in registered("family").values()]
-    for family in families:
+    for family in families():
         if family.fits(model):
             return family
-    supported = "; ".join(family.supported for family in families)
+    supported = "; ".join(family.supported for family in families())
     name = type(model).__name__
     raise ValueError(f"quantize_model supports {supported}; {name} has no attention that it can replace")
+
+
+def families() -> list[Family]:
+    """Return every family of models."""
+    return [entry.load()() for entry in registered("family").values()]

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ofq.quant.convert import family_of
+from ofq.quant.convert import families
 from ofq.quant.families.base import BlockWeight
 from ofq.quant.hook import Hook
 
@@ -16,10 +16,7 @@ def block_weights(model: nn.Module) -> list[BlockWeight]:
     Raises:
         ValueError: the model is not quantized.
     """
-    try:
-        found = family_of(model).low_bit_weights(model)
-    except ValueError:
-        found = []
+    found = [weight for family in families() if family.fits(model) for weight in family.low_bit_weights(model)]
     if not found:
         raise ValueError("the model has no quantized blocks; call quantize_model first")
     return found
