@@ -328,3 +328,14 @@ def test_blank_images_are_refused_before_anything_is_divided_by_their_deviation(
     monkeypatch.setattr(fashion_mnist.FashionMnist, "read", lambda self: blank)
     with pytest.raises(UserError, match="are blank"):
         prepare("shapes", FASHION)
+
+
+def test_images_without_an_origin_are_refused_before_anything_is_written(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    varied = np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4)
+    without = given(varied, LABELS)
+    monkeypatch.setattr(fashion_mnist.FashionMnist, "read", lambda self: without)
+    with pytest.raises(UserError, match=r"gives no origin; self\.origins\(FILE\)"):
+        prepare("shapes", FASHION)
+    assert not Path("results/shapes/data").exists()

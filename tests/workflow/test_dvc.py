@@ -35,6 +35,21 @@ def make_pull(project: Project) -> subprocess.CompletedProcess[str]:
     return project.run("make", "pull", "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", env=GIT)
 
 
+def test_stages_depend_on_the_files_of_classes_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module, name in (("calm", "Calm"), ("widest", "Widest"), ("shapes", "Shapes"), ("unused", "Unused")):
+        Path(f"{module}.py").write_text(f"class {name}:\n    pass\n")
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["studies"]["digits"]["data"]["name"] = "shapes:Shapes"
+    content["variants"]["lsq"]["remedy"] = {"name": "calm:Calm"}
+    content["variants"]["statsq"]["weight"] = "widest:Widest"
+    content["variants"]["other"] = {"weight": "unused:Unused"}
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    written = yaml.safe_load(stages(params.load()))["stages"]
+    own = {stage: [name for name in entry["deps"] if name.endswith(".py")] for stage, entry in written.items()}
+    assert own == {"data": ["shapes.py"], "teacher": [], "runs": ["calm.py", "widest.py"], "report": []}
+
+
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The small study, finished by a bare ``snakemake``, then committed to DVC and pushed to a remote directory."""
