@@ -1,4 +1,4 @@
-"""StatsQ and LSQ against the fixtures, one case a test."""
+"""StatsQ, LSQ and QuEST's step against the fixtures, one case a test."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch import nn
 
 from ofq.quant import LSQQuantizer, StatsQuantizer, calibrate
 from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.rms import BEST, RMSQuantizer
 
 
 def _run(quantizer: Quantizer, x: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,6 +27,21 @@ def test_statsq(case: Case) -> None:
     close(out, case["out"])
     close(grad, case["grad_w"], gradient=True)
     close(quantizer.step(w) * 2 ** (quantizer.bits - 1), case["scale"])
+
+
+@pytest.mark.parametrize("case", cases("rivals", r"rms/b\d+", extra="[wg]|hyper"), ids=str)
+def test_rms(case: Case) -> None:
+    bits = bits_of(case.prefix)
+    assert BEST[bits] == pytest.approx(case.numpy("hyper")[bits - 2], rel=1e-8)
+    for mask in (False, True):
+        quantizer = RMSQuantizer(bits, gradient_mask=mask)
+        out, grad = _run(quantizer, case["w"], case["g"])
+        close(quantizer.step(case["w"]), case["step"])
+        close(out, case["out"])
+        assert torch.equal(quantizer.codes(case["w"]), case["code"])
+        close(grad, case["grad_w_masked" if mask else "grad_w"], gradient=True)
+    _, passed = _run(quantizer, case["w"], torch.ones_like(case["w"]))
+    assert torch.equal(passed.bool(), case["mask"].bool())
 
 
 def _check_lsq(case: Case, quantizer: LSQQuantizer, x: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from ofq.oscillation.boundary import BAND, BoundaryObserver
 from ofq.oscillation.coupling import CouplingObserver
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.oscillation.thresholds import DISTANCE_BINS, lift, threshold_distance
-from ofq.quant import QuantConfig, StatsQuantizer, calibrate, quantize_model
+from ofq.quant import QuantConfig, StatsQuantizer, block_weights, calibrate, quantize_model
 from tests.quant.small import small_model, train_step
 
 STEPS = 12
@@ -101,6 +101,48 @@ def test_boundary_and_band_count_what_every_weight_did(
     assert near.any(1).all()
     expected = {"start": near[0].sum(), "end": near[1].sum(), "both": near.all(0).sum()}
     assert boundary.band() == {"range": 0.005, "weights": len(distances[0]), **expected}
+
+
+def test_widths_of_steps_are_recorded_from_before_the_first_update_to_after_the_last(
+    make: Callable[[], nn.Module], images: Tensor, labels: Tensor
+) -> None:
+    model = make()
+    recorder = OscillationRecorder(model)
+    expected = []
+
+    def widths() -> list[float]:
+        found = []
+        for weight in recorder.weights:
+            w = weight.layer.latent_weight().detach().numpy()
+            step = np.broadcast_to(weight.quantizer.step(torch.from_numpy(w)).numpy().reshape(-1, 1), w.shape)
+            found.append(float((step[:, 0] / w.std(1))[weight.rows].mean()))
+        return found
+
+    def look() -> None:
+        if not expected:
+            expected.append(widths())
+
+    in_window(model, images, labels, [recorder], look)
+    recorder.finish()
+    expected.append(widths())
+    record = recorder.oscillation()
+    assert list(dict.fromkeys(record["step"])) == [0, STEPS]
+    np.testing.assert_allclose(record["step_width"], np.concatenate(expected), rtol=1e-5)
+    assert (record[record["step"] == 0][["share", "reversals"]] == 0).all(axis=None)
+    assert recorder.metrics()["osc/step_width"] == pytest.approx(
+        np.average(expected[1], weights=record[record["step"] == STEPS]["weights"])
+    )
+    assert not np.isclose(*expected).all()
+
+
+def test_a_row_of_equal_weights_has_no_width_and_is_left_out() -> None:
+    model: Any = statsq()
+    weight = next(weight for weight in block_weights(model) if weight.group == "fc1")
+    with torch.no_grad():
+        weight.layer.weight[0] = 0.0
+        weight.layer.weight[1] = 0.5
+    w = weight.layer.weight.detach()[2:]
+    assert weight.step_width() == pytest.approx(float((w.abs().mean(1) / w.std(1, correction=0)).mean()))
 
 
 def statsq() -> nn.Module:

@@ -3,16 +3,19 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize
 from torch import Tensor, nn
 
-from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, calibrate, quantize_model
+from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, block_weights, calibrate, quantize_model
 from ofq.quant.quantizers.base import Quantizer, Rounded
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.quant.quantizers.lsq import MovedLSQQuantizer
+from ofq.quant.quantizers.rms import BEST, RMSQuantizer
 from tests.quant.small import small_model
 
 KINDS = st.sampled_from(["statsq", "lsq", "lsq-midrise"])
@@ -215,10 +218,95 @@ def test_clipped_weights_get_no_gradient_or_all_of_it(grid: Any) -> None:
     assert torch.equal(found["zero"][1], found["identity"][1]) and torch.equal(found["zero"][2], found["identity"][2])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("switch", [{"learn_step": False}, {"clipped_gradient": "identity"}])
-def test_switches_of_lsq_mean_nothing_beside_statsq(switch: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="switches of lsq and lsq-midrise"):
-        QuantConfig(weight="statsq", **switch)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_factor_widens_the_step_of_statsq_and_nothing_else(bits: int) -> None:
+    w, g = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    usual, wide = StatsQuantizer(bits), StatsQuantizer(bits, factor=3)
+    assert torch.equal(wide.step(w), 1.5 * usual.step(w))
+    torch.testing.assert_close(usual.step(w), 2 * w.abs().mean(1) / 2 ** (bits - 1))
+    n, step, weight = 2 ** (bits - 1), wide.step(w).view(5, 1), w.clone().requires_grad_()
+    out = wide(weight)
+    torch.testing.assert_close(out, step * ((w / step - 0.5).clamp(-n, n - 1).round() + 0.5))
+    out.backward(g)
+    assert torch.equal(weight.grad, g)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("grid", ["integer", "midrise"])
+def test_lsq_starts_where_it_is_told_to(grid: Any) -> None:
+    w = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    steps = {}
+    for start in (0.5, 1.0, 2.0):
+        quantizer = LSQQuantizer(3, grid=grid, start=start)
+        calibrate(quantizer, [w])
+        steps[start] = quantizer.scale.detach()
+    torch.testing.assert_close(steps[1.0], 2 * w.abs().mean(1) / (3**0.5 if grid == "integer" else 4))
+    assert torch.equal(steps[0.5], 0.5 * steps[1.0]) and torch.equal(steps[2.0], 2 * steps[1.0])
+
+
+def test_the_start_and_the_factor_reach_the_weights_of_the_blocks_and_no_other() -> None:
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for usual, other, ratio in (
+        (QuantConfig(weight="lsq"), QuantConfig(weight="lsq", start=2), 2.0),
+        (QuantConfig(weight="statsq", qkr=True), QuantConfig(weight="statsq", qkr=True, factor=3), 1.5),
+    ):
+        models: list[Any] = [quantize_model(small_model(), config) for config in (usual, other)]
+        for model in models:
+            calibrate(model, [images])
+        for first, second in zip(*map(block_weights, models), strict=True):
+            assert second.step_width() == pytest.approx(ratio * first.step_width())
+        assert torch.equal(*(model.head.weight_quantizer.scale for model in models))
+        assert torch.equal(*(model.blocks[0].mlp.fc1.input_quantizer.scale for model in models))
+
+
+@pytest.mark.parametrize("bits", BEST)
+def test_the_rms_step_has_the_least_error_for_a_gaussian(bits: int) -> None:
+    x = np.linspace(0, 9, 400_001)
+    density = np.exp(-(x**2) / 2)
+
+    def error(half_span: float) -> float:
+        step = 2 * half_span / (2**bits - 1)
+        levels = step * (np.clip(np.floor(x / step), 0, 2 ** (bits - 1) - 1) + 0.5)
+        return float((density * (x - levels) ** 2).sum())
+
+    found = optimize.minimize_scalar(error, bounds=(1, 5), method="bounded", options={"xatol": 1e-7})
+    assert BEST[bits] == pytest.approx(found.x, abs=2e-3)
+    assert error(BEST[bits]) == pytest.approx(found.fun, rel=1e-6)
+
+
+def test_a_mask_hides_the_gradient_of_weights_clipped_by_more_than_half_a_step() -> None:
+    w = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    quantizer = RMSQuantizer(2, gradient_mask=True)
+    out = quantizer(w)
+    out.sum().backward()
+    clipped = (out - w).abs() > quantizer.step(w.detach()).view(4, 1) / 2
+    assert clipped.any() and torch.equal(w.grad == 0, clipped)
+    assert torch.equal(out, RMSQuantizer(2)(w)) and not RMSQuantizer(2)(torch.zeros(2, 4)).isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("weight", "switch", "owners"),
+    [
+        ("statsq", {"learn_step": False}, "learn_step is a switch of lsq and lsq-midrise"),
+        ("rms", {"clipped_gradient": "identity"}, "clipped_gradient is a switch of lsq and lsq-midrise"),
+        ("statsq", {"start": 2.0}, "start is a switch of lsq and lsq-midrise"),
+        ("lsq-midrise", {"factor": 3.0}, "factor is a switch of statsq"),
+        ("rms", {"factor": 3.0}, "factor is a switch of statsq"),
+        ("statsq", {"gradient_mask": True}, "gradient_mask is a switch of rms"),
+    ],
+)
+def test_a_switch_beside_a_quantizer_without_it_is_refused(weight: str, switch: dict[str, Any], owners: str) -> None:
+    with pytest.raises(ValueError, match=owners):
+        QuantConfig(weight=weight, **switch)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "2"])
+@pytest.mark.parametrize(("weight", "name"), [("statsq", "factor"), ("lsq", "start")])
+def test_a_width_is_a_positive_number(weight: str, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        QuantConfig(weight=weight, **{name: value})
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        with pytest.raises(ValueError, match=f"{name} must be positive"):
+            (StatsQuantizer if weight == "statsq" else LSQQuantizer)(2, **{name: value})
 
 
 class LargestWeight(LearnedStepQuantizer):

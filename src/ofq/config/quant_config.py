@@ -49,8 +49,8 @@ class Switches(Strict):
     weight: Annotated[str, ClassName("quantizer")] = Field(
         "statsq",
         description="weights of the blocks: StatsQ (step = a statistic of the row), LSQ (learned step, levels at whole "
-        "steps), or LSQ on StatsQ's grid (levels at half steps); or `module:Class` of your own. "
-        "A variant without a parent names it",
+        "steps), LSQ on StatsQ's grid (levels at half steps), or `rms` (another statistic, QuEST's); or "
+        "`module:Class` of your own. A variant without a parent names it",
     )
     learn_step: bool = Field(
         True, description="steps of LSQ weights learn; false: they stay where calibration put them"
@@ -59,6 +59,17 @@ class Switches(Strict):
         "zero",
         description="gradient of LSQ weights beyond the outermost levels: none, or as if they were not clipped, as "
         "StatsQ's always is",
+    )
+    factor: Annotated[float, Field(gt=0, le=100)] = Field(
+        2.0, description="width of StatsQ's step, factor*mean|w|/2^(bits-1) of the row; 2 is the paper's"
+    )
+    start: Annotated[float, Field(gt=0, le=100)] = Field(
+        1.0, description="first step of LSQ weights, in units of that to which calibration would set it"
+    )
+    gradient_mask: bool = Field(
+        False,
+        description="gradient of `rms` weights that are clipped by more than half a step: true, none, as in QuEST; "
+        "false, as if they were not clipped",
     )
     qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
 
@@ -69,13 +80,14 @@ class Switches(Strict):
 
     def check_switches(self) -> None:
         """Raise ValueError if a switch is set that the weight quantizer does not take."""
-        others = [name for name in OF_QUANTIZERS if name not in self.entry.arguments]
-        if any(getattr(self, name) != type(self).model_fields[name].default for name in others):
-            owners = [owner for owner, entry in registered("quantizer").items() if set(others) <= set(entry.arguments)]
-            raise ValueError(f"{' and '.join(others)} are switches of {' and '.join(owners)}: leave them out")
+        for name in OF_QUANTIZERS:
+            unset = getattr(self, name) == type(self).model_fields[name].default
+            if name not in self.entry.arguments and not unset:
+                owners = [owner for owner, entry in registered("quantizer").items() if name in entry.arguments]
+                raise ValueError(f"{name} is a switch of {' and '.join(owners)}: leave it out")
 
 
-OF_QUANTIZERS = ("learn_step", "clipped_gradient")
+OF_QUANTIZERS = ("learn_step", "clipped_gradient", "factor", "start", "gradient_mask")
 """Switches that belong to those weight quantizers whose constructor has an argument of that name."""
 
 
@@ -100,8 +112,8 @@ class QuantConfig(Switches):
         self.check_switches()
         if self.weight == "statsq" and self.weight_bits > 4:
             warnings.warn(
-                f"weight_bits={self.weight_bits}: StatsQ clips at 2*mean|w| whatever the bits, so clipping dominates "
-                "its error above 4 bits; consider weight='lsq'",
+                f"weight_bits={self.weight_bits}: StatsQ clips at {self.factor:g}*mean|w| whatever the bits, so "
+                "clipping dominates its error above 4 bits; consider weight='lsq'",
                 stacklevel=3,
             )
         return self

@@ -4,10 +4,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ofq.oscillation.meter import OscillationMeter
 from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN, SHARES, threshold_distance
+from ofq.quant.families.base import BlockWeight
 from ofq.quant.hook import Hook
 from ofq.quant.weights import block_weights, record_codes
 
@@ -32,23 +33,27 @@ class OscillationRecorder(Hook):
         self.rows: list[dict[str, Any]] = []
 
     def before_update(self, lr: float) -> None:
-        """Count the codes with which this step's loss was computed."""
+        """Count the codes with which this step's loss was computed; before the first update, record the start too."""
         self.meter.update({weight.name: weight.last_codes() for weight in self.weights})
+        if self.steps == 0:
+            self.rows = self._rows()
         self.steps += 1
 
     def metrics(self) -> dict[str, float]:
         """Record one row per layer, and return curve points.
 
         Returns:
-            Shares over all weights and over each group, in percent, and reversals per weight.
+            Shares over all weights and over each group, in percent, reversals per weight, and the width of the steps in
+            standard deviations.
         """
-        rows = [self._row(weight.name, weight.group, weight.block, weight.position()) for weight in self.weights]
+        rows = self._rows()
         self.rows = [row for row in self.rows if row["step"] != self.steps] + rows
         groups = list(dict.fromkeys(row["group"] for row in rows))
         return {
             "osc/share": _mean(rows, "share"),
             "osc/share_high": _mean(rows, "share_high"),
             "osc/reversals": _mean(rows, "reversals"),
+            "osc/step_width": _mean(rows, "step_width"),
             **{f"osc/share_{group}": _mean([r for r in rows if r["group"] == group], "share") for group in groups},
         }
 
@@ -63,9 +68,10 @@ class OscillationRecorder(Hook):
         return {"osc_share": values["osc/share"], "reversals": values["osc/reversals"]}
 
     def oscillation(self) -> pd.DataFrame:
-        """Return a row per interval and layer.
+        """Return a row per layer at step 0, before any update, and at each interval.
 
-        Shares are in percent, reversals per weight; a histogram holds the distances to the nearest threshold.
+        Shares are in percent, reversals per weight, widths of steps in standard deviations of the row; a histogram
+        holds the distances to the nearest threshold.
         """
         return pd.DataFrame(self.rows)
 
@@ -93,16 +99,21 @@ class OscillationRecorder(Hook):
         self.meter.load_state_dict(state["meter"])
         self.rows, self.steps = list(state["rows"]), state["steps"]
 
-    def _row(self, name: str, group: str, block: int, position: Tensor) -> dict[str, Any]:
-        frequency, distance = self.meter.frequency(name), threshold_distance(position)
+    def _rows(self) -> list[dict[str, Any]]:
+        return [self._row(weight) for weight in self.weights]
+
+    def _row(self, weight: BlockWeight) -> dict[str, Any]:
+        name = weight.name
+        frequency, distance = self.meter.frequency(name), threshold_distance(weight.position())
         return {
             "step": self.steps,
             "layer": name,
-            "group": group,
-            "block": block,
+            "group": weight.group,
+            "block": weight.block,
             "weights": frequency.numel(),
             **{column: 100 * (frequency > limit).float().mean().item() for column, limit in SHARES.items()},
             "reversals": self.meter.reversals(name).float().mean().item(),
+            "step_width": weight.step_width(),
             "distance_histogram": torch.histc(distance, DISTANCE_BINS, 0.0, HALF_STEP).int().tolist(),
         }
 

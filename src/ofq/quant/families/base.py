@@ -66,6 +66,18 @@ class BlockWeight:
         return self.quantizer.position(self._whole())[self.rows]
 
     @torch.no_grad()
+    def step_width(self) -> float:
+        """Return step/sd, the mean over the weights; sd is the standard deviation of a weight's row.
+
+        Rows whose weights are all equal have none and are left out; with no other row it is not a number.
+        """
+        whole = self._whole()
+        # (rows, columns) and (rows, 1)
+        step, sd = self.quantizer.spread_step(whole).expand_as(whole), whole.std(-1, correction=0, keepdim=True)
+        width = (step / sd)[self.rows]
+        return width[width.isfinite()].mean().item()
+
+    @torch.no_grad()
     def _whole(self) -> Tensor:
         return self.layer.latent_weight().detach()
 

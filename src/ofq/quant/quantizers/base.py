@@ -69,7 +69,7 @@ class Quantizer(nn.Module, ABC):
         """Fake-quantize ``x``, and return its codes and steps too."""
         passed = x
         with torch.no_grad():
-            step = self._spread_step(x)
+            step = self.spread_step(x)
             u = x / step.clamp_min(torch.finfo(step.dtype).tiny) - self.offset
             codes = self.round_codes(u, step)
             values = step * (codes + self.offset)
@@ -90,7 +90,7 @@ class Quantizer(nn.Module, ABC):
 
         Rounding thresholds lie at half-integers.
         """
-        step = self._spread_step(w)
+        step = self.spread_step(w)
         u = (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(self.offset)  # a row of zeros has no 0/0
         return torch.clamp(u, *self.levels())
 
@@ -119,7 +119,8 @@ class Quantizer(nn.Module, ABC):
         first, last = axes[0] % len(shape), axes[-1] % len(shape)
         return (*shape[first : last + 1], *(1,) * (len(shape) - 1 - last))
 
-    def _spread_step(self, w: Tensor) -> Tensor:
+    def spread_step(self, w: Tensor) -> Tensor:
+        """Return the steps in the shape in which they broadcast against ``w``."""
         return self.step(w).view(self.step_shape(w.shape))  # step_shape
 
     def _code_dtype(self) -> torch.dtype:

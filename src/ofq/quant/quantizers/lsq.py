@@ -33,7 +33,7 @@ class LSQQuantizer(LearnedStepQuantizer):
 
     M is the number of elements that share one step; ``before`` and ``after`` are those of :class:`MovedLSQQuantizer`.
     Codes lie in [-2^(bits-1), 2^(bits-1)-1], or in [0, 2^bits-1] if unsigned. Calibration sets the step to
-    kappa*mean|x|/sqrt(high), kappa = 4 for an unsigned quantizer with an axis, else 2.
+    start*kappa*mean|x|/sqrt(high), kappa = 4 for an unsigned quantizer with an axis, else 2.
 
     Args:
         bits: 2 to 8.
@@ -45,10 +45,11 @@ class LSQQuantizer(LearnedStepQuantizer):
             in StatsQ.
         learn_step: whether the steps learn; if not, they stay as calibrated.
         clipped_gradient: of elements beyond the outermost codes: ``"zero"`` as above, or ``"identity"`` as in StatsQ.
+        start: the step after calibration, in units of the usual one.
 
     Raises:
-        ValueError: ``bits``, ``signed`` or ``grid`` is none of these, axes are not neighbours in order, or a mid-rise
-            grid is not signed.
+        ValueError: ``bits``, ``signed``, ``grid`` or ``start`` is none of these, axes are not neighbours in order, or a
+            mid-rise grid is not signed.
         RuntimeError: on a forward pass before calibration.
 
     Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
@@ -56,7 +57,7 @@ class LSQQuantizer(LearnedStepQuantizer):
 
     negative_seen: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the settings that params.yaml may give it
         self,
         bits: int,
         *,
@@ -65,6 +66,7 @@ class LSQQuantizer(LearnedStepQuantizer):
         grid: Literal["integer", "midrise"] = "integer",
         learn_step: bool = True,
         clipped_gradient: Literal["zero", "identity"] = "zero",
+        start: float = 1.0,
     ) -> None:
         super().__init__(bits, axis=axis, learn_step=learn_step)
         if isinstance(axis, tuple) and any(right - left != 1 for left, right in pairwise(axis)):
@@ -75,9 +77,12 @@ class LSQQuantizer(LearnedStepQuantizer):
             raise ValueError(f"grid must be 'integer' or 'midrise', not {grid!r}")
         if grid == "midrise" and signed is not True:
             raise ValueError("grid 'midrise' needs signed=True")
+        if not 0 < start < math.inf:
+            raise ValueError(f"start must be positive, not {start}")
         self.signed = signed
         self.grid = grid
         self.clipped_gradient = clipped_gradient
+        self.start = start
         self.offset = 0.5 if grid == "midrise" else 0.0
         self.shape: tuple[int, ...] = ()  # of the move biases, which only a MovedLSQQuantizer has
         self.before: nn.Parameter | None = None
@@ -148,10 +153,10 @@ class LSQQuantizer(LearnedStepQuantizer):
         return x.abs().mean(shared) if axes else x.abs().mean()
 
     def first_step(self, statistic: Tensor) -> Tensor:
-        """Return kappa*mean|x|/sqrt(high), or StatsQ's step 2*mean|x|/2^(bits-1) on its grid."""
+        """Return start times kappa*mean|x|/sqrt(high), or StatsQ's step 2*mean|x|/2^(bits-1) on its grid."""
         if self.grid == "midrise":
-            return statistic * 2.0 ** (2 - self.bits)
-        kappa = 4 if self.signed is False and self.axis is not None else 2
+            return statistic * (self.start * 2.0 ** (2 - self.bits))
+        kappa = self.start * (4 if self.signed is False and self.axis is not None else 2)
         largest = torch.as_tensor(self.levels()[1], device=statistic.device, dtype=statistic.dtype)
         return kappa * statistic / largest.sqrt()
 

@@ -1,5 +1,6 @@
 """StatsQ: the step is a statistic of the weight."""
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ofq.runs.registry import register
 class StatsQuantizer(Quantizer):
     """Weight quantizer whose step is a statistic of the row; nothing in it is learned.
 
-    With n = 2^(bits-1), codes in [-n, n-1] and sigma = 2*mean|w| of the row:
+    With n = 2^(bits-1), codes in [-n, n-1] and sigma = factor*mean|w| of the row:
 
         step = sigma/n,   code = round(n*clamp(w/sigma, -1, 1-1e-6) - 1/2),   out = step*(code + 1/2)
         dL/dw = g for every element; no gradient flows through the step
@@ -22,9 +23,10 @@ class StatsQuantizer(Quantizer):
 
     Args:
         bits: 2 to 8. Above 4 the clip at 2*mean|w| dominates the error.
+        factor: clip in units of mean|w|; 2 is the paper's. At the same bits the step is proportional to it.
 
     Raises:
-        ValueError: ``bits`` out of range.
+        ValueError: ``bits`` or ``factor`` out of range.
 
     Source: tests/golden/README.md section 2; OFQ paper equation 7.
     """
@@ -32,10 +34,16 @@ class StatsQuantizer(Quantizer):
     axis = -2  # the rows of a matrix (rows, columns); of a 3-D weight each index of the last axis but one
     offset = 0.5
 
+    def __init__(self, bits: int, factor: float = 2.0) -> None:
+        super().__init__(bits)
+        if not 0 < factor < math.inf:
+            raise ValueError(f"factor must be positive, not {factor}")
+        self.factor = factor
+
     @torch.no_grad()
     def step(self, w: Tensor) -> Tensor:
         """Return sigma/n of each output row, shape (rows,)."""
-        return _steps(w, self.bits).flatten()  # (rows, 1) to (rows,)
+        return _steps(w, self).flatten()  # (rows, 1) to (rows,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize a weight."""
@@ -47,6 +55,10 @@ class StatsQuantizer(Quantizer):
         self._keep(codes)
         return Rounded(values, codes, step, self.offset)
 
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows."""
+        return f"{super().extra_repr()}, factor={self.factor:g}"
+
 
 class _StatsQ(torch.autograd.Function):
     """The formulas of :class:`StatsQuantizer`; nothing is kept for the backward pass unless a hook wants it."""
@@ -54,7 +66,7 @@ class _StatsQ(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, w: Tensor, quantizer: StatsQuantizer) -> tuple[Tensor, Tensor, Tensor]:
         n = 2.0 ** (quantizer.bits - 1)
-        step = _steps(w, quantizer.bits)  # (rows, 1)
+        step = _steps(w, quantizer)  # (rows, 1)
         # Clamped as codes, not as w/sigma: beyond the outermost ones both round to these. A row of zeros has u = -1/2.
         u = (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(0.5)
         codes = torch.clamp(u, -n, n - 1).round_()  # to nearest, ties to even
@@ -74,7 +86,7 @@ class _StatsQ(torch.autograd.Function):
         return g, None
 
 
-def _steps(w: Tensor, bits: int) -> Tensor:
-    """Return sigma/n = 2*mean|w|/2^(bits-1); axes that share it keep size one, (rows, 1) for a matrix."""
+def _steps(w: Tensor, quantizer: StatsQuantizer) -> Tensor:
+    """Return sigma/n = factor*mean|w|/2^(bits-1); axes that share it keep size one, (rows, 1) for a matrix."""
     shared = [axis for axis in range(w.ndim) if axis != w.ndim - 2]
-    return w.abs().mean(shared, keepdim=True).mul_(2.0 ** (2 - bits))
+    return w.abs().mean(shared, keepdim=True).mul_(quantizer.factor * 2.0 ** (1 - quantizer.bits))
