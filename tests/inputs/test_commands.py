@@ -22,6 +22,7 @@ OF_A_STUDY = [
     "annealing",
     "boundary-range",
     "noise-table",
+    "step-width",
     "probes",
     "claims",
     "learning-rates",

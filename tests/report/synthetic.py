@@ -43,6 +43,7 @@ def write_run(params: Params, run: Run, rng: np.random.Generator, *, top1: float
                 rows.append(
                     {"step": step, "layer": layer, "group": group, "block": block, "weights": 1024}
                     | {"share": abs(noisy), "share_high": abs(noisy) / 3, "reversals": abs(noisy) / 2}
+                    | {"step_width": source.factor * 2.0**-run.widths.weights * (1 + 0.1 * step / steps)}
                 )
             position = rng.normal(-0.5, 1.0, 1024).clip(-2.0, 1.0)
             bins, counts = np.unique(np.floor(position / POSITION_BIN).astype(int), return_counts=True)

@@ -96,6 +96,50 @@ def test_against_a_number_and_against_the_teacher_of_each_seed() -> None:
     assert pairs.runs == [one for seed in (0, 2) for one in (run("a", seed), run("a", seed).teacher)]
 
 
+def finish_widths(variant: str, bits: str, runs: list[tuple[float, float, float]]) -> None:
+    """By seed: width over the run, width at the end, reversals; a percent for each reversal oscillates at the end."""
+    for seed, (mean, end, reversals) in enumerate(runs):
+        one = run(variant, seed, bits)
+        finish(one, reversals=reversals, osc_share=reversals, top1=90.0)
+        rows = [{"step": 0, "group": "q", "weights": 1, "step_width": 2 * mean - end}]
+        write_parquet(one, "oscillation.parquet", [*rows, rows[0] | {"step": 9, "step_width": end}])
+
+
+def test_a_curve_is_read_at_the_own_width_of_each_run_in_its_seed() -> None:
+    for bits in ("w2a2", "w3a3"):
+        finish_widths("b", bits, [(1.0, 1.0, 5.0), (1.0, 1.0, 6.0), (1.0, 1.0, 5.0)])
+        finish_widths("c", bits, [(3.0, 3.0, 1.0), (3.0, 3.0, 4.0), (3.0, 3.0, 1.0)])
+        finish_widths("a", bits, [(2.0, 2.5, 4.0), (1.5, 1.0, 6.0), (2.0, 2.0, 3.0)])
+    against = {"curve": ["b", "c"]}
+    pairs = found(measure="reversals", against=against)  # at the width over the run: 3, 5.5 and 3
+    assert values(pairs) == [1.0, 0.5, 0.0] and pairs.outside == []
+    assert {one.variant for one in pairs.runs} == {"a", "b", "c"} and len(pairs.runs) == 18
+    assert values(found(measure="osc_share", against=against)) == [2.0, 0.0, 0.0]  # at the end: 2, 6 and 3
+    assert values(found(measure="reversals", relative=True, against=against, bits=["w2a2"])) == pytest.approx([100 / 3, 100 / 11, 0.0])  # fmt: skip
+    assert values(found(measure="step_width_end", against={"variant": "b"})) == [1.5, 0.0, 1.0]
+
+
+def test_a_run_outside_the_curve_is_left_out_with_its_seed_and_counted() -> None:
+    for bits in ("w2a2", "w3a3"):
+        for name, width in (("b", 1.0), ("c", 3.0)):
+            finish_widths(name, bits, [(width, width, 4.0 - width)] * 3)
+        finish_widths("a", bits, [(2.0, 2.0, 3.0), (3.1 if bits == "w3a3" else 2.0, 2.0, 3.0), (0.9, 2.0, 3.0)])
+    pairs = found(measure="reversals", against={"curve": ["b", "c"]})
+    assert pairs.differences == {0: 1.0} and pairs.lacking == ""
+    assert pairs.outside == [run("a", 1, "w3a3"), run("a", 2), run("a", 2, "w3a3")]
+    none = found(measure="reversals", against={"curve": ["b", "c"]}, planned=[run(name, 2) for name in "abc"])  # fmt: skip
+    assert none.lacking == "no run's step lies within the widths of the curve" and none.outside == [run("a", 2)]
+
+
+def test_without_recorded_widths_there_is_no_curve() -> None:
+    for name in "abc":
+        finish_widths(name, "w2a2", [(1.0, 1.0, 1.0)] * 3)
+        finish_widths(name, "w3a3", [(1.0, 1.0, 1.0)] * 3)
+    write_parquet(run("b", 0), "oscillation.parquet", [{"step": 9, "group": "q", "weights": 1}])
+    pairs = found(measure="reversals", against={"curve": ["b", "c"]})
+    assert list(pairs.differences) == [1, 2] and pairs.outside == []
+
+
 def test_relative_effects_are_percent_of_the_other_side_and_nothing_is_relative_to_zero() -> None:
     finish_all("a", {"w2a2": [12.0, 5.0, 1.0]})
     finish_all("b", {"w2a2": [10.0, 10.0, 0.0]})

@@ -25,11 +25,11 @@ def test_the_shipped_claims_name_variants_of_the_shipped_parameters() -> None:
     assert {one.topic for one in file.claims.values()} == set(file.topics)
 
 
-def test_each_shipped_claim_is_a_sentence_that_cites_a_paper_and_no_two_say_the_same() -> None:
+def test_each_shipped_claim_is_a_sentence_with_its_source_and_no_two_say_the_same() -> None:
     claims = list(read_model(ROOT / CLAIMS, ClaimsFile).claims.values())
     for one in claims:
         assert one.statement[0].isupper() and one.statement.endswith("."), one.statement
-        assert one.source.startswith(("OFQ", "Nagel")), one.source
+        assert one.source.startswith(("OFQ", "Nagel", "ours; ")), one.source
     assert len({one.statement for one in claims}) == len(claims)
     assert len({(comparison(one), tuple(one.bits or [])) for one in claims}) == len(claims)
 
@@ -75,6 +75,13 @@ def refusal(tmp_path: Path, entry: dict[str, Any]) -> str:
         ({"of": {}}, ".of.variant: Field required"),
         ({"against": {}}, ".against: names nothing"),
         ({"against": {"value": 1, "variant": "b"}}, ".against: value stands alone: leave out variant"),
+        ({"against": {"curve": ["b", "c"], "layers": ["q"]}}, ".against: curve stands alone: leave out layers"),
+        ({"against": {"curve": ["b"]}}, ".against.curve: List should have at least 2 items"),
+        ({"against": {"curve": ["b", "dd"]}}, ".against.curve: unknown variant 'dd'; did you mean 'd'?"),
+        ({"against": {"curve": ["b", "a"]}}, ": against.curve: name each variant once, and not that of `of`"),
+        ({"against": {"curve": ["b", "b"]}}, ": against.curve: name each variant once, and not that of `of`"),
+        ({"measure": "top1_best", "against": {"curve": ["b", "c"]}}, ": there is no curve of top1_best against step width"),
+        ({"of": {"variant": "a", "over": "d"}, "against": {"curve": ["b", "c"]}}, ": a gain has no step width"),
         ({"against": {"teacher": False}}, ".against.teacher: Input should be True, not False"),
         ({"against": {"value": "1"}}, ".against.value: Input should be a valid number, not '1'"),
         ({"against": {"variant": "a"}}, ": of and against are the same"),

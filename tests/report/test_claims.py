@@ -145,6 +145,19 @@ def test_a_row_says_what_was_compared(judged: Judge) -> None:
         assert f"Tested: {said}</sub>" in page()
 
 
+def test_a_row_says_what_a_curve_goes_through_and_how_many_runs_lie_outside(judged: Judge) -> None:
+    for seed in range(3):
+        for name, width in (("a", 9.0 if seed == 2 else 2.0), ("b", 1.0), ("c", 3.0)):
+            finish(run(name, seed), reversals=5.0 - width + seed * (name == "a"))
+            write_parquet(run(name, seed), "oscillation.parquet", [{"step": 1, "group": "q", "weights": 1, "step_width": width}])  # fmt: skip
+    found = judged(wide=claim(measure="reversals", bits=["w2a2"], against={"curve": ["b", "c"]}))["wide"]
+    assert found["by_seed"] == {"0": 0.0, "1": 1.0} and list(found) == [*KEYS, "outside_the_curve"]
+    assert found["outside_the_curve"] == [str(run("a", 2))]
+    row = next(line for line in page().splitlines() if "a is more accurate" in line)
+    assert "reversals of a less that of the curve through b, c at its own width" in row
+    assert "steps lie outside the curve: 1<" in row
+
+
 def test_a_mistyped_layer_stands_on_the_page_and_is_printed_with_the_nearest_right_one(
     judged: Judge, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ class Grid:
         quantized: names of its quantized variants, of a sweep one for each learning rate.
         compare: pairs of its variants to compare.
         measure: what is measured on its trained runs: ``noise``, ``probe``.
+        curve: names of its variants with held steps of several widths.
 
     Raises:
         UserError: no such study or group; names the nearest one.
@@ -41,7 +42,7 @@ class Grid:
         own = spec if group is None else spec.groups[group]
         self.data = spec.data
         self.models, self.bits, self.seeds = own.models or spec.models, own.bits or spec.bits, own.seeds or spec.seeds
-        self.variants, self.compare, self.measure = own.variants, own.compare, own.measure
+        self.variants, self.compare, self.measure, self.curve = own.variants, own.compare, own.measure, own.curve
         self.quantized = swept_names(spec) or [name for name in own.variants if name != TEACHER]
 
     def __str__(self) -> str:

@@ -104,6 +104,11 @@ def _check_study(params: Params, name: str, study: Study) -> None:
 def _check_grid(params: Params, where: str, grid: Study | Group, variants: list[str]) -> None:
     _exists(f"{where}.models", "model", grid.models or [], params.models)
     _exists(f"{where}.variants", "variant", variants, params.variants)
+    for name in grid.curve:
+        if params.variants[name].parent is not None:
+            raise ValueError(f"{where}.curve: '{name}' is annealed: leave it out")
+        if params.variants[name].step_learns:
+            raise ValueError(f"{where}.curve: the steps of '{name}' learn: leave it out")
     if grid.measure and all(params.variants[name].parent is not None for name in variants):
         raise ValueError(f"{where}.measure: annealed variants are not measured, and there is no other: leave it out")
 

@@ -237,6 +237,11 @@ class Variant(Switches):
     )
     lr: LearningRate | None = Field(None, description="peak learning rate in place of the recipe's")
 
+    @property
+    def step_learns(self) -> bool:
+        """Whether the steps of the weights are parameters that train."""
+        return self.learn_step and "learn_step" in self.entry.arguments
+
     @model_validator(mode="after")
     def _consistent(self) -> "Variant":
         if self.parent is None:

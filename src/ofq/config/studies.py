@@ -42,19 +42,28 @@ class Reported(Strict):
         "weights, `probe` of their further oscillation",
     )
 
-    @field_validator("compare", "measure", "models", "bits", "variants", "seeds", check_fields=False)
+    curve: list[Name] = Field(
+        [],
+        description="variants with steps of several widths that do not learn: the part `step-width` of the report "
+        "compares the other variants with the curve through them",
+    )
+
+    @field_validator("compare", "measure", "curve", "models", "bits", "variants", "seeds", check_fields=False)
     @classmethod
     def _each_once(cls, values: list[Any] | None) -> list[Any] | None:
         return None if values is None else _no_repeats(values)
 
-    def check_pairs(self, variants: list[str]) -> None:
-        """Raise ValueError if a pair names a variant that the grid does not have, or the same variant twice."""
+    def check_names(self, variants: list[str]) -> None:
+        """Raise ValueError if a pair or the curve names a variant that the grid does not have, or only one."""
         for pair in self.compare:
             if pair[0] == pair[1]:
                 raise ValueError(f"compare: '{pair[0]}' with itself is no comparison")
-        for name in (name for pair in self.compare for name in pair):
+        named = [("compare", name) for pair in self.compare for name in pair]
+        for key, name in [*named, *(("curve", name) for name in self.curve)]:
             if name not in variants:
-                raise ValueError(f"compare: {unknown('variant of the grid', name, variants)}")
+                raise ValueError(f"{key}: {unknown('variant of the grid', name, variants)}")
+        if len(self.curve) == 1:
+            raise ValueError("curve: a curve needs two variants at least")
 
 
 class Group(Reported):
@@ -67,8 +76,8 @@ class Group(Reported):
     always: bool = Field(False, description="made with the study's main grid, not by its own name only")
 
     @model_validator(mode="after")
-    def _pairs_of_its_own(self) -> "Group":
-        self.check_pairs(self.variants)
+    def _names_of_its_own(self) -> "Group":
+        self.check_names(self.variants)
         return self
 
 
@@ -105,9 +114,9 @@ class Study(Reported):
     @model_validator(mode="after")
     def _some_runs(self) -> "Study":
         students = [name for name in self.variants if name != TEACHER]
-        if self.sweep_lr is not None and (self.groups or self.compare or self.measure):
-            raise ValueError("groups, compare and measure mean nothing beside sweep_lr: leave them out")
-        self.check_pairs(students)
+        if self.sweep_lr is not None and (self.groups or self.compare or self.measure or self.curve):
+            raise ValueError("groups, compare, measure and curve mean nothing beside sweep_lr: leave them out")
+        self.check_names(students)
         if self.sweep_lr is None:
             if not students:
                 raise ValueError("variants should name a quantized one; `teacher` alone needs sweep_lr")

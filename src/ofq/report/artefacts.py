@@ -138,6 +138,19 @@ ARTEFACTS = (
         tables={"comparison": "pairs of variants"},
     ),
     Artefact(
+        name="step_width",
+        reads=("metrics", "oscillation"),
+        summary="hold oscillation and accuracy against the width of the step",
+        when="grids with `curve`",
+        made=lambda grid: bool(grid.curve),
+        tables={"step_width": "step width"},
+        figures={
+            "step_width": "oscillation against step width",
+            "step_width_accuracy": "accuracy against step width",
+        },
+        files=("figures/step_width.csv",),
+    ),
+    Artefact(
         name="annealing",
         reads=("annealing",),
         summary="draw how many weights annealing leaves in the band",

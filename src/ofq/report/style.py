@@ -20,7 +20,7 @@ _DPI = 200
 _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C510A", "#000000"]
 _COLOURS += ["#882255", "#999933", "#332288", "#AA4499"]
 _LINES, _FILLS = ["-", "--", ":"], ["full", "none", "left"]
-_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", "h", ">"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", "h", ">"]
 
 plt.rcParams.update(
     {
@@ -49,7 +49,7 @@ def look(names: list[str]) -> dict[str, dict[str, str]]:
     return {
         name: {
             "color": _COLOURS[i % len(_COLOURS)],
-            "marker": _MARKERS[i % len(_MARKERS)],
+            "marker": MARKERS[i % len(MARKERS)],
             "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)],
             "fillstyle": _FILLS[i // len(_COLOURS) % len(_FILLS)],
         }

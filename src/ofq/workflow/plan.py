@@ -161,6 +161,7 @@ class Plan:
             {
                 "runs": [str(run) for run in grid.runs],
                 "compare": grid.compare,
+                "curve": grid.curve,
                 "paper_models": {model: self.params.models[model].paper_model for model in grid.models},
                 "data": grid.data.model_dump(mode="json", exclude={"root"}),
             }

@@ -92,6 +92,8 @@ def comparison(claim: Claim, bits: Sequence[str] = ()) -> str:
         against = f"{right:g}"
     elif right.variant == TEACHER:
         against = "that of its teacher"
+    elif right.curve:
+        against = f"that of the curve through {', '.join(right.curve)} at its own width"
     else:
         against = f"{'that' if right.measure == left.measure else right.measure} of {_side(right)}"
     text = f"{left.measure} of {_side(left)} less {against}{', in percent of it' if claim.relative else ''}"
@@ -129,6 +131,8 @@ def _cells(row: Row, grid: Grid) -> dict[str, str]:
         verdict += f"<br><sub>{row.pairs.lacking}</sub>"
     elif outcome.seeds is not None:
         verdict += f"<br><sub>{outcome.seeds} seeds would decide</sub>"
+    if (outside := row.pairs.outside) and not row.pairs.lacking:
+        verdict += f"<br><sub>runs left out, as their steps lie outside the curve: {len(outside)}</sub>"
     about = f"{row.claim.source.rstrip('.')}.<br>Tested: {comparison(row.claim, row.pairs.bits)}{_models(row, grid)}"
     return {
         "verdict": verdict,

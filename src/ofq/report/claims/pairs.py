@@ -1,10 +1,10 @@
 """Pair the runs that a claim compares, seed by seed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ofq.report.claims.quantities import Lacking, Records, Side, quantity
+from ofq.report.claims.quantities import Lacking, OutsideError, Records, Side, quantity
 from ofq.report.claims.terms import Claim
 from ofq.runs.paths import TEACHER, Run
 
@@ -19,6 +19,7 @@ class Pairs:
         runs: the runs behind them, each once.
         bits: widths that the mean is taken over, or that are compared.
         lacking: what the claim names and its runs do not have, in one line.
+        outside: runs whose step lies outside the widths of a curve; their seeds are not complete.
     """
 
     differences: dict[int, float]
@@ -26,6 +27,7 @@ class Pairs:
     runs: list[Run]
     bits: list[str]
     lacking: str = ""
+    outside: list[Run] = field(default_factory=list)
 
 
 class _Place(NamedTuple):
@@ -66,12 +68,18 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
     differences: dict[int, float] = {}
     parts: dict[tuple[str, str], list[float]] = {(place.model, place.left): [] for place in places}
     runs: dict[Run, None] = {}
+    outside: list[Run] = []
     for seed in seeds:
         if places and all(available.issuperset(place.runs(claim, seed)) for place in places):
-            try:
-                values = [_difference(claim, place, seed, records) for place in places]
-            except Lacking as error:
-                return Pairs({}, {}, [], [], str(error))
+            values: list[float | None] = []
+            for place in places:
+                try:
+                    values.append(_difference(claim, place, seed, records))
+                except OutsideError:
+                    values.append(None)
+                    outside.append(Run(place.study, place.model, place.left, claim.left.variant, seed))
+                except Lacking as error:
+                    return Pairs({}, {}, [], [], str(error))
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 differences[seed] = sum(known) / len(known)
@@ -79,7 +87,8 @@ def pair(claim: Claim, planned: Sequence[Run], models: Sequence[str], records: R
                     parts[place.model, place.left].append(value)
                 runs |= dict.fromkeys(run for place in places for run in _behind(claim, place, seed))
     widths = dict.fromkeys(bits for place in places for bits in (place.left, place.right))
-    return Pairs(differences, parts, list(runs), list(widths))
+    lacking = "no run's step lies within the widths of the curve" if outside and not differences else ""
+    return Pairs(differences, parts, list(runs), list(widths), lacking, outside)
 
 
 def _places(claim: Claim, found: set[Run], seeds: Sequence[int], models: Sequence[str]) -> list[_Place]:

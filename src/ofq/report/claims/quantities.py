@@ -5,7 +5,7 @@ A quantity is None if the run is not finished, or was not measured in the way th
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 from ofq.errors import UserError, unknown
 from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN, lift, threshold_distance
 from ofq.report.collect import read_record
+from ofq.report.widths import WIDTHS, on_curve, step_width
 from ofq.runs.files import read_json
 from ofq.runs.paths import TEACHER, Run
 
@@ -28,9 +29,13 @@ class Lacking(UserError):
     """A finished run does not have what a claim compares; names the nearest that it has."""
 
 
+class OutsideError(Exception):
+    """A run's step is wider or narrower than all those that a curve goes through."""
+
+
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: a measure of the runs of a variant, or its gain over another variant.
+    """One side of a comparison: a measure of the runs of a variant, its gain over another one, or a curve's value.
 
     Attributes:
         measure: name in :data:`MEASURES`.
@@ -40,6 +45,8 @@ class Side:
         layers: groups of layers, such as q and k; None for all low-bit weights.
         within: least and largest distance to the nearest rounding threshold, in code steps.
         where: which weights the noise moved.
+        curve: variants of several step widths; the quantity is that of the curve through them at the width of
+            ``variant``.
     """
 
     measure: str
@@ -49,11 +56,13 @@ class Side:
     layers: Sequence[str] | None = None
     within: Sequence[float] | None = None
     where: str | None = None
+    curve: Sequence[str] | None = None
 
     @property
     def variants(self) -> list[str]:
         """Names of the variants whose runs the side needs, at its own bit width."""
-        return [] if self.variant == TEACHER else [self.variant, *([self.over] if self.over else [])]
+        further = [*([self.over] if self.over else []), *(self.curve or ())]
+        return [] if self.variant == TEACHER else [self.variant, *further]
 
 
 class Records:
@@ -83,6 +92,7 @@ class Measure:
         read: returns the quantity from the content of that file, or None.
         takes: name of the option that it accepts, or None.
         needs: name of the option that it requires, or None.
+        width: when the step width is taken at which a curve of it is read; None if it has no curve.
     """
 
     unit: str
@@ -90,6 +100,7 @@ class Measure:
     read: Read
     takes: str | None = None
     needs: str | None = None
+    width: str | None = None
 
 
 def quantity(records: Records, run: Run, side: Side) -> float | None:
@@ -99,6 +110,8 @@ def quantity(records: Records, run: Run, side: Side) -> float | None:
         Lacking: the run does not have the layers.
         UserError: a file is damaged.
     """
+    if side.curve:
+        return _on_curve(records, run, side)
     measure = MEASURES[side.measure]
     path = run.files.oscillation if side.layers else getattr(run.files, measure.file)
     if records.read(run.files.metrics) is None or (content := records.read(path)) is None:
@@ -108,6 +121,25 @@ def quantity(records: Records, run: Run, side: Side) -> float | None:
             raise Lacking(str(unknown(f"layers in {path}:", name, groups)))
     value = measure.read(content, side)
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _on_curve(records: Records, run: Run, side: Side) -> float | None:
+    """Return the value at the run's own width of the curve through the runs of the same model, bits and seed.
+
+    Raises:
+        OutsideError: the run's width lies outside the curve's range.
+    """
+    plain = replace(side, curve=None)
+    width = replace(plain, measure=f"step_width_{MEASURES[side.measure].width}")
+    own, *widths = [quantity(records, run.sibling(name), width) for name in (run.variant, *(side.curve or ()))]
+    values = [quantity(records, run.sibling(name), plain) for name in side.curve or ()]
+    points = [(x, y) for x, y in zip(widths, values, strict=True) if x is not None and y is not None]
+    if own is None or len(points) < len(widths):
+        return None
+    value = float(on_curve([own], points)[0])
+    if math.isnan(value):
+        raise OutsideError
+    return value
 
 
 def _metric(key: str) -> Read:
@@ -122,6 +154,13 @@ def _oscillation(key: str, column: str) -> Read:
             return content.get(key)
         rows = content[(content["step"] == content["step"].max()) & content["group"].isin(side.layers)]
         return float(np.average(rows[column], weights=rows["weights"]))
+
+    return read
+
+
+def _step_width(when: str) -> Read:
+    def read(record: pd.DataFrame, side: Side) -> float | None:
+        return step_width(record[record["group"].isin(side.layers)] if side.layers else record, when)
 
     return read
 
@@ -178,11 +217,17 @@ def _step_travel(annealing: pd.DataFrame, side: Side) -> float | None:
 
 
 MEASURES: dict[str, Measure] = {
-    "top1": Measure("points", "metrics", _metric("top1")),
+    "top1": Measure("points", "metrics", _metric("top1"), width="run"),
     "top1_best": Measure("points", "metrics", _metric("top1_best")),
-    "loss": Measure("nats", "metrics", _metric("loss")),
-    "osc_share": Measure("points", "metrics", _oscillation("osc_share", "share"), takes="layers"),
-    "reversals": Measure("reversals a weight", "metrics", _oscillation("reversals", "reversals"), takes="layers"),
+    "loss": Measure("nats", "metrics", _metric("loss"), width="run"),
+    "osc_share": Measure("points", "metrics", _oscillation("osc_share", "share"), takes="layers", width="end"),
+    "reversals": Measure(
+        "reversals a weight", "metrics", _oscillation("reversals", "reversals"), takes="layers", width="run"
+    ),
+    **{
+        f"step_width_{when}": Measure("standard deviations", "oscillation", _step_width(when), takes="layers")
+        for when in WIDTHS
+    },
     "threshold_density": Measure("times the density around", "weights", _threshold_density),
     "gradient_turns": Measure("points", "probe", _gradient_turns, needs="within"),
     "band_kept": Measure("points", "probe", _band_kept),

@@ -1,6 +1,6 @@
 """The vocabulary of ``claims.yaml``: a claim is a sentence of a paper and the comparison that tests it, as data."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
@@ -59,12 +59,17 @@ class Against(Terms):
     measure: MeasureName | None = Field(None, description="another measure than the claim's, of the same unit")
     value: float | None = Field(None, description="a number")
     teacher: Literal[True] | None = Field(None, description="the teacher of each run")
+    curve: list[Name] | None = Field(
+        None,
+        min_length=2,
+        description="variants of several step widths: the curve through them, at the own width of each run of `of`",
+    )
 
     @model_validator(mode="after")
     def _one_thing(self) -> "Against":
-        alone = self.model_fields_set & {"value", "teacher"}
+        alone = self.model_fields_set & {"value", "teacher", "curve"}
         if not self.model_fields_set:
-            raise ValueError("names nothing: give a variant, bits, layers, a value, or `teacher: true`")
+            raise ValueError("names nothing: give a variant, bits, layers, a value, a curve, or `teacher: true`")
         if alone and len(self.model_fields_set) > 1:
             raise ValueError(f"{min(alone)} stands alone: leave out {', '.join(sorted(self.model_fields_set - alone))}")
         return self
@@ -123,6 +128,8 @@ class Claim(Strict):
             if left.measure not in OF_TEACHERS:
                 raise ValueError(f"a teacher has no {left.measure}; it has {', '.join(sorted(OF_TEACHERS))}")
             return self
+        if right.curve:
+            _check_curve(left, right.curve)
         _check_options("against", right)
         if MEASURES[left.measure].unit != MEASURES[right.measure].unit:
             raise ValueError(f"{left.measure} and {right.measure} have different units")
@@ -155,8 +162,9 @@ def load(params: Params, path: Path = CLAIMS) -> ClaimsFile:
     """
     file = read_model(path, ClaimsFile)
     for name, claim in file.claims.items():
-        for place in ("of.variant", "of.over", "against.variant", "against.over"):
-            variant = attrgetter(place)(claim)
+        places = ("of.variant", "of.over", "against.variant", "against.over")
+        named = [(place, attrgetter(place)(claim)) for place in places]
+        for place, variant in [*named, *(("against.curve", each) for each in claim.against.curve or ())]:
             if variant is not None and variant not in params.variants:
                 raise UserError(f"{path}: claims.{name}.{place}: {unknown('variant', variant, params.variants)}")
     return file
@@ -164,7 +172,18 @@ def load(params: Params, path: Path = CLAIMS) -> ClaimsFile:
 
 def _side(terms: Terms, of: Of, measure: str) -> Side:
     """Return a side; what it leaves out is taken from ``of``."""
-    return Side(measure, **{name: getattr(terms, name) or getattr(of, name) for name in Terms.model_fields})
+    common = {name: getattr(terms, name) or getattr(of, name) for name in Terms.model_fields}
+    return Side(measure, **common, curve=getattr(terms, "curve", None))
+
+
+def _check_curve(left: Side, curve: Sequence[str]) -> None:
+    if MEASURES[left.measure].width is None:
+        known = ", ".join(name for name, measure in MEASURES.items() if measure.width)
+        raise ValueError(f"there is no curve of {left.measure} against step width; there is one of {known}")
+    if left.over:
+        raise ValueError("a gain has no step width: leave out over, or curve")
+    if left.variant in curve or len(set(curve)) < len(curve):
+        raise ValueError("against.curve: name each variant once, and not that of `of`")
 
 
 def _check_options(place: str, side: Side) -> None:

@@ -65,4 +65,5 @@ def _record(row: Row) -> dict[str, Any]:
             for (model, bits), part in row.parts.items()
         ],
         "widths_disagree": row.disagree,
+        **({"outside_the_curve": [str(run) for run in row.pairs.outside]} if row.claim.against.curve else {}),
     }

@@ -1,0 +1,184 @@
+"""What of a difference in oscillation is the width of the step: runs against the curve of steps that do not learn."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ofq.config.grid import Grid
+from ofq.report import collect
+from ofq.report.panels import legend, panels
+from ofq.report.render import cells, signed, write_table
+from ofq.report.style import MARKERS, save
+from ofq.report.widths import WIDTHS, on_curve, step_width
+from ofq.runs.files import write_text
+
+_PLACE = ["model", "bits"]
+# Each quantity is held against the width of the time to which it belongs.
+_QUANTITIES = {
+    "reversals": ("width_run", "reversals\na weight"),
+    "osc_share": ("width_end", f"weights with reversal\nfrequency {collect.OFTEN}, %"),
+}
+_ACCURACY = {"top1": "top-1, %", "loss": "cross-entropy"}
+_WIDTH_LABELS = {
+    "width_run": "step in sd of its row,\nmean over the run",
+    "width_end": "step in sd of its row,\nat the end",
+}
+_LEARNED, _HELD, _CURVE = "#D55E00", "#0072B2", "#555555"
+_KEY = "full: the step learns; hollow: it does not"
+
+
+def write_step_width(grid: Grid) -> None:
+    """Write the table ``step_width`` and the figures ``step_width``, a point for each run, and ``step_width_accuracy``.
+
+    Reversals, which count over the whole run, are held against the mean width over it; the share of oscillating weights
+    at the end against the width at the end. The curve goes through the variants under ``curve``, seed by seed.
+
+    Args:
+        grid: the grid whose report is written.
+
+    Raises:
+        UserError: a run is missing.
+    """
+    points = _points(grid)
+    write_text(grid.directory / "figures" / "step_width.csv", points.to_csv(index=False))
+    _table(grid, points)
+    _figure(grid, points)
+    _accuracy(grid, points)
+
+
+def _points(grid: Grid) -> pd.DataFrame:
+    """Return one row for each run, with the value of the curve at its own width where that lies in its range."""
+    frame = collect.metrics(grid.students)[["run", *collect.KEYS, "seed", "top1", "loss", *_QUANTITIES]]
+    frame.insert(5, "step", ["learned" if _learns(grid, name) else "held" for name in frame["variant"]])
+    records = [collect.read_record(run.files.oscillation) for run in grid.students]
+    for when in WIDTHS:
+        frame[f"width_{when}"] = [step_width(record, when) for record in records]
+    frame = frame.astype({f"width_{when}": float for when in WIDTHS})
+    for quantity, (width, _) in _QUANTITIES.items():
+        frame[f"curve_{quantity}"] = np.nan
+        for _, seed in frame.groupby([*_PLACE, "seed"], sort=False):
+            through = seed[seed["variant"].isin(grid.curve)].dropna(subset=width)
+            others = seed[~seed["variant"].isin(grid.curve)].dropna(subset=width)
+            if len(through) > 1:
+                curve = list(zip(through[width], through[quantity], strict=True))
+                frame.loc[others.index, f"curve_{quantity}"] = on_curve(others[width].to_numpy(), curve)
+    return frame
+
+
+def _table(grid: Grid, points: pd.DataFrame) -> None:
+    frame = points.assign(
+        excess_reversals=100 * (points["reversals"] / points["curve_reversals"] - 1),
+        excess_share=points["osc_share"] - points["curve_osc_share"],
+    )
+    columns = [*(f"width_{when}" for when in WIDTHS), *_QUANTITIES, "excess_reversals", "excess_share", *_ACCURACY]
+    data = collect.spread(frame, columns, by=[*collect.KEYS, "step"])
+    grouped = frame.groupby([*collect.KEYS, "step"], sort=False)
+    data["inside_reversals"], data["inside_share"] = (
+        grouped[name].count().to_numpy() for name in ("excess_reversals", "excess_share")
+    )
+    on_it = data["variant"].isin(grid.curve)
+    shown = {
+        **data[[*collect.KEYS, "step"]],
+        "seeds": data["n"],
+        "width at the start": cells(data, "width_start"),
+        "over the run": cells(data, "width_run"),
+        "at the end": cells(data, "width_end"),
+        "reversals a weight": cells(data, "reversals"),
+        "Δ to the curve, %": _excess(data, "reversals", on_it),
+        "oscillating %": cells(data, "osc_share"),
+        "Δ to the curve, points": _excess(data, "share", on_it),
+        "top-1 %": cells(data, "top1"),
+        "cross-entropy": cells(data, "loss", digits=3),
+    }
+    caption = (
+        f"Study {grid}: steps and oscillation, mean ± standard deviation over {grid.seeds_in_words}, on the "
+        f"{grid.data.evaluate} images of {grid.data.name}. Width: step in standard deviations of its row, mean over "
+        f"the low-bit weights. The curve goes, seed by seed, through {', '.join(grid.curve)}, straight between "
+        "neighbours; a run is compared with it at its own width, reversals at that over the run, the share at that of "
+        "the end. In brackets: how many runs lie within the range of the curve, if not all; the others are left out."
+    )
+    write_table(grid.directory / "tables", "step_width", data, shown, list(data["runs"]), caption)
+
+
+def _excess(data: pd.DataFrame, name: str, on_it: pd.Series) -> list[str]:
+    """Write the excess over the curve; variants that the curve goes through have none."""
+    texts, seeds = cells(data, f"excess_{name}", form=signed), zip(data[f"inside_{name}"], data["n"], strict=True)
+    counts = ["" if inside in (1, n) else f" ({inside} of {n})" for inside, n in seeds]
+    return ["on it" if on else f"{text}{count}" for text, count, on in zip(texts, counts, on_it, strict=True)]
+
+
+def _figure(grid: Grid, points: pd.DataFrame) -> None:
+    """Draw a point for each run: a row of panels for each model and quantity, a column for each bit width."""
+    styles = _styles(grid)
+    rows = [(model, quantity) for model in grid.models for quantity in _QUANTITIES]
+    figure, axes = panels(len(grid.bits), len(rows), height=2.9)
+    for row, (model, quantity) in zip(axes, rows, strict=True):
+        width, label = _QUANTITIES[quantity]
+        for ax, bits in zip(row, grid.bits, strict=True):
+            here = collect.only(points, model=model, bits=bits)
+            _curve(ax, here[here["variant"].isin(grid.curve)], width, quantity)
+            for name, style in styles.items():
+                part = here[here["variant"] == name]
+                ax.plot(part[width], part[quantity], linestyle="none", markersize=3.5, label=name, **style)
+            ax.set_title(f"{model}, {bits.upper()}")
+            ax.set_xlabel(_WIDTH_LABELS[width])
+        row[0].set_ylabel(label)
+    figure.suptitle(
+        f"{grid.study}: oscillation against the width of the step, a point for each run, {grid.seeds_in_words}\n"
+        f"{_KEY}; line and band: the curve through {grid.curve[0]} to {grid.curve[-1]}, mean ± sd"
+    )
+    legend(figure, axes)
+    save(figure, grid.directory / "figures", "step_width", points["run"])
+
+
+def _accuracy(grid: Grid, points: pd.DataFrame) -> None:
+    """Draw accuracy and cross-entropy of each variant, mean and deviation over seeds, at its mean width."""
+    styles = _styles(grid)
+    data = collect.spread(points, ["width_run", *_ACCURACY])
+    rows = [(model, quantity) for model in grid.models for quantity in _ACCURACY]
+    figure, axes = panels(len(grid.bits), len(rows), height=2.9, sharey=False)
+    for row, (model, quantity) in zip(axes, rows, strict=True):
+        for ax, bits in zip(row, grid.bits, strict=True):
+            for name, style in styles.items():
+                part = collect.only(data, model=model, bits=bits, variant=name)
+                x, mean, sd = (part[column] for column in ("width_run_mean", f"{quantity}_mean", f"{quantity}_sd"))
+                ax.errorbar(x, mean, yerr=sd.fillna(0), linestyle="none", markersize=5, label=name, **style)
+            ax.set_title(f"{model}, {bits.upper()}")
+            ax.set_xlabel(_WIDTH_LABELS["width_run"])
+        row[0].set_ylabel(f"{_ACCURACY[quantity]}, {grid.data.evaluate} images")
+    figure.suptitle(
+        f"{grid.study}: accuracy against the width of the step, mean ± sd over {grid.seeds_in_words}\n{_KEY}"
+    )
+    legend(figure, axes)
+    save(figure, grid.directory / "figures", "step_width_accuracy", points["run"])
+
+
+def _curve(ax: Axes, points: pd.DataFrame, width: str, quantity: str) -> None:
+    """Draw mean and deviation over seeds of the curves through the points, where all of them have a value."""
+    curves = [list(zip(seed[width], seed[quantity], strict=True)) for _, seed in points.groupby("seed")]
+    known = [curve for curve in curves if len(curve) > 1 and not np.isnan(curve).any()]
+    if known:
+        x = np.linspace(max(min(curve)[0] for curve in known), min(max(curve)[0] for curve in known), 200)
+        values = np.array([on_curve(x, curve) for curve in known])
+        mean, sd = values.mean(0), values.std(0, ddof=1) if len(known) > 1 else np.zeros(len(x))
+        ax.plot(x, mean, color=_CURVE, linewidth=1)
+        ax.fill_between(x, mean - sd, mean + sd, color=_CURVE, alpha=0.25, linewidth=0)
+
+
+def _styles(grid: Grid) -> dict[str, dict[str, str]]:
+    """Return the look of each variant: learned steps full, others hollow, those of the curve grey."""
+    styles: dict[str, dict[str, str]] = {}
+    for names, colour, fill in (
+        (grid.curve, _CURVE, "none"),
+        ([name for name in grid.quantized if name not in grid.curve and not _learns(grid, name)], _HELD, "none"),
+        ([name for name in grid.quantized if _learns(grid, name)], _LEARNED, "full"),
+    ):
+        styles |= {
+            name: {"color": colour, "marker": MARKERS[i % len(MARKERS)], "fillstyle": fill}
+            for i, name in enumerate(names)
+        }
+    return styles
+
+
+def _learns(grid: Grid, name: str) -> bool:
+    return grid.params.source(name).step_learns
