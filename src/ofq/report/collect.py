@@ -68,10 +68,16 @@ def last_steps(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_means(record: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """Return means over weights: each layer counts by its number of weights."""
-    weighted = record[[*columns]].mul(record["weights"], axis=0).assign(weights=record["weights"])
-    sums = weighted.groupby([record[name] for name in by], sort=False).sum()
-    return sums[[*columns]].div(sums["weights"], axis=0).assign(weights=sums["weights"]).reset_index()
+    """Return means over weights: each layer counts by its number of weights, one without a value not at all.
+
+    A column that the record does not have, as an older one may not, is missing.
+    """
+    values, keys = record.reindex(columns=[*columns]), [record[name] for name in by]
+    weights = values.notna().mul(record["weights"], axis=0)
+    means = (
+        values.mul(record["weights"], axis=0).groupby(keys, sort=False).sum() / weights.groupby(keys, sort=False).sum()
+    )
+    return means.assign(weights=record["weights"].groupby(keys, sort=False).sum()).reset_index()
 
 
 def layer_groups(record: pd.DataFrame) -> list[str]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ofq.report.collect import group_means
+
 WIDTHS = {"start": 0, "run": slice(None), "end": -1}
 """When a width is taken: before the first update, as a mean over the recorded steps, or after the last update."""
 
@@ -19,12 +21,8 @@ def step_width(record: pd.DataFrame, when: str) -> float | None:
     Returns:
         The width, or None if the record is older than this column.
     """
-    if "step_width" not in record:
-        return None
-    known = record.dropna(subset="step_width")
-    sums = (known["step_width"] * known["weights"]).groupby(known["step"]).sum()
-    by_step = sums / known["weights"].groupby(known["step"]).sum()
-    return float(np.mean(by_step.to_numpy()[WIDTHS[when]])) if len(by_step) else None
+    by_step = group_means(record, ["step"], ["step_width"])["step_width"].dropna().to_numpy()
+    return float(np.mean(by_step[WIDTHS[when]])) if len(by_step) else None
 
 
 def on_curve(widths: Sequence[float] | np.ndarray, points: Sequence[tuple[float, float]]) -> np.ndarray:

@@ -31,7 +31,8 @@ def write_step_width(grid: Grid) -> None:
     """Write the table ``step_width`` and the figures ``step_width``, a point for each run, and ``step_width_accuracy``.
 
     Reversals, which count over the whole run, are held against the mean width over it; the share of oscillating weights
-    at the end against the width at the end. The curve goes through the variants under ``curve``, seed by seed.
+    at the end against the width at the end. The curve goes through the variants under ``curve``, seed by seed. Annealed
+    variants are left out: their reversals are those of the annealing alone.
 
     Args:
         grid: the grid whose report is written.
@@ -48,9 +49,9 @@ def write_step_width(grid: Grid) -> None:
 
 def _points(grid: Grid) -> pd.DataFrame:
     """Return one row for each run, with the value of the curve at its own width where that lies in its range."""
-    frame = collect.metrics(grid.students)[["run", *collect.KEYS, "seed", "top1", "loss", *_QUANTITIES]]
+    frame = collect.metrics(grid.trained)[["run", *collect.KEYS, "seed", "top1", "loss", *_QUANTITIES]]
     frame.insert(5, "step", ["learned" if _learns(grid, name) else "held" for name in frame["variant"]])
-    records = [collect.read_record(run.files.oscillation) for run in grid.students]
+    records = [collect.read_record(run.files.oscillation) for run in grid.trained]
     for when in WIDTHS:
         frame[f"width_{when}"] = [step_width(record, when) for record in records]
     frame = frame.astype({f"width_{when}": float for when in WIDTHS})
@@ -111,7 +112,7 @@ def _figure(grid: Grid, points: pd.DataFrame) -> None:
     """Draw a point for each run: a row of panels for each model and quantity, a column for each bit width."""
     styles = _styles(grid)
     rows = [(model, quantity) for model in grid.models for quantity in _QUANTITIES]
-    figure, axes = panels(len(grid.bits), len(rows), height=2.9)
+    figure, axes = panels(len(grid.bits), len(rows), height=2.9, sharey=False)
     for row, (model, quantity) in zip(axes, rows, strict=True):
         width, label = _QUANTITIES[quantity]
         for ax, bits in zip(row, grid.bits, strict=True):
@@ -167,11 +168,12 @@ def _curve(ax: Axes, points: pd.DataFrame, width: str, quantity: str) -> None:
 
 def _styles(grid: Grid) -> dict[str, dict[str, str]]:
     """Return the look of each variant: learned steps full, others hollow, those of the curve grey."""
+    others = [name for name in dict.fromkeys(run.variant for run in grid.trained) if name not in grid.curve]
     styles: dict[str, dict[str, str]] = {}
     for names, colour, fill in (
         (grid.curve, _CURVE, "none"),
-        ([name for name in grid.quantized if name not in grid.curve and not _learns(grid, name)], _HELD, "none"),
-        ([name for name in grid.quantized if _learns(grid, name)], _LEARNED, "full"),
+        ([name for name in others if not _learns(grid, name)], _HELD, "none"),
+        ([name for name in others if _learns(grid, name)], _LEARNED, "full"),
     ):
         styles |= {
             name: {"color": colour, "marker": MARKERS[i % len(MARKERS)], "fillstyle": fill}

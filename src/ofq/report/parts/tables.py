@@ -91,7 +91,7 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
 
 
 def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
-    columns = ["share", "share_high", "reversals"]
+    columns = ["share", "share_high", "reversals", "step_width"]
     last = collect.last_steps(record)
     by_group = collect.group_means(last, [*collect.KEYS, "run", "group"], columns)
     overall = collect.group_means(last, [*collect.KEYS, "run"], columns).assign(group="all")
