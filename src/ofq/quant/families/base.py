@@ -66,16 +66,20 @@ class BlockWeight:
         return self.quantizer.position(self._whole())[self.rows]
 
     @torch.no_grad()
-    def step_width(self) -> float:
-        """Return step/sd, the mean over the weights; sd is the standard deviation of a weight's row.
+    def step_widths(self) -> Tensor:
+        """Return step/sd of each weight, sd that of its row, in the shape of :meth:`latent`.
 
-        Rows whose weights are all equal have none and are left out; with no other row it is not a number.
+        Not finite in rows whose weights are all equal.
         """
         whole = self._whole()
         # (rows, columns) and (rows, 1)
         step, sd = self.quantizer.spread_step(whole).expand_as(whole), whole.std(-1, correction=0, keepdim=True)
-        width = (step / sd)[self.rows]
-        return width[width.isfinite()].mean().item()
+        return (step / sd)[self.rows]
+
+    def step_width(self) -> float:
+        """Return the mean of :meth:`step_widths` over the weights where it is finite, else not a number."""
+        widths = self.step_widths()
+        return widths[widths.isfinite()].mean().item()
 
     @torch.no_grad()
     def _whole(self) -> Tensor:
