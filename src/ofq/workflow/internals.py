@@ -49,6 +49,15 @@ def logs_of_failed_jobs(workflow: Any) -> list[str]:
     return sorted({path for job in workflow.scheduler.failed for path in job.log})
 
 
+def start_jobs_at_once(workflow: Any) -> None:
+    """Lift Snakemake's limit of a hundred job starts a second, for local jobs, which never come near it.
+
+    Under the limit the scheduler wakes up once a second for every job that has finished, and looks at all that wait:
+    after some hundred jobs that costs it a good part of a core.
+    """
+    workflow.scheduler.job_rate_limiter = None
+
+
 def shorten_reasons() -> None:
     """Make the reason of a job name three files and count the others; a study's target has a thousand."""
     logger.addFilter(_shorten_reason)

@@ -82,6 +82,7 @@ class Startup:
         os.environ[SETTINGS] = str(path.resolve())
         atexit.register(path.unlink, missing_ok=True)
         if self._workflow.local_exec:
+            internals.start_jobs_at_once(self._workflow)
             self._warm.start()
 
     def on_success(self) -> None:
