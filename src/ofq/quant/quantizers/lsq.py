@@ -96,6 +96,8 @@ class LSQQuantizer(LearnedStepQuantizer):
     def rounded(self, x: Tensor) -> Rounded:
         """Fake-quantize ``x``, and return its codes and steps too."""
         before = self.before
+        if self.shape and x.shape[-len(self.shape) :] != self.shape:
+            raise ValueError(f"move biases of shape {self.shape} do not fit an input of shape {tuple(x.shape)}")
         if self.signed == "detect":
             if before is not None:
                 # The sign is that of what is rounded. before: (shape), the sizes of the last axes of x
@@ -184,6 +186,7 @@ class MovedLSQQuantizer(LSQQuantizer):
 
     Raises:
         ValueError: as in :class:`LSQQuantizer`.
+            On a forward pass: the input does not end in the shape of ``before``.
         RuntimeError: on a forward pass before calibration.
 
     Source: tests/golden/README.md section 4.
