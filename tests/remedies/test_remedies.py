@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ofq.config.settings import RemedySettings
+from ofq.errors import UserError
 from ofq.quant import QuantConfig, calibrate, quantize_model
 from ofq.remedies import Dampening, IterativeFreezing, Remedy, governed_layers
 from ofq.remedies.base import annealed, weight_quantizer
 from ofq.remedies.freezing import FrozenCodes
+from ofq.remedies.load import make_remedy
 from tests.docs.pages import blocks
 from tests.quant.small import small_model
 
@@ -206,6 +209,12 @@ def test_query_and_key_weights_are_left_alone() -> None:
     ("kind", "arguments", "message"),
     [
         (Dampening, {"weight": -0.1}, "weight must be at least 0"),
+        (Dampening, {"weight": float("nan")}, "weight must be at least 0 and finite, not nan"),
+        (Dampening, {"weight": float("inf")}, "weight must be at least 0 and finite, not inf"),
+        (Dampening, {"start": float("nan")}, "start must be"),
+        (Dampening, {"steps": 0}, "steps must be a whole number above 0, not 0"),
+        (IterativeFreezing, {"steps": 10.5}, "steps must be a whole number above 0, not 10.5"),
+        (IterativeFreezing, {"threshold": float("nan")}, "threshold must be above 0"),
         (Dampening, {"start": 1.0}, "start must be"),
         (IterativeFreezing, {"threshold": 0.0}, "threshold must be above 0"),
         (IterativeFreezing, {"first_threshold": 2.0}, "first_threshold must be above 0"),
@@ -215,7 +224,14 @@ def test_query_and_key_weights_are_left_alone() -> None:
 )
 def test_a_bad_argument_is_named(kind: Any, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kind(quantize_model(small_model(), QuantConfig()), STEPS, **arguments)
+        kind(quantize_model(small_model(), QuantConfig()), **({"steps": STEPS} | arguments))
+
+
+def test_an_argument_of_another_type_is_the_users_mistake() -> None:
+    model = quantize_model(small_model(), QuantConfig())
+    for name, arguments in (("dampening", {"weight": "much"}), ("freezing", {"start": "late"})):
+        with pytest.raises(UserError, match=f"remedy {name}: .*mend its arguments in params.yaml"):
+            make_remedy(RemedySettings(name=name, arguments=arguments), model, STEPS)
 
 
 def test_weights_of_more_than_four_bits_are_not_frozen() -> None:

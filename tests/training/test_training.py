@@ -1,5 +1,6 @@
 """The training loop: same seed same numbers, exact resume, a passive meter, clear ends."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 import yaml
 
 from ofq.config import params
-from ofq.config.resolve import resolve
+from ofq.config.resolve import Keeping, QatConfig, resolve
 from ofq.config.settings import RemedySettings, TrainingRecipe
 from ofq.data import batches
 from ofq.data.prepare import prepare
@@ -229,6 +230,111 @@ def test_codes_that_a_remedy_holds_do_not_oscillate(here: params.Params) -> None
     metrics = read_json(held.files.metrics)
     assert metrics["reversals"] == metrics["osc_share"] == 0
     assert metrics["loss"] != read_json(lsq.files.metrics)["loss"]
+
+
+SLIPS = {
+    "metrics": [
+        ('{"calm/x": float("nan")}', "metrics() of Slip returned nan as calm/x at step 2; it should be finite"),
+        ('{"calm/x": 1.0, "calm/y": -float("inf")}', "metrics() of Slip returned -inf as calm/y at step 2"),
+        (
+            '{"calm/x": torch.ones(())}',
+            "metrics() of Slip returned a Tensor as calm/x at step 2; it should be a number",
+        ),
+        ('{"calm/x": "much"}', "metrics() of Slip returned a str as calm/x at step 2"),
+        ('{"calm/x": None}', "metrics() of Slip returned a NoneType as calm/x at step 2"),
+        ('{"calm/x": True}', "metrics() of Slip returned a bool as calm/x at step 2"),
+        ("None", "metrics() of Slip returned a NoneType at step 2; it should be numbers by name"),
+        ("[0.5]", "metrics() of Slip returned a list at step 2"),
+        ('{"val/top1": 99.0}', "metrics() of Slip returned val/top1 at step 2, which has another meaning"),
+        ('{"osc/share": 0.0}', "metrics() of Slip returned osc/share at step 2, which has another meaning"),
+        ('{"step": 7}', "metrics() of Slip returned step at step 2, which has another meaning"),
+        ('{"event": 7}', "metrics() of Slip returned event at step 2"),
+        ('{"calm/%": 7}', "metrics() of Slip returned the name 'calm/%' at step 2; it should be group/name"),
+        ("{3: 7}", "metrics() of Slip returned the name 3 at step 2"),
+    ],
+    "loss": [
+        ('self.weight.sum() * float("nan")', "loss() of Slip returned nan at step 1; it should be finite"),
+        ('self.weight.sum().abs() * float("inf")', "loss() of Slip returned inf at step 1"),
+    ],
+    "state_dict": [
+        ('{"f": lambda: 0}', "state_dict() of Slip returned an entry ['f'] of type function; it should hold tensors"),
+        ('{"a": [1, {"b": self}]}', "state_dict() of Slip returned an entry ['a'][1]['b'] of type Slip"),
+        ('{"a": numpy.float64(1)}', "state_dict() of Slip returned an entry ['a'] of type float64"),
+        ("None", "state_dict() of Slip returned a NoneType"),
+        ('{"a": torch.ones(2)}', "Slip has a state_dict() and no load_state_dict(state)"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "message"), [(method, *case) for method, cases in SLIPS.items() for case in cases]
+)
+def test_what_a_remedy_should_not_return_is_one_line(
+    here: params.Params, method: str, returned: str, message: str
+) -> None:
+    name = f"slip_{hashlib.sha256((method + returned).encode()).hexdigest()[:8]}"
+    Path(f"{name}.py").write_text(
+        "import numpy, torch\nfrom ofq.remedies import Remedy, governed_layers\n\n"
+        "class Slip(Remedy):\n    def __init__(self, model, steps):\n"
+        "        self.weight = next(iter(governed_layers(model).values())).weight\n\n"
+        f"    def {method}(self):\n        return {returned}\n"
+    )
+    with pytest.raises(UserError) as caught:
+        run_qat(STATSQ.sibling(name), with_remedy(here, f"{name}:Slip"))
+    assert message in str(caught.value)
+
+
+def with_remedy(loaded: params.Params, name: str, **arguments: bool) -> QatConfig:
+    config = resolve(loaded, STATSQ)
+    assert isinstance(config, QatConfig)
+    return config.model_copy(update={"remedy": RemedySettings(name=name, arguments=arguments)})
+
+
+COUNTING = """
+import numpy
+from ofq.remedies import Remedy
+
+class Counting(Remedy):
+    def __init__(self, model, steps, *, ends: bool):
+        self.calls, self.ends = 0, ends
+
+    def metrics(self):
+        self.calls += 1
+        last = float("nan") if self.ends and self.calls == 3 else numpy.float32(0.5)
+        return {"good/whole": numpy.int64(3), "good/half": last, "good": 1}
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        raise KeyError("old")
+"""
+
+
+def test_numbers_of_numpy_are_numbers_and_a_state_that_does_not_fit_is_one_line(here: params.Params) -> None:
+    Path("counting.py").write_text(COUNTING)
+    run, broken = STATSQ.sibling("counting"), STATSQ.sibling("broken")
+    run_qat(run, with_remedy(here, "counting:Counting", ends=False))
+    last = step_events(run)[-1]
+    assert (last["good/whole"], last["good/half"], last["good"]) == (3, 0.5, 1)
+    for message in ("nan as good/half at step 6", r"load_state_dict\(\) of Counting does not take .*KeyError: 'old'"):
+        with pytest.raises(UserError, match=message):
+            run_qat(broken, with_remedy(here, "counting:Counting", ends=True), Keeping(checkpoint_seconds=0))
+
+
+def test_an_evaluation_loss_that_is_not_finite_is_named(here: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ofq.training.loop.evaluate", lambda *arguments: (50.0, float("nan")))
+    with pytest.raises(UserError, match="loss on the evaluation images is nan at step 2; lower lr"):
+        run_teacher(TEACHER.sibling("other"), resolve(here, TEACHER))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_stored_output_of_a_teacher_that_is_not_finite_is_named(
+    here: params.Params, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr("ofq.training.student.load_file", lambda path: {"train": torch.full((13200, 10), value)})
+    with job_of(STATSQ) as job, pytest.raises(UserError, match=r"logits\.safetensors holds values that are not finite"):
+        loss_from(job, torch.nn.Identity())
 
 
 def test_a_recipe_says_how_often_a_run_is_evaluated(here: params.Params) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ofq.oscillation.meter import OscillationMeter
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
-from ofq.remedies.base import Remedy, annealed, governed_layers, weight_quantizer
+from ofq.remedies.base import Remedy, annealed, check_steps, governed_layers, weight_quantizer
 from ofq.runs.registry import register
 
 MOST_BITS = 4
@@ -135,6 +135,7 @@ class IterativeFreezing(Remedy):
         momentum: float = 0.01,
         average: bool = True,
     ) -> None:
+        check_steps(steps)
         for name, value in (("threshold", threshold), ("first_threshold", first_threshold)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {value}")

@@ -72,7 +72,7 @@ def loss_from(job: Job[StudentConfig], student: nn.Module) -> Callable[[Batch], 
     the recipe says. If the teacher gives a pair (class, distillation), only the first is used.
 
     Raises:
-        UserError: the stored output is missing, damaged, or belongs to other images.
+        UserError: the stored output is missing, damaged, not finite, or belongs to other images.
     """
     taught = _stored_output(job) if job.config.teacher_once else _computed_output(job)
 
@@ -91,6 +91,8 @@ def _stored_output(job: Job[StudentConfig]) -> Callable[[Batch], Logits]:
         raise missing(path) from None
     except (SafetensorError, OSError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run snakemake again") from None
+    if not logits.isfinite().all():
+        raise UserError(f"{path} holds values that are not finite; delete it and run snakemake again")
     if logits.shape != (job.data.count, job.data.classes):
         raise UserError(f"{path} belongs to other images; delete it and run snakemake again")
     here = logits.to(job.device.where)
