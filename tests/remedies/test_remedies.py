@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from ofq.config.settings import RemedySettings
 from ofq.errors import UserError
+from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant import QuantConfig, calibrate, quantize_model
+from ofq.quant.hook import Hook
 from ofq.remedies import Dampening, IterativeFreezing, Remedy, governed_layers
 from ofq.remedies.base import annealed, weight_quantizer
 from ofq.remedies.freezing import FrozenCodes
@@ -198,6 +200,27 @@ def test_a_frozen_code_is_the_rounded_mean_of_the_codes_before(seed: int) -> Non
         frozen |= {i: int(mean[i].round()) for i in new.nonzero().flatten().tolist()}
         mean = 0.1 * held.float() + 0.9 * mean
     assert {i: int(rule.codes["w"][i]) for i in rule.frozen["w"].nonzero().flatten().tolist()} == frozen
+
+
+def test_a_state_that_lacks_a_part_changes_nothing(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    hooks: dict[Hook, tuple[str, ...]] = {
+        IterativeFreezing(model, STEPS, **EAGER): ("step", "rule"),
+        OscillationRecorder(model): ("meter", "rows", "steps"),
+    }
+    for hook, parts in hooks.items():
+        model(torch.rand(2, 1, 8, 8))
+        hook.before_update(0.1)
+        hook.after_update(0.1)
+        state = hook.state_dict()
+        fresh = IterativeFreezing(model, STEPS, **EAGER) if isinstance(hook, Remedy) else OscillationRecorder(model)
+        before = repr(fresh.state_dict())
+        for part in parts:
+            with pytest.raises(KeyError, match=part):
+                fresh.load_state_dict({name: value for name, value in state.items() if name != part})
+            assert repr(fresh.state_dict()) == before
+        fresh.load_state_dict(state)
+        assert repr(fresh.state_dict()) == repr(state) != before
 
 
 def test_query_and_key_weights_are_left_alone() -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from ofq.config import params
 from ofq.config.resolve import Keeping, QatConfig, resolve
@@ -15,11 +16,15 @@ from ofq.config.settings import RemedySettings, TrainingRecipe
 from ofq.data import batches
 from ofq.data.prepare import prepare
 from ofq.errors import UserError
+from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant import calibrate
+from ofq.runs import checkpoint
 from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 from ofq.training.anneal import run_cga
+from ofq.training.continued import last_state
+from ofq.training.loop import evaluate
 from ofq.training.optim import make_optimizer, make_schedule
 from ofq.training.qat import run_qat
 from ofq.training.student import load_teacher, loss_from, make_student
@@ -69,8 +74,6 @@ def test_the_meter_does_not_alter_training(here: params.Params, monkeypatch: pyt
 def test_annealing_holds_q_and_k_still_and_goes_on_from_its_parent(here: params.Params) -> None:
     run = STATSQ.sibling("statsq-qkr-cga")
     run_cga(run, resolve(here, run))
-    from safetensors.torch import load_file
-
     parent, annealed = load_file(STATSQ.sibling("statsq-qkr").files.model), load_file(run.files.model)
     frozen = [name for name in parent if name.endswith(("attn.q.weight", "attn.k.weight"))]
     assert len(frozen) == 4
@@ -81,8 +84,6 @@ def test_annealing_holds_q_and_k_still_and_goes_on_from_its_parent(here: params.
 
 
 def test_the_student_starts_from_every_weight_and_bias_of_the_teacher(here: params.Params) -> None:
-    from safetensors.torch import load_file
-
     teacher = load_file(TEACHER.files.model)
     with job_of(STATSQ) as job:
         student = make_student(job).state_dict()
@@ -104,7 +105,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: param
 
 def test_a_truncated_model_is_named(here: params.Params, tmp_path: Path) -> None:
     from ofq.models.backbone import build
-    from ofq.models.weights import load_weights
 
     config = resolve(here, TEACHER)
     model = build(config.model, image_size=(8, 8), channels=1, classes=10, seed=0)
@@ -320,6 +320,55 @@ def test_numbers_of_numpy_are_numbers_and_a_state_that_does_not_fit_is_one_line(
     for message in ("nan as good/half at step 6", r"load_state_dict\(\) of Counting does not take .*KeyError: 'old'"):
         with pytest.raises(UserError, match=message):
             run_qat(broken, with_remedy(here, "counting:Counting", ends=True), Keeping(checkpoint_seconds=0))
+
+
+SINKING = """
+import torch
+from ofq.remedies import Remedy
+
+class Sinking(Remedy):
+    def __init__(self, model, steps):
+        self.layer = model.blocks[0].mlp.fc1
+
+    @torch.no_grad()
+    def after_update(self, lr):
+        self.layer.weight_quantizer.scale[:16] = -0.01
+        self.layer.input_quantizer.scale[3] = 0.0
+"""
+
+
+def test_steps_below_their_floor_are_told_and_files_hold_what_acts(
+    here: params.Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model's file computes what the run measured; annealing goes on from what the optimizer moved."""
+    lsq, run = STATSQ.sibling("lsq"), STATSQ.sibling("sinking")
+    config = resolve(here, lsq)
+    Path("sinking.py").write_text(SINKING)
+    run_qat(run, config.model_copy(update={"remedy": RemedySettings(name="sinking:Sinking")}))
+    weight, put_in = "blocks.0.mlp.fc1.weight_quantizer.scale", "blocks.0.mlp.fc1.input_quantizer.scale"
+    told = [record.getMessage() for record in caplog.records if "ended below 1e-05" in record.getMessage()]
+    assert (
+        len(told) == 2
+        and f"25.0 % of the steps in {weight}" in told[0]
+        and f"6.2 % of the steps in {put_in}" in told[1]
+    )
+    noted = read_json(run.files.info)["steps_below_floor"]
+    assert {name: share for name, share in noted.items() if share} == {weight: 0.25, put_in: 1 / 16}
+    published = load_file(run.files.model)
+    floor = torch.tensor(1e-5)
+    assert (published[weight][:16] == floor).all() and (published[weight][16:] > floor).all()
+    assert published[put_in][3] == floor
+    with job_of(run, config) as job:
+        student = make_student(job)
+        load_weights(student, run.files.model)
+        assert evaluate(student, job.data)[1] == read_json(run.files.metrics)["loss"]
+        continued = last_state(job, run)[0]
+        assert (continued.get_parameter(weight)[:16] == torch.tensor(-0.01)).all()
+        assert continued.get_parameter(put_in)[3] == 0
+        assert evaluate(continued, job.data)[1] == read_json(run.files.metrics)["loss"]
+    steps = checkpoint.load(run.files.trainer)["steps"]
+    assert steps.keys() == noted.keys() == {name for name in published if name.endswith("scale")}
+    assert all(torch.equal(published[name], scale.clamp_min(1e-5)) for name, scale in steps.items())
 
 
 def test_an_evaluation_loss_that_is_not_finite_is_named(here: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:

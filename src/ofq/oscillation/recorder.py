@@ -98,8 +98,9 @@ class OscillationRecorder(Hook):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore saved state."""
+        rows, steps = list(state["rows"]), state["steps"]
         self.meter.load_state_dict(state["meter"])
-        self.rows, self.steps = list(state["rows"]), state["steps"]
+        self.rows, self.steps = rows, steps
 
     def _rows(self) -> list[dict[str, Any]]:
         return [self._row(weight) for weight in self.weights]

@@ -85,8 +85,9 @@ class FrozenCodes:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
+        frozen, codes, means = (dict(state[name]) for name in ("frozen", "codes", "means"))
         self.meter.load_state_dict(state["meter"])
-        self.frozen, self.codes, self._means = dict(state["frozen"]), dict(state["codes"]), dict(state["means"])
+        self.frozen, self.codes, self._means = frozen, codes, means
 
 
 @register("freezing")
@@ -195,8 +196,9 @@ class IterativeFreezing(Remedy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the step at which :meth:`state_dict` was taken."""
-        self._step = state["step"]
+        step = state["step"]
         self.rule.load_state_dict(state["rule"])
+        self._step = step
 
     def _threshold(self, step: int) -> float:
         if step < self.start * self.steps:

@@ -10,10 +10,6 @@ from torch.nn.parameter import UninitializedParameter
 
 from ofq.quant.quantizers.base import Quantizer
 
-_NO_STEP = (
-    "a quantizer has no step yet: call ofq.quant.calibrate(model, batches) first, "
-    "or load the state dict of a calibrated model"
-)
 _Uninitialized: Any = UninitializedParameter  # its stub does not say that it is a Parameter
 
 
@@ -33,14 +29,14 @@ class UnsetStep(_Uninitialized):  # type: ignore[misc]
     @property
     def shape(self) -> torch.Size:
         """Raise RuntimeError: there is none."""
-        raise RuntimeError(_NO_STEP)
+        raise _no_step()
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:
             return super().__torch_function__(func, types, args, kwargs)
         except ValueError:
-            raise RuntimeError(_NO_STEP) from None
+            raise _no_step() from None
 
 
 class LearnedStepQuantizer(Quantizer):
@@ -126,7 +122,7 @@ class LearnedStepQuantizer(Quantizer):
 
     def _require_scale(self) -> None:
         if not self.calibrated:
-            raise RuntimeError(_NO_STEP)
+            raise _no_step()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         scale = self.scale
@@ -144,3 +140,10 @@ class LearnedStepQuantizer(Quantizer):
             self._parameters["scale"] = None  # neither side is calibrated: nothing is missing
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         self._parameters["scale"] = scale
+
+
+def _no_step() -> RuntimeError:
+    return RuntimeError(
+        "a quantizer has no step yet: call ofq.quant.calibrate(model, batches) first, "
+        "or load the state dict of a calibrated model"
+    )

@@ -48,8 +48,8 @@ class LSQQuantizer(LearnedStepQuantizer):
         start: the step after calibration, in units of the usual one.
 
     Raises:
-        ValueError: ``bits``, ``signed``, ``grid`` or ``start`` is none of these, axes are not neighbours in order, or a
-            mid-rise grid is not signed.
+        ValueError: ``bits``, ``signed``, ``grid``, ``clipped_gradient`` or ``start`` is none of these, axes are not
+            neighbours in order, or a mid-rise grid is not signed.
         RuntimeError: on a forward pass before calibration.
 
     Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
@@ -75,6 +75,8 @@ class LSQQuantizer(LearnedStepQuantizer):
             raise ValueError(f"signed must be True, False or 'detect', not {signed!r}")
         if grid not in ("integer", "midrise"):
             raise ValueError(f"grid must be 'integer' or 'midrise', not {grid!r}")
+        if clipped_gradient not in ("zero", "identity"):
+            raise ValueError(f"clipped_gradient must be 'zero' or 'identity', not {clipped_gradient!r}")
         if grid == "midrise" and signed is not True:
             raise ValueError("grid 'midrise' needs signed=True")
         if not 0 < start < math.inf:
@@ -206,6 +208,12 @@ class MovedLSQQuantizer(LSQQuantizer):
         self.shape = shape
         self.before = nn.Parameter(torch.zeros(math.prod(shape)))
         self.after = nn.Parameter(torch.zeros(rows * math.prod(shape[1:]))) if rows else None
+
+
+def learned_steps(model: nn.Module) -> dict[str, Tensor]:
+    """Return the vectors of learned steps, perhaps below the floor, by their names in the state dict."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {f"{name}.scale": each.scale.detach() for name, each in modules if isinstance(each, LSQQuantizer)}
 
 
 @dataclass(frozen=True)
