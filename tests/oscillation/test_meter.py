@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -112,6 +113,19 @@ def test_names_and_shapes_are_fixed_at_the_first_update() -> None:
             meter.update(wrong)
     with pytest.raises(KeyError, match="no 'c'"):
         meter.frequency("c")
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.randn(3), torch.tensor([0.0, float("nan")]), torch.tensor([float("inf")]), [1, 2], np.zeros(3)]
+)
+def test_what_is_no_code_is_refused_and_counts_nothing(wrong: Any) -> None:
+    meter = OscillationMeter()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="codes of 'b' should be a tensor of whole numbers"):
+            meter.update({"a": torch.zeros(2), "b": wrong})
+        with pytest.raises(ValueError, match="the meter takes codes by name"):
+            meter.update(wrong)
+    assert meter.names == []
 
 
 def test_a_foreign_state_is_an_error() -> None:

@@ -145,6 +145,22 @@ def test_a_row_of_equal_weights_has_no_width_and_is_left_out() -> None:
     assert weight.step_width() == pytest.approx(float((w.abs().mean(1) / w.std(1, correction=0)).mean()))
 
 
+def test_a_matrix_without_deviation_has_no_width_to_log() -> None:
+    """JSON knows no such number, and a run must not end for it."""
+    model = statsq()
+    recorder = OscillationRecorder(model)
+    model(torch.rand(2, 1, 8, 8))
+    recorder.before_update(0.1)
+    weights = recorder.weights
+    with torch.no_grad():
+        for weight in weights[1:]:
+            weight.layer.weight[weight.rows] = 0.25
+    assert recorder.metrics()["osc/step_width"] == pytest.approx(weights[0].step_width())
+    with torch.no_grad():
+        weights[0].layer.weight[weights[0].rows] = 0.0
+    assert "osc/step_width" not in recorder.metrics()
+
+
 def statsq() -> nn.Module:
     model = quantize_model(small_model(), QuantConfig(weight="statsq"))
     calibrate(model, [torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))])

@@ -174,6 +174,12 @@ def test_quantizers_move_and_convert_before_calibration() -> None:
     [
         ({"bits": 1}, "bits must be 2 to 8"),
         ({"bits": 9}, "bits must be 2 to 8"),
+        ({"bits": 2.5}, "bits must be 2 to 8 and whole, not 2.5"),
+        ({"bits": float("nan")}, "bits must be 2 to 8 and whole, not nan"),
+        ({"bits": "2"}, "bits must be 2 to 8 and whole, not '2'"),
+        ({"bits": 2, "start": float("nan")}, "start must be positive, not nan"),
+        ({"bits": 2, "start": float("inf")}, "start must be positive, not inf"),
+        ({"bits": 2, "clipped_gradient": "none"}, "clipped_gradient must be 'zero' or 'identity', not 'none'"),
         ({"bits": 2, "signed": "maybe"}, "signed must be"),
         ({"bits": 2, "grid": "other"}, "grid must be"),
         ({"bits": 2, "grid": "midrise", "signed": False}, "needs signed=True"),

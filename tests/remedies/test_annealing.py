@@ -34,6 +34,26 @@ def test_ends_of_the_band_are_free_and_clamped_weights_are_not() -> None:
     assert confidence_mask(w, 2, 0.0).all()
 
 
+NAN, INFINITE = torch.tensor([[0.5, float("nan")]]), torch.tensor([[float("inf")], [0.5]])
+
+
+@pytest.mark.parametrize(
+    ("w", "r", "message"),
+    [
+        (NAN, 0.1, "w holds values that are not finite"),
+        (INFINITE, 0.1, "w holds values that are not finite"),
+        ([[0.5]], 0.1, "w must be a matrix of floating-point weights, not list"),
+        (torch.ones(3), 0.1, r"not torch\.float32 \(3,\)"),
+        (torch.ones(2, 3, dtype=torch.int8), 0.1, r"not torch\.int8 \(2, 3\)"),
+        (torch.ones(2, 3), float("nan"), "not nan"),
+        (torch.ones(2, 3), "0.1", "boundary_range must be at least 0 and below 0.5 code steps, not '0.1'"),
+    ],
+)
+def test_a_mask_of_what_is_no_matrix_of_numbers_is_refused(w: Any, r: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        confidence_mask(w, 2, r)
+
+
 def test_a_threshold_next_to_an_unused_code_does_not_count() -> None:
     w = torch.tensor([[1e-4, 1.0, 2.0, 1.5]])  # no code below 0, so the threshold at 0 does not exist
     assert confidence_mask(w, 2, 0.1)[0, 0]

@@ -10,10 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ofq.config.settings import RemedySettings
+from ofq.errors import UserError
+from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant import QuantConfig, calibrate, quantize_model
+from ofq.quant.hook import Hook
 from ofq.remedies import Dampening, IterativeFreezing, Remedy, governed_layers
 from ofq.remedies.base import annealed, weight_quantizer
 from ofq.remedies.freezing import FrozenCodes
+from ofq.remedies.load import make_remedy
 from tests.docs.pages import blocks
 from tests.quant.small import small_model
 
@@ -197,6 +202,27 @@ def test_a_frozen_code_is_the_rounded_mean_of_the_codes_before(seed: int) -> Non
     assert {i: int(rule.codes["w"][i]) for i in rule.frozen["w"].nonzero().flatten().tolist()} == frozen
 
 
+def test_a_state_that_lacks_a_part_changes_nothing(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    hooks: dict[Hook, tuple[str, ...]] = {
+        IterativeFreezing(model, STEPS, **EAGER): ("step", "rule"),
+        OscillationRecorder(model): ("meter", "rows", "steps"),
+    }
+    for hook, parts in hooks.items():
+        model(torch.rand(2, 1, 8, 8))
+        hook.before_update(0.1)
+        hook.after_update(0.1)
+        state = hook.state_dict()
+        fresh = IterativeFreezing(model, STEPS, **EAGER) if isinstance(hook, Remedy) else OscillationRecorder(model)
+        before = repr(fresh.state_dict())
+        for part in parts:
+            with pytest.raises(KeyError, match=part):
+                fresh.load_state_dict({name: value for name, value in state.items() if name != part})
+            assert repr(fresh.state_dict()) == before
+        fresh.load_state_dict(state)
+        assert repr(fresh.state_dict()) == repr(state) != before
+
+
 def test_query_and_key_weights_are_left_alone() -> None:
     governed = governed_layers(quantize_model(small_model(), QuantConfig(qkr=True)))
     assert {name.rsplit(".", 1)[1] for name in governed} == {"v", "proj", "fc1", "fc2"}
@@ -206,6 +232,12 @@ def test_query_and_key_weights_are_left_alone() -> None:
     ("kind", "arguments", "message"),
     [
         (Dampening, {"weight": -0.1}, "weight must be at least 0"),
+        (Dampening, {"weight": float("nan")}, "weight must be at least 0 and finite, not nan"),
+        (Dampening, {"weight": float("inf")}, "weight must be at least 0 and finite, not inf"),
+        (Dampening, {"start": float("nan")}, "start must be"),
+        (Dampening, {"steps": 0}, "steps must be a whole number above 0, not 0"),
+        (IterativeFreezing, {"steps": 10.5}, "steps must be a whole number above 0, not 10.5"),
+        (IterativeFreezing, {"threshold": float("nan")}, "threshold must be above 0"),
         (Dampening, {"start": 1.0}, "start must be"),
         (IterativeFreezing, {"threshold": 0.0}, "threshold must be above 0"),
         (IterativeFreezing, {"first_threshold": 2.0}, "first_threshold must be above 0"),
@@ -215,7 +247,14 @@ def test_query_and_key_weights_are_left_alone() -> None:
 )
 def test_a_bad_argument_is_named(kind: Any, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kind(quantize_model(small_model(), QuantConfig()), STEPS, **arguments)
+        kind(quantize_model(small_model(), QuantConfig()), **({"steps": STEPS} | arguments))
+
+
+def test_an_argument_of_another_type_is_the_users_mistake() -> None:
+    model = quantize_model(small_model(), QuantConfig())
+    for name, arguments in (("dampening", {"weight": "much"}), ("freezing", {"start": "late"})):
+        with pytest.raises(UserError, match=f"remedy {name}: .*mend its arguments in params.yaml"):
+            make_remedy(RemedySettings(name=name, arguments=arguments), model, STEPS)
 
 
 def test_weights_of_more_than_four_bits_are_not_frozen() -> None:

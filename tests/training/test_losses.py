@@ -17,8 +17,9 @@ def test_soft_cross_entropy_is_the_formula() -> None:
 
 def test_bad_arguments_are_named() -> None:
     logits = torch.randn(2, 3)
-    with pytest.raises(ValueError, match="temperature"):
-        soft_cross_entropy(logits, logits, temperature=0.0)
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"temperature must be positive and finite, not {temperature}"):
+            soft_cross_entropy(logits, logits, temperature=temperature)
     with pytest.raises(ValueError, match="reduction"):
         soft_cross_entropy(logits, logits, reduction="avg")  # type: ignore[arg-type]
 

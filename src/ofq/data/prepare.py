@@ -1,8 +1,13 @@
 """Make the verified data of a study: training and evaluation images, and their manifest."""
 
 import datetime
+import hashlib
+import math
+from numbers import Integral
+from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from safetensors.numpy import save
 
 from ofq.config.settings import Data
@@ -12,7 +17,7 @@ from ofq.errors import UserError
 from ofq.runs.code_digest import code_digest
 from ofq.runs.files import write_bytes, write_json
 from ofq.runs.paths import data_dir, data_info
-from ofq.runs.provenance import file_digest, machine, versions
+from ofq.runs.provenance import machine, versions
 
 
 def prepare(study: str, data: Data) -> None:
@@ -31,27 +36,38 @@ def prepare(study: str, data: Data) -> None:
     check(data.name, source)
     train, evaluation = source.train, source.test
     if data.evaluate == "validation":
-        train, evaluation = _hold_out(*source.train)
-    splits = {"train": _with_channels(*reader.augmented(*train)), "eval": _with_channels(*evaluation)}
+        train, evaluation = _hold_out(data.name, *source.train, classes=source.classes)
+    more = reader.augmented(*train)
+    _check_images(f"the training images of {data.name}, augmented,", more, source.classes)
+    splits = {"train": _with_channels(*more), "eval": _with_channels(*evaluation)}
     images = splits["train"][0]
+    if images.shape[1:] != splits["eval"][0].shape[1:]:
+        raise UserError(f"training images of {data.name}, augmented, and evaluation images differ in size")
     mean, std = statistics(images)
     if not all(std):
         raise UserError(f"the training images of {data.name} are blank: all pixels of a channel are alike")
     if not source.origin:
         raise UserError(f"read() of data set {data.name} gives no origin; self.origins(FILE) gives that of a file")
-    stored = {split: store(study, split, *content, classes=source.classes) for split, content in splits.items()}
-    manifest = Manifest(
-        data=data.name,
-        terms=source.terms,
-        evaluate=data.evaluate,
-        classes=source.classes,
-        image_size=images.shape[2:],
-        channels=images.shape[1],
-        mean=mean,
-        std=std,
-        files=Files(**stored),
-        source=source.origin,
-    )
+    packed = {split: _packed(split, *content, classes=source.classes) for split, content in splits.items()}
+    try:
+        manifest = Manifest(
+            data=data.name,
+            terms=source.terms,
+            evaluate=data.evaluate,
+            classes=source.classes,
+            image_size=images.shape[2:],
+            channels=images.shape[1],
+            mean=mean,
+            std=std,
+            files=Files(**{split: stored for split, (stored, _) in packed.items()}),
+            source=source.origin,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"read() of data set {data.name} gives a Source with a wrong {place}: {first['msg']}") from None
+    for stored, content in packed.values():
+        write_bytes(data_dir(study) / stored.name, content)
     write_manifest(study, manifest)
     write_json(
         data_info(study),
@@ -73,23 +89,33 @@ def check(name: str, source: Source) -> None:
     """
     if not isinstance(source, Source):
         raise UserError(f"read() of data set {name} returned a {type(source).__name__}; it should be a Source")
-    for split, (images, labels) in {"training": source.train, "test": source.test}.items():
-        what = f"the {split} images of {name}"
-        grey_or_colour = images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))
-        if images.dtype != np.uint8 or not grey_or_colour:
-            expected = "uint8 (n, height, width) or (n, 1 or 3, height, width)"
-            raise UserError(f"{what} are {images.dtype} {images.shape}; {expected} expected")
-        if labels.shape != (len(images),) or not len(images):
-            raise UserError(
-                f"{what} are {len(images)}, with labels of shape {labels.shape}; one label for each image expected"
-            )
-        if labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= source.classes:
-            raise UserError(
-                f"{what} have {labels.dtype} labels from {labels.min()} to {labels.max()}; "
-                f"int64 from 0 to {source.classes - 1} expected"
-            )
+    if not isinstance(source.classes, Integral) or source.classes < 1:
+        raise UserError(f"read() of data set {name} gives {source.classes!r} classes; a whole number above 0 expected")
+    for split, pair in {"training": source.train, "test": source.test}.items():
+        _check_images(f"the {split} images of {name}", pair, source.classes)
     if source.train[0].shape[1:] != source.test[0].shape[1:]:
         raise UserError(f"training and test images of {name} differ in size")
+
+
+def _check_images(what: str, pair: Any, classes: int) -> None:
+    """Check that something is a pair of images and labels; ``what`` names it in errors."""
+    if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(each, np.ndarray) for each in pair)):
+        found = [type(each).__name__ for each in pair] if isinstance(pair, tuple | list) else type(pair).__name__
+        raise UserError(f"{what} are {found}; a pair of NumPy arrays, images and labels, expected")
+    images, labels = pair
+    grey_or_colour = images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))
+    if images.dtype != np.uint8 or not grey_or_colour or 0 in images.shape[1:]:
+        expected = "uint8 (n, height, width) or (n, 1 or 3, height, width)"
+        raise UserError(f"{what} are {images.dtype} {images.shape}; {expected} expected")
+    if labels.shape != (len(images),) or not len(images):
+        raise UserError(
+            f"{what} are {len(images)}, with labels of shape {labels.shape}; one label for each image expected"
+        )
+    if labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= classes:
+        raise UserError(
+            f"{what} have {labels.dtype} labels from {labels.min()} to {labels.max()}; int64 from 0 to {classes - 1} "
+            "expected"
+        )
 
 
 def _with_channels(images: Images, labels: Labels) -> tuple[Images, Labels]:
@@ -99,20 +125,45 @@ def _with_channels(images: Images, labels: Labels) -> tuple[Images, Labels]:
 
 def store(study: str, split: str, images: Images, labels: Labels, *, classes: int) -> Stored:
     """Write one file of prepared images: uint8 (n, channels, height, width) and labels int64 (n,)."""
-    path = data_dir(study) / f"{split}.safetensors"
-    write_bytes(path, save({"images": images, "labels": labels}))
-    return Stored(
-        name=path.name,
-        sha256=file_digest(path),
-        bytes=path.stat().st_size,
+    stored, content = _packed(split, images, labels, classes=classes)
+    write_bytes(data_dir(study) / stored.name, content)
+    return stored
+
+
+def _packed(split: str, images: Images, labels: Labels, *, classes: int) -> tuple[Stored, bytes]:
+    """Return the content of a file of prepared images, and what the manifest says of it."""
+    content = save({"images": images, "labels": labels})
+    stored = Stored(
+        name=f"{split}.safetensors",
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
         images=len(labels),
         images_by_class=np.bincount(labels, minlength=classes).tolist(),
     )
+    return stored, content
 
 
-def _hold_out(images: Images, labels: Labels) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
-    """Split off a stratified sixth for validation."""
+def _hold_out(
+    name: str, images: Images, labels: Labels, *, classes: int
+) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
+    """Split off a stratified sixth for validation.
+
+    Raises:
+        UserError: not every class that has images can have one on either side.
+    """
     from sklearn.model_selection import train_test_split
 
+    counts, held_out = np.bincount(labels, minlength=classes), math.ceil(len(labels) / 6)
+    mend = "add images, or evaluate the test images (evaluate: test)"
+    if (single := np.flatnonzero(counts == 1)).size:
+        raise UserError(
+            f"class {single[0]} of {name} has one training image, and evaluate: validation holds out some of each "
+            f"class; {mend}"
+        )
+    if held_out < (present := np.count_nonzero(counts)):
+        raise UserError(
+            f"evaluate: validation holds out {held_out} of the {len(labels)} training images of {name}, too few for "
+            f"its {present} classes; {mend}"
+        )
     kept, held = train_test_split(np.arange(len(labels)), test_size=1 / 6, stratify=labels, random_state=1)
     return (images[kept], labels[kept]), (images[held], labels[held])

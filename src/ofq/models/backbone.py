@@ -21,7 +21,8 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
         seed: seed of the initial weights.
 
     Raises:
-        UserError: timm does not know the name, or the constructor refuses an argument.
+        UserError: timm does not know the name, the model takes images of any size, as convolutional networks do, or
+            the constructor refuses an argument.
     """
     # An "hf-hub:" name would be downloaded. A suffix after a dot chooses weights, and none are loaded.
     if not timm.is_model(model.timm):
@@ -33,6 +34,11 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
             return timm.create_model(model.timm, **(arguments | model.arguments))
         # The constructors check little: a wrong argument can raise any exception in them.
         except Exception as error:
+            if isinstance(error, TypeError) and "'img_size'" in str(error):
+                raise UserError(
+                    f"{model.timm} is not supported: vision transformers are, such as vit_tiny_patch16_224; choose one "
+                    "under models in params.yaml"
+                ) from None
             reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
             raise UserError(
                 f"timm cannot build {model.timm} with {shortened(str(model.arguments), 200)} ({reason}); "

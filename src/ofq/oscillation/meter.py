@@ -51,8 +51,14 @@ class OscillationMeter:
             codes: integer codes by name; the same names and shapes at every call.
 
         Raises:
-            ValueError: there are none, or names or shapes differ from those of the first update.
+            ValueError: there are none, they are no whole numbers by name, or names or shapes differ from those of the
+                first update.
         """
+        if not isinstance(codes, Mapping):
+            raise ValueError(f"the meter takes codes by name, {{name: codes}}, not a {type(codes).__name__}")
+        for name, value in codes.items():
+            if not isinstance(value, Tensor) or (value.is_floating_point() and value.frac().any()):
+                raise ValueError(f"the meter's codes of '{name}' should be a tensor of whole numbers")
         shapes = {name: value.shape for name, value in codes.items()}
         if not shapes and not self._shapes:
             raise ValueError("the meter got no codes")

@@ -1,5 +1,6 @@
 """Follow the integer codes of a model's low-bit weights through training and record what they did."""
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -44,16 +45,17 @@ class OscillationRecorder(Hook):
 
         Returns:
             Shares over all weights and over each group, in percent, reversals per weight, and the width of the steps in
-            standard deviations.
+            standard deviations; none where no row of any weight has a deviation.
         """
         rows = self._rows()
         self.rows = [row for row in self.rows if row["step"] != self.steps] + rows
+        wide = [row for row in rows if math.isfinite(row["step_width"])]
         groups = list(dict.fromkeys(row["group"] for row in rows))
         return {
             "osc/share": _mean(rows, "share"),
             "osc/share_high": _mean(rows, "share_high"),
             "osc/reversals": _mean(rows, "reversals"),
-            "osc/step_width": _mean(rows, "step_width"),
+            **({"osc/step_width": _mean(wide, "step_width")} if wide else {}),
             **{f"osc/share_{group}": _mean([r for r in rows if r["group"] == group], "share") for group in groups},
         }
 
@@ -96,8 +98,9 @@ class OscillationRecorder(Hook):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore saved state."""
+        rows, steps = list(state["rows"]), state["steps"]
         self.meter.load_state_dict(state["meter"])
-        self.rows, self.steps = list(state["rows"]), state["steps"]
+        self.rows, self.steps = rows, steps
 
     def _rows(self) -> list[dict[str, Any]]:
         return [self._row(weight) for weight in self.weights]

@@ -1,9 +1,12 @@
 """Turn a model of timm into a quantized one."""
 
+from typing import Any
+
+import torch
 from torch import nn
 
 from ofq.config.quant_config import QuantConfig
-from ofq.quant.families.base import Family
+from ofq.quant.families.base import Family, full_precision_layer
 from ofq.quant.quantizers.base import Quantizer
 from ofq.runs.registry import registered
 
@@ -14,7 +17,8 @@ def quantize_model(model: nn.Module, config: QuantConfig) -> nn.Module:
     Its layers are found by their type. Weights and biases stay the same parameters under timm's names. With query-key
     reparameterization ``attn.qkv.*`` becomes ``attn.q.weight``, ``attn.k.weight`` and ``attn.v.*``, with the values of
     its rows; the biases of q and k are dropped, as in the paper's formula. Norms, position embeddings and tokens are
-    left alone.
+    left alone. Any other layer with a weight is quantized, or the model is refused; one that takes a layer's place
+    later, as by timm's ``reset_classifier``, is refused by the next forward pass.
 
     Args:
         model: of a family in ``ofq.quant.families``, such as timm's ``VisionTransformer``.
@@ -24,16 +28,26 @@ def quantize_model(model: nn.Module, config: QuantConfig) -> nn.Module:
         The same object. Call :func:`ofq.quant.calibrate` before the first forward pass.
 
     Raises:
-        ValueError: the model is quantized already, is of no family, or uses an option that is not supported (named in
-            the message). The model is then unchanged.
+        ValueError: the model is quantized already, is of no family, uses an option that is not supported, or has a
+            layer that would stay in full precision (named in the message).
+        UserError: the weight quantizer is a class of the user's that cannot be made.
+            The model is unchanged, whatever is raised.
 
     Source: tests/golden/README.md sections 4, 5 and 9.
     """
+    for value, kind in ((model, nn.Module), (config, QuantConfig)):
+        if not isinstance(value, kind):
+            raise ValueError(f"quantize_model takes a model and a QuantConfig, not a {type(value).__name__}")
     if any(isinstance(module, Quantizer) for module in model.modules()):
         raise ValueError("the model is quantized already")
     family = family_of(model)
     family.check(model)
-    family.convert(model, config)
+    made = family.convert(model, config)
+    if name := full_precision_layer(model, made):
+        raise ValueError(f"{name} would stay in full precision; supported are {family.supported}")
+    for (parent, name), layer in made.items():
+        setattr(parent, name, layer)
+    model.register_forward_pre_hook(_refuse_full_precision)
     return model
 
 
@@ -54,3 +68,12 @@ def family_of(model: nn.Module) -> Family:
 def families() -> list[Family]:
     """Return every family of models."""
     return [entry.load()() for entry in registered("family").values()]
+
+
+def _refuse_full_precision(model: nn.Module, inputs: Any) -> None:
+    """Raise ValueError if a layer of a quantized model was replaced by one in full precision."""
+    if not torch.compiler.is_compiling() and (name := full_precision_layer(model)):
+        raise ValueError(
+            f"{name} would compute in full precision: it is not one of the layers that quantize_model made; change "
+            "the model first, then quantize it"
+        )

@@ -40,6 +40,12 @@ def weight_quantizer(layer: QuantLinear) -> Quantizer:
     return layer.weight_quantizer
 
 
+def check_steps(steps: int) -> None:
+    """Raise ValueError unless the number of optimizer steps is a whole one above 0."""
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps must be a whole number above 0, not {steps!r}")
+
+
 def annealed(step: int, steps: int, *, start: float, first: float, last: float) -> float:
     """Return the value at a step of a schedule that is constant first and then follows half a cosine.
 

@@ -1,5 +1,7 @@
 """Confidence-guided annealing (CGA): freeze every weight that is far from a rounding threshold."""
 
+from numbers import Real
+
 import torch
 from torch import Tensor, nn
 
@@ -73,8 +75,8 @@ class ConfidenceGuidedAnnealing(Annealing):
 
 def check_range(boundary_range: float) -> None:
     """Raise ValueError unless 0 <= boundary_range < 0.5, in code steps."""
-    if not 0 <= boundary_range < 0.5:
-        raise ValueError(f"boundary_range must be at least 0 and below 0.5 code steps, not {boundary_range}")
+    if not isinstance(boundary_range, Real) or not 0 <= boundary_range < 0.5:
+        raise ValueError(f"boundary_range must be at least 0 and below 0.5 code steps, not {boundary_range!r}")
 
 
 def far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:

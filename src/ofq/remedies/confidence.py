@@ -27,9 +27,14 @@ def confidence_mask(w: Tensor, bits: int, boundary_range: float) -> Tensor:
         Boolean tensor of w's shape.
 
     Raises:
-        ValueError: not 0 <= boundary_range < 0.5.
+        ValueError: not 0 <= boundary_range < 0.5, w is no matrix of finite numbers, or ``bits`` out of range.
 
     Source: tests/golden/README.md section 6; OFQ paper section 3 (CGA).
     """
     check_range(boundary_range)
+    if not (isinstance(w, Tensor) and w.ndim == 2 and w.is_floating_point()):
+        found = f"{w.dtype} {tuple(w.shape)}" if isinstance(w, Tensor) else type(w).__name__
+        raise ValueError(f"w must be a matrix of floating-point weights, not {found}")
+    if not w.isfinite().all():
+        raise ValueError("w holds values that are not finite")
     return far_from_thresholds(StatsQuantizer(bits).position(w), boundary_range)

@@ -1,10 +1,12 @@
 """Oscillation dampening: a loss that pulls every weight to the level that it is rounded to."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from ofq.quant.modules.linear import QuantLinear
-from ofq.remedies.base import Remedy, annealed, governed_layers, weight_quantizer
+from ofq.remedies.base import Remedy, annealed, check_steps, governed_layers, weight_quantizer
 from ofq.runs.registry import register
 
 
@@ -54,8 +56,9 @@ class Dampening(Remedy):
     """
 
     def __init__(self, model: nn.Module, steps: int, *, weight: float = 0.1, start: float = 0.25) -> None:
-        if weight < 0:
-            raise ValueError(f"weight must be at least 0, not {weight}")
+        check_steps(steps)
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be at least 0 and finite, not {weight}")
         if not 0 <= start < 1:
             raise ValueError(f"start must be at least 0 and below 1, not {start}")
         self.weight, self.start, self.steps = weight, start, steps

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ofq.oscillation.meter import OscillationMeter
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
-from ofq.remedies.base import Remedy, annealed, governed_layers, weight_quantizer
+from ofq.remedies.base import Remedy, annealed, check_steps, governed_layers, weight_quantizer
 from ofq.runs.registry import register
 
 MOST_BITS = 4
@@ -85,8 +85,9 @@ class FrozenCodes:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
+        frozen, codes, means = (dict(state[name]) for name in ("frozen", "codes", "means"))
         self.meter.load_state_dict(state["meter"])
-        self.frozen, self.codes, self._means = dict(state["frozen"]), dict(state["codes"]), dict(state["means"])
+        self.frozen, self.codes, self._means = frozen, codes, means
 
 
 @register("freezing")
@@ -135,6 +136,7 @@ class IterativeFreezing(Remedy):
         momentum: float = 0.01,
         average: bool = True,
     ) -> None:
+        check_steps(steps)
         for name, value in (("threshold", threshold), ("first_threshold", first_threshold)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
@@ -194,8 +196,9 @@ class IterativeFreezing(Remedy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the step at which :meth:`state_dict` was taken."""
-        self._step = state["step"]
+        step = state["step"]
         self.rule.load_state_dict(state["rule"])
+        self._step = step
 
     def _threshold(self, step: int) -> float:
         if step < self.start * self.steps:

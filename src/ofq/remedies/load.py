@@ -19,7 +19,7 @@ def make_remedy(remedy: RemedySettings, student: nn.Module, steps: int) -> Hook:
     made = remedy_class(remedy)
     try:
         hook: Hook = made(student, steps, **remedy.arguments)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise _refused(remedy, error) from None
     return hook
 

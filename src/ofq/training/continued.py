@@ -34,7 +34,9 @@ def last_state(job: Job[StudentConfig], run: Run) -> tuple[nn.Module, AdamW, Osc
     try:
         optimizer.load_state_dict(before["optimizer"])
         recorder.load_state_dict(before["recorder"])
-    except (KeyError, ValueError) as error:
+        # In the model's file stands the floor of those below it. Older files have no steps here, and these ones there.
+        student.load_state_dict(before.get("steps", {}), strict=False)
+    except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{run.files.trainer} belongs to another run ({error}); make {run} anew") from None
     recorder.restart_counts()
     return student, optimizer, recorder

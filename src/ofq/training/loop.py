@@ -2,8 +2,11 @@
 
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,7 @@ from torch.optim import AdamW
 
 from ofq.config.resolve import RunConfig
 from ofq.data.batches import Batch, Batches
-from ofq.errors import Stopped, UserError
+from ofq.errors import Stopped, UserError, shortened
 from ofq.quant.hook import Hook
 from ofq.training.device import CPU, Device
 from ofq.training.distributed import ALONE, Rank
@@ -21,6 +24,10 @@ from ofq.training.optim import make_schedule
 from ofq.training.signals import deferred
 
 _log = logging.getLogger(__name__)
+
+_METRIC = re.compile(r"\w[\w. -]*(/\w[\w. -]*)*")  # what MLflow takes as a name
+_FIELDS = ("event", "step")  # of an event, beside its metrics
+_SAVED = (bool, int, float, str, Tensor, nn.Parameter)
 
 
 def train(
@@ -42,7 +49,8 @@ def train(
         hooks: called around every optimizer step, in order.
 
     Raises:
-        UserError: the loss is not finite, a hook's term depends on no weight, or a checkpoint cannot be written.
+        UserError: a loss is not finite, a hook returns something else than it should, or a checkpoint cannot be
+            written.
         Stopped: on SIGINT, SIGTERM, SIGHUP or SIGUSR1; the state after the last finished step is saved.
     """
     recipe, device, rank = job.config.train, job.device, job.rank
@@ -55,7 +63,7 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         for hook, hook_state in zip(hooks, state["hooks"], strict=True):
-            hook.load_state_dict(hook_state)
+            _restore(hook, hook_state, job)
         device.restore_random(state)
         loss_sum, first = state["loss_sum"].to(device.where), state["step"]
     if rank.leads:
@@ -69,7 +77,7 @@ def train(
             schedule.step_update(step - 1)
             with device.forward():
                 loss = loss_of(job.batch(step - 1))
-            terms = [term for hook in hooks if (term := _term(hook)) is not None]
+            terms = [term for hook in hooks if (term := _term(hook, loss, step)) is not None]
             rate = optimizer.param_groups[0]["lr"]
             optimizer.zero_grad()
             sum(terms, loss).backward()  # the logged loss is that of the batch alone, without the hooks' terms
@@ -89,9 +97,14 @@ def train(
                         f"{job.label}: the loss is {values['train/loss']} before step {step}; lower lr in params.yaml"
                     )
                 top1, val_loss = evaluate(model, job.data, device, rank)
+                if not math.isfinite(val_loss):
+                    raise UserError(
+                        f"{job.label}: the loss on the evaluation images is {val_loss} at step {step}; lower lr in "
+                        "params.yaml"
+                    )
                 values |= {"val/top1": top1, "val/loss": val_loss}
                 for hook in hooks:
-                    values |= hook.metrics()
+                    values |= _metrics(hook, values, step)
                 if rank.leads:
                     job.events.append("step", step=step, **values)
                     left = round((time.monotonic() - started) / (step - first) * (recipe.steps - step))
@@ -104,13 +117,16 @@ def train(
                 loss_sum.zero_()
 
             stop = rank.agreed(received[0] if received else 0)
+            if step == first + 1:
+                for hook in hooks:
+                    _state(hook)  # what cannot be saved is told now, not when hours of training are to be kept
             if rank.leads and (stop or step == recipe.steps or job.checkpoints.due()):
                 job.checkpoints.save(
                     step,
                     {
                         "model": model.state_dict(),
                         "optimizer": optimizer.state_dict(),
-                        "hooks": [hook.state_dict() for hook in hooks],
+                        "hooks": [_state(hook) for hook in hooks],
                         **device.random_states(),
                         "loss_sum": loss_sum,
                         "events": job.events.text(),
@@ -120,13 +136,20 @@ def train(
                 raise Stopped(stop, step)
 
 
-def _term(hook: Hook) -> Tensor | None:
-    """Return what a hook adds to the loss.
+def _term(hook: Hook, loss: Tensor, step: int) -> Tensor | None:
+    """Return what a hook adds to the loss of a batch.
 
-    Anything but a scalar that depends on a parameter is refused: it would silently do nothing.
+    Anything but a scalar that depends on a parameter is refused: it would silently do nothing. So is one that is not
+    finite, where the loss is: it would be taken for a learning rate that is too high.
     """
     term = hook.loss()
-    if term is None or (isinstance(term, Tensor) and term.numel() == 1 and term.requires_grad):
+    if term is None:
+        return None
+    if isinstance(term, Tensor) and term.numel() == 1 and term.requires_grad:
+        if loss.isfinite() and not term.isfinite():
+            raise UserError(
+                f"loss() of {type(hook).__name__} returned {term.item()} at step {step}; it should be finite"
+            )
         return term
     if isinstance(term, Tensor):
         found = f"a {'tensor' if term.requires_grad else 'constant'} of shape {tuple(term.shape)}"
@@ -136,6 +159,61 @@ def _term(hook: Hook) -> Tensor | None:
         f"loss() of {type(hook).__name__} returned {found}; it should be None or a scalar tensor that depends on a "
         "weight"
     )
+
+
+def _metrics(hook: Hook, known: dict[str, float], step: int) -> dict[str, float]:
+    """Return the numbers that a hook logs, beside those that are known by name already."""
+    found = hook.metrics()
+    told = f"metrics() of {type(hook).__name__} returned"
+    if not isinstance(found, dict):
+        raise UserError(f"{told} a {type(found).__name__} at step {step}; it should be numbers by name, {{}} for none")
+    for name, value in found.items():
+        if not isinstance(name, str) or not _METRIC.fullmatch(name):
+            raise UserError(f"{told} the name {name!r} at step {step}; it should be group/name of letters and digits")
+        if name in known or name in _FIELDS:
+            raise UserError(f"{told} {name} at step {step}, which has another meaning; choose another name")
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise UserError(f"{told} a {type(value).__name__} as {name} at step {step}; it should be a number")
+        if not math.isfinite(value):
+            raise UserError(f"{told} {value} as {name} at step {step}; it should be finite, or left out")
+    # NumPy's numbers are none that JSON knows.
+    return {name: int(value) if isinstance(value, Integral) else float(value) for name, value in found.items()}
+
+
+def _state(hook: Hook) -> dict[str, Any]:
+    """Return the state of a hook, which a checkpoint can hold and a resumed run can read."""
+    state = hook.state_dict()
+    name = type(hook).__name__
+    if not isinstance(state, dict) or (wrong := _unsaved(state)):
+        found = f"an entry {wrong}" if isinstance(state, dict) else f"a {type(state).__name__}"
+        raise UserError(f"state_dict() of {name} returned {found}; it should hold tensors and plain values only")
+    if state and type(hook).load_state_dict is Hook.load_state_dict:
+        raise UserError(f"{name} has a state_dict() and no load_state_dict(state), so a run could not resume; add it")
+    return state
+
+
+def _unsaved(value: Any, place: str = "") -> str | None:
+    """Return place and type of something in a state that is no tensor, plain value or container of such."""
+    if isinstance(value, dict):
+        return next(
+            (wrong for key, item in value.items() if (wrong := _unsaved(key) or _unsaved(item, f"{place}[{key!r}]"))),
+            None,
+        )
+    if type(value) in (list, tuple, torch.Size):
+        return next((wrong for i, item in enumerate(value) if (wrong := _unsaved(item, f"{place}[{i}]"))), None)
+    return None if value is None or type(value) in _SAVED else f"{place} of type {type(value).__name__}".lstrip()
+
+
+def _restore(hook: Hook, state: dict[str, Any], job: Job[RunConfig]) -> None:
+    """Give a hook its state from a checkpoint."""
+    try:
+        hook.load_state_dict(state)
+    except Exception as error:  # a remedy of a user's, perhaps another one than made the state
+        reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
+        raise UserError(
+            f"{job.label}: load_state_dict() of {type(hook).__name__} does not take the state of the checkpoint "
+            f"({reason}); mend it, or delete {job.state.directory} to start from the first step"
+        ) from None
 
 
 @torch.no_grad()

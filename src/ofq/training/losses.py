@@ -1,5 +1,6 @@
 """Losses of a student that learns from labels and from a teacher."""
 
+import math
 from typing import Literal
 
 from torch import Tensor
@@ -36,8 +37,8 @@ def soft_cross_entropy(
 
     Source: tests/golden/README.md section 8.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}")
     if temperature != 1:
         logits, teacher_logits = logits / temperature, teacher_logits / temperature
     # F.cross_entropy takes probabilities as targets: one fused call.

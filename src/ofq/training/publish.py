@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor
 
 from ofq.config.resolve import RunConfig
 from ofq.environment import UNDER_SNAKEMAKE
@@ -18,24 +18,29 @@ from ofq.training.job import Job
 
 
 def publish(
-    job: Job[RunConfig], model: nn.Module, metrics: dict[str, float], trainer: dict[str, Any] | None = None
+    job: Job[RunConfig],
+    weights: dict[str, Tensor],
+    metrics: dict[str, float],
+    trainer: dict[str, Any] | None = None,
+    noted: dict[str, Any] | None = None,
 ) -> None:
     """Write the run's results, ``metrics.json`` last.
 
     Args:
         job: the run.
-        model: trained model; its state goes to ``model.safetensors``.
+        weights: state of the trained model, for ``model.safetensors``.
         metrics: deterministic results; seed and steps are added.
-        trainer: optimizer and oscillation state from which a later phase continues, if any.
+        trainer: optimizer, oscillation state and learned steps from which a later phase continues, if any.
+        noted: entries for ``run.json``, beside those of every run.
     """
     files = job.run.files
-    write_bytes(files.model, save({name: value.contiguous() for name, value in model.state_dict().items()}))
+    write_bytes(files.model, save({name: value.contiguous() for name, value in weights.items()}))
     if trainer is not None:
         checkpoint.write(files.trainer, trainer)
     metrics = {**metrics, "seed": job.run.seed, "steps": job.config.train.steps}
     job.events.append("end", **metrics)
     write_text(files.events, job.events.text())
-    write_json(files.info, _info(job))
+    write_json(files.info, _info(job) | (noted or {}))
     write_json(files.metrics, metrics)
     if UNDER_SNAKEMAKE not in os.environ:
         states.drop(job.state.directory)

@@ -1,5 +1,6 @@
 """The shared parts of quantization-aware training and annealing: a quantized student, its teacher, its record."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from ofq.models.backbone import draw_attention, train_both_heads
 from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.convert import quantize_model
+from ofq.quant.quantizers.lsq import STEP_FLOOR, learned_steps
 from ofq.runs.files import replacing
 from ofq.training.job import Job, build_model
 from ofq.training.loop import evaluate
 from ofq.training.losses import Logits, distillation_loss
 from ofq.training.publish import publish
+
+_log = logging.getLogger(__name__)
 
 
 def quantize_as(model: nn.Module, quantization: QuantConfig, name: str) -> nn.Module:
@@ -72,7 +76,7 @@ def loss_from(job: Job[StudentConfig], student: nn.Module) -> Callable[[Batch], 
     the recipe says. If the teacher gives a pair (class, distillation), only the first is used.
 
     Raises:
-        UserError: the stored output is missing, damaged, or belongs to other images.
+        UserError: the stored output is missing, damaged, not finite, or belongs to other images.
     """
     taught = _stored_output(job) if job.config.teacher_once else _computed_output(job)
 
@@ -91,6 +95,8 @@ def _stored_output(job: Job[StudentConfig]) -> Callable[[Batch], Logits]:
         raise missing(path) from None
     except (SafetensorError, OSError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run snakemake again") from None
+    if not logits.isfinite().all():
+        raise UserError(f"{path} holds values that are not finite; delete it and run snakemake again")
     if logits.shape != (job.data.count, job.data.classes):
         raise UserError(f"{path} belongs to other images; delete it and run snakemake again")
     here = logits.to(job.device.where)
@@ -109,7 +115,10 @@ def publish_student(
     recorder: OscillationRecorder,
     more: dict[Path, pd.DataFrame] | None = None,
 ) -> None:
-    """Measure the final student and publish it with its oscillation record and what else was recorded."""
+    """Measure the final student and publish it with its oscillation record and what else was recorded.
+
+    Learned steps that ended below their floor are told, and stand in the model's file as the floor, which acts.
+    """
     if not job.rank.leads:
         return
     measured = recorder.finish()
@@ -120,5 +129,17 @@ def publish_student(
     for path, frame in records.items():
         with replacing(path) as temporary:
             frame.to_parquet(temporary, index=False)
-    trainer = {"optimizer": optimizer.state_dict(), "recorder": recorder.state_dict()}
-    publish(job, student, {"top1": top1, "top1_best": best, "loss": loss, **measured}, trainer)
+    metrics = {"top1": top1, "top1_best": best, "loss": loss, **measured}
+    steps = learned_steps(student)
+    low = {name: (scale < STEP_FLOOR).float().mean().item() for name, scale in steps.items()}
+    for name, share in low.items():
+        if share:
+            _log.warning(
+                "%s: %.1f %% of the steps in %s ended below %g, which acts in their place: what they scale is rounded "
+                "to nearly 0; a lower lr may keep them above",
+                *(job.label, 100 * share, name, STEP_FLOOR),
+            )
+    # The weights are for whoever computes with them; who trains on needs the steps that the optimizer moved.
+    weights = student.state_dict() | {name: scale.clamp_min(STEP_FLOOR) for name, scale in steps.items()}
+    trainer = {"optimizer": optimizer.state_dict(), "recorder": recorder.state_dict(), "steps": steps}
+    publish(job, weights, metrics, trainer, {"steps_below_floor": low})

@@ -8,9 +8,16 @@ from torch import Tensor, nn
 
 from ofq.config.quant_config import OF_QUANTIZERS, QuantConfig
 from ofq.errors import UserError
+from ofq.quant.modules.conv import QuantConv2d
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.quantizers.base import Quantizer
+
+Replacements = dict[tuple[nn.Module, str], nn.Module]
+"""What takes the place of a module's child, by the module and the child's name."""
+
+_ROUNDED = (QuantLinear, QuantConv2d, Quantizer)
+_PRODUCT = ("q", "k")  # of which only the product is quantized
 
 
 @dataclass(frozen=True)
@@ -107,12 +114,47 @@ class Family(ABC):
         """Raise ValueError for what cannot be converted, before anything is changed."""
 
     @abstractmethod
-    def convert(self, model: nn.Module, config: QuantConfig) -> None:
-        """Replace the layers of a checked model by quantized ones, in place."""
+    def convert(self, model: nn.Module, config: QuantConfig) -> Replacements:
+        """Make the quantized layers that take the place of a checked model's, which stays as it is."""
 
     @abstractmethod
     def low_bit_weights(self, model: nn.Module) -> list[BlockWeight]:
         """List every low-bit weight of the blocks of a quantized model, in the order in which the blocks use them."""
+
+
+def full_precision_layer(model: nn.Module, instead: Replacements | None = None) -> str | None:
+    """Return the name of a layer whose weight is multiplied in full precision, or None if there is none.
+
+    Vectors, norms and embeddings do not count, nor W_q and W_k, whose product is quantized.
+
+    Args:
+        model: quantized, or in full precision.
+        instead: what is to take the place of some of its layers.
+    """
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if isinstance(module, _ROUNDED):
+            continue
+        # Most modules have neither, and every forward pass comes by.
+        if module._parameters and _multiplies(module):
+            return name[1:] or type(module).__name__
+        if module._modules:
+            left = _PRODUCT if isinstance(module, QKRAttention) else ()
+            children = [(f"{name}.{part}", child, part) for part, child in module._modules.items() if child is not None]
+            waiting += [
+                (path, instead.get((module, part), child) if instead else child)
+                for path, child, part in reversed(children)
+                if part not in left
+            ]
+    return None
+
+
+def _multiplies(module: nn.Module) -> bool:
+    if isinstance(module, nn.Embedding | nn.LayerNorm | nn.RMSNorm):
+        return False
+    weights = (weight for name, weight in module._parameters.items() if "weight" in name and weight is not None)
+    return isinstance(module, nn.Linear) or any(weight.ndim > 1 for weight in weights)
 
 
 def weight_quantizer(config: QuantConfig) -> Quantizer:

@@ -1,15 +1,17 @@
 """Vision transformers made of timm's PatchEmbed, Attention and Mlp, plain or distilled."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from ofq.config.quant_config import QuantConfig
-from ofq.quant.families.base import BlockWeight, Family, weight_quantizer
+from ofq.quant.families.base import BlockWeight, Family, Replacements, weight_quantizer
 from ofq.quant.modules.attention import AttentionQuantizers, QuantAttention
 from ofq.quant.modules.conv import QuantConv2d, check_patches
-from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.modules.linear import QuantLinear, check_plain
 from ofq.quant.modules.qkr import Projections, QKRAttention, QKRQuantizers
+from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer, MovedLSQQuantizer
 from ofq.runs.registry import register
 
@@ -43,49 +45,56 @@ class VisionTransformers(Family):
         from timm.layers import Attention, Mlp, PatchEmbed
         from timm.models import VisionTransformer
 
-        for module in model.modules():
+        for name, module in model.named_modules():
+            inside = f"{name}." if name else ""
             if type(module) is Attention:
                 for option, names in _ATTENTION_OPTIONS.items():
                     if not all(isinstance(getattr(module, name, None), nn.Identity | None) for name in names):
                         raise ValueError(f"attention with {option} is not supported")
-            elif type(module) is Mlp and not isinstance(module.fc1, nn.Linear):
-                raise ValueError("an Mlp with use_conv is not supported")
+                for part in ("qkv", "proj"):
+                    check_plain(inside + part, getattr(module, part), nn.Linear)
+            elif type(module) is Mlp:
+                if isinstance(module.fc1, nn.Conv2d):
+                    raise ValueError("an Mlp with use_conv is not supported")
+                for part in ("fc1", "fc2"):
+                    check_plain(inside + part, getattr(module, part), nn.Linear)
             elif isinstance(module, PatchEmbed):
                 if module.img_size is None or module.dynamic_img_pad:
                     raise ValueError("PatchEmbed without a fixed img_size is not supported: move biases have its size")
-                check_patches(module.proj)
+                check_patches(f"{inside}proj", module.proj)
             elif isinstance(module, VisionTransformer):
                 _check_transformer(module)
+                for part in _heads(module):
+                    check_plain(inside + part, getattr(module, part), nn.Linear)
 
-    def convert(self, model: nn.Module, config: QuantConfig) -> None:
-        """Replace the layers of a checked model by quantized ones, in place."""
+    def convert(self, model: nn.Module, config: QuantConfig) -> Replacements:
+        """Make the quantized layers that take the place of a checked model's, which stays as it is."""
         from timm.layers import Attention, Mlp, PatchEmbed
         from timm.models import VisionTransformer
 
         attention = _qkr_attention if config.qkr else _attention
+        made: Replacements = {}
         # A module that stands in several places is converted once.
-        replaced: dict[nn.Module, nn.Module] = {}
-        for parent in list(model.modules()):
-            for name, child in list(parent.named_children()):
+        converted: dict[nn.Module, nn.Module] = {}
+        for parent in model.modules():
+            for name, child in parent._modules.items():
                 if type(child) is Attention:
-                    if child not in replaced:
-                        replaced[child] = attention(child, config).to(child.qkv.weight).train(child.training)
-                    setattr(parent, name, replaced[child])
+                    if child not in converted:
+                        converted[child] = attention(child, config).train(child.training)
+                    made[parent, name] = converted[child]
             if type(parent) is Mlp:
                 rectified = _is_rectifying(parent.act) and isinstance(parent.norm, nn.Identity)
                 for name, signed in (("fc1", True), ("fc2", not rectified)):
-                    setattr(parent, name, _linear(getattr(parent, name), config, signed=signed))
+                    made[parent, name] = _linear(getattr(parent, name), config, signed=signed)
             elif isinstance(parent, PatchEmbed):
-                parent.proj = QuantConv2d.from_conv(
+                made[parent, "proj"] = QuantConv2d.from_conv(
                     parent.proj,
                     weight_quantizer=LSQQuantizer(config.edge_bits, axis=0),
                     input_quantizer=MovedLSQQuantizer(config.edge_bits, parent.img_size, signed="detect", axis=1),
                 )
             elif isinstance(parent, VisionTransformer):
-                for name in ("head", "head_dist"):
-                    head = getattr(parent, name, None)
-                    if isinstance(head, nn.Linear):
-                        setattr(parent, name, _head(head, config.edge_bits))
+                made |= {(parent, name): _head(getattr(parent, name), config.edge_bits) for name in _heads(parent)}
+        return made
 
     def low_bit_weights(self, model: nn.Module) -> list[BlockWeight]:
         """List every low-bit weight of the blocks of a quantized model, in the order in which the blocks use them."""
@@ -134,6 +143,7 @@ def _attention(source: Any, config: QuantConfig) -> QuantAttention:
         v=MovedLSQQuantizer(bits, (width,), axis=-1),
         probability=LSQQuantizer(bits, signed=False, axis=-2),
     )
+    _move(quantizers, source)
     qkv, proj = _linear(source.qkv, config), _linear(source.proj, config)
     return QuantAttention(source.num_heads, qkv, proj, quantizers, (source.attn_drop.p, source.proj_drop.p))
 
@@ -149,10 +159,25 @@ def _qkr_attention(source: Any, config: QuantConfig) -> QKRAttention:
         probability=LSQQuantizer(bits, signed=False, axis=-2),
     )
     quantizers = QKRQuantizers(MovedLSQQuantizer(bits, (channels,), axis=-2), weight_quantizer(config), inside)
+    _move((quantizers.input, quantizers.weight, *inside), source)
     q, k, v = (_rows(source.qkv, part * width, width, bias=part == 2) for part in range(3))
     quantized_v = QuantLinear.from_linear(v, weight_quantizer=weight_quantizer(config), input_quantizer=None)
     layers = Projections(q, k, quantized_v, _linear(source.proj, config))
     return QKRAttention(heads, layers, quantizers, (source.attn_drop.p, source.proj_drop.p))
+
+
+def _move(quantizers: Iterable[Quantizer | None], attention: Any) -> None:
+    """Move quantizers to where an attention's weights are."""
+    for quantizer in quantizers:
+        assert quantizer is not None
+        quantizer.to(attention.qkv.weight)
+
+
+def _heads(transformer: nn.Module) -> list[str]:
+    """Return the names of a transformer's heads; one without classes has none."""
+    return [
+        name for name in ("head", "head_dist") if not isinstance(getattr(transformer, name, None), nn.Identity | None)
+    ]
 
 
 def _rows(linear: nn.Linear, start: int, count: int, *, bias: bool) -> nn.Linear:
@@ -173,8 +198,6 @@ def _is_rectifying(activation: nn.Module) -> bool:
 
 
 def _check_transformer(model: Any) -> None:
-    from timm.layers import Attention, Mlp
-
     # Learned steps belong to token positions, so every forward pass must have all positions.
     if model.dynamic_img_size:
         raise ValueError("dynamic_img_size is not supported: learned steps belong to token positions")
@@ -182,9 +205,3 @@ def _check_transformer(model: Any) -> None:
         raise ValueError("patch_drop_rate is not supported: learned steps belong to token positions")
     if model.attn_pool is not None:
         raise ValueError("attention pooling (global_pool='map' or 'prr') is not supported")
-    replaced = {
-        child for parent in model.blocks.modules() if type(parent) in (Attention, Mlp) for child in parent.modules()
-    }
-    for name, module in model.blocks.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and module not in replaced:
-            raise ValueError(f"blocks.{name} would stay in full precision: only Attention and Mlp can be quantized")

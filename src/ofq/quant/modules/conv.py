@@ -1,12 +1,12 @@
 """The convolution of patches that quantizes its weight and its input."""
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ofq.quant.modules.linear import take_over
+from ofq.quant.modules.linear import check_plain, take_over
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
 
@@ -50,7 +50,7 @@ class QuantConv2d(nn.Conv2d):
         cls, conv: nn.Conv2d, *, weight_quantizer: Quantizer | None, input_quantizer: LSQQuantizer | None
     ) -> Self:
         """Make a quantized convolution that takes over the weight and bias parameters themselves, not copies."""
-        check_patches(conv)
+        check_patches("the layer", conv)
         height, width = conv.kernel_size
         with torch.device("meta"):  # draws no random numbers
             layer = cls(conv.in_channels, conv.out_channels, kernel_size=(height, width), bias=conv.bias is not None)
@@ -74,11 +74,12 @@ class QuantConv2d(nn.Conv2d):
         return y.permute(0, 3, 1, 2)  # (B, O, H/h, W/w); timm's PatchEmbed permutes back without copying
 
 
-def check_patches(conv: nn.Conv2d) -> None:
-    """Raise ValueError for a convolution that :class:`QuantConv2d` cannot take the place of."""
+def check_patches(name: str, conv: Any) -> None:
+    """Raise ValueError for a layer of a model that :class:`QuantConv2d` cannot take the place of."""
+    check_plain(name, conv, nn.Conv2d)
     plain = conv.padding in ((0, 0), "valid") and conv.dilation == (1, 1) and conv.groups == 1
     if conv.kernel_size != conv.stride or not plain:
         raise ValueError(
-            "only a convolution of patches (stride = kernel_size, no padding, dilation or groups) can be "
-            f"quantized, not {conv}"
+            "only a convolution of patches (stride = kernel_size, no padding, dilation or groups) can be quantized, "
+            f"not {name}, {conv}"
         )

@@ -71,5 +71,14 @@ class QuantLinear(nn.Linear):
 
 def take_over(layer: Layer, source: Any) -> Layer:
     """Give a layer the source's parameters and mode, move its quantizers to where these are, and return it."""
+    for quantizer in layer.children():
+        quantizer.to(source.weight)
     layer.weight, layer.bias = source.weight, source.bias
-    return layer.to(source.weight).train(source.training)
+    return layer.train(source.training)
+
+
+def check_plain(name: str, layer: nn.Module, kind: type[nn.Module]) -> None:
+    """Raise ValueError unless a layer computes as its kind does, with a weight of its own that can be taken over."""
+    if not (isinstance(layer, kind) and type(layer).forward is kind.forward and isinstance(layer.weight, nn.Parameter)):
+        found = "one whose weight is computed" if type(layer).forward is kind.forward else type(layer).__name__
+        raise ValueError(f"{name} is {found}, and only a plain {kind.__name__} can be quantized there")

@@ -50,8 +50,8 @@ class Quantizer(nn.Module, ABC):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        if not 2 <= bits <= 8:
-            raise ValueError(f"bits must be 2 to 8, not {bits}")
+        if bits not in range(2, 9):
+            raise ValueError(f"bits must be 2 to 8 and whole, not {bits!r}")
         self.bits = bits
         self.record = False
         self.last_codes: Tensor | None = None

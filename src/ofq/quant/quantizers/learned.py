@@ -10,7 +10,33 @@ from torch.nn.parameter import UninitializedParameter
 
 from ofq.quant.quantizers.base import Quantizer
 
-_Unset: Any = UninitializedParameter  # its stub does not say that it is a Parameter
+_Uninitialized: Any = UninitializedParameter  # its stub does not say that it is a Parameter
+
+
+class UnsetStep(_Uninitialized):  # type: ignore[misc]
+    """A step that calibration has not made yet: it holds no numbers, and nothing can be computed with it."""
+
+    _allowed_methods = (
+        *_Uninitialized._allowed_methods,
+        torch.numel,
+        torch.Tensor.numel,
+        torch.Tensor.nelement,
+        torch.Tensor.element_size,
+        torch.Tensor.requires_grad_,
+        torch.Tensor.bfloat16,
+    )
+
+    @property
+    def shape(self) -> torch.Size:
+        """Raise RuntimeError: there is none."""
+        raise _no_step()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        except ValueError:
+            raise _no_step() from None
 
 
 class LearnedStepQuantizer(Quantizer):
@@ -31,8 +57,9 @@ class LearnedStepQuantizer(Quantizer):
         super().__init__(bits)
         self.axis = axis
         self.learn_step = learn_step
-        self._seen: list[Tensor] | None = None  # statistics, one per calibration batch; None: not calibrating
-        self.scale: nn.Parameter = _Unset(requires_grad=learn_step)
+        # While calibrating: the parameter that gets the step at the end, and statistics, one per batch.
+        self._seen: tuple[UnsetStep, list[Tensor]] | None = None
+        self.scale: nn.Parameter = UnsetStep(requires_grad=learn_step)
 
     @abstractmethod
     def statistic(self, x: Tensor) -> Tensor:
@@ -61,7 +88,7 @@ class LearnedStepQuantizer(Quantizer):
     @property
     def calibrated(self) -> bool:
         """Whether ``scale`` exists."""
-        return type(self.scale) is not _Unset
+        return not isinstance(self.scale, UnsetStep)
 
     @property
     def calibrating(self) -> bool:
@@ -70,30 +97,32 @@ class LearnedStepQuantizer(Quantizer):
 
     def begin_calibration(self) -> None:
         """Let every forward pass from here on count into the step of a quantizer that has none yet."""
-        self._seen = []
+        assert isinstance(self.scale, UnsetStep)
+        self._seen = self.scale, []
 
     def end_calibration(self, *, keep: bool) -> None:
-        """End the calibration, and drop the step unless ``keep``."""
+        """End the calibration, and drop the step unless ``keep``; the parameter stays the same object."""
+        assert self._seen is not None
+        unset, step = self._seen[0], self.scale
         self._seen = None
-        if not keep and self.calibrated:
-            self.scale = _Unset(requires_grad=self.learn_step, device=self.scale.device, dtype=self.scale.dtype)
+        if keep:
+            unset.materialize(step.shape, device=step.device, dtype=step.dtype)
+            with torch.no_grad():
+                unset.copy_(step)
+        self.scale = unset
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         """Set the step from every calibration batch seen so far, this one included."""
         assert self._seen is not None
-        self._seen.append(self.statistic(x))
-        step = self.first_step(torch.stack(self._seen).mean(0).flatten())  # (batches, *kept) to (steps,)
-        if not self.calibrated:
-            self.scale.materialize(step.shape, device=x.device, dtype=x.dtype)  # type: ignore[attr-defined]
-        self.scale.copy_(step)
+        statistics = self._seen[1]
+        statistics.append(self.statistic(x))
+        step = self.first_step(torch.stack(statistics).mean(0).flatten())  # (batches, *kept) to (steps,)
+        self.scale = nn.Parameter(step.to(x), requires_grad=False)
 
     def _require_scale(self) -> None:
         if not self.calibrated:
-            raise RuntimeError(
-                "a quantizer has no step yet: call ofq.quant.calibrate(model, batches) first, "
-                "or load the state dict of a calibrated model"
-            )
+            raise _no_step()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         scale = self.scale
@@ -111,3 +140,10 @@ class LearnedStepQuantizer(Quantizer):
             self._parameters["scale"] = None  # neither side is calibrated: nothing is missing
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         self._parameters["scale"] = scale
+
+
+def _no_step() -> RuntimeError:
+    return RuntimeError(
+        "a quantizer has no step yet: call ofq.quant.calibrate(model, batches) first, "
+        "or load the state dict of a calibrated model"
+    )

@@ -48,8 +48,8 @@ class LSQQuantizer(LearnedStepQuantizer):
         start: the step after calibration, in units of the usual one.
 
     Raises:
-        ValueError: ``bits``, ``signed``, ``grid`` or ``start`` is none of these, axes are not neighbours in order, or a
-            mid-rise grid is not signed.
+        ValueError: ``bits``, ``signed``, ``grid``, ``clipped_gradient`` or ``start`` is none of these, axes are not
+            neighbours in order, or a mid-rise grid is not signed.
         RuntimeError: on a forward pass before calibration.
 
     Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
@@ -75,6 +75,8 @@ class LSQQuantizer(LearnedStepQuantizer):
             raise ValueError(f"signed must be True, False or 'detect', not {signed!r}")
         if grid not in ("integer", "midrise"):
             raise ValueError(f"grid must be 'integer' or 'midrise', not {grid!r}")
+        if clipped_gradient not in ("zero", "identity"):
+            raise ValueError(f"clipped_gradient must be 'zero' or 'identity', not {clipped_gradient!r}")
         if grid == "midrise" and signed is not True:
             raise ValueError("grid 'midrise' needs signed=True")
         if not 0 < start < math.inf:
@@ -96,6 +98,8 @@ class LSQQuantizer(LearnedStepQuantizer):
     def rounded(self, x: Tensor) -> Rounded:
         """Fake-quantize ``x``, and return its codes and steps too."""
         before = self.before
+        if self.shape and x.shape[-len(self.shape) :] != self.shape:
+            raise ValueError(f"move biases of shape {self.shape} do not fit an input of shape {tuple(x.shape)}")
         if self.signed == "detect":
             if before is not None:
                 # The sign is that of what is rounded. before: (shape), the sizes of the last axes of x
@@ -184,6 +188,7 @@ class MovedLSQQuantizer(LSQQuantizer):
 
     Raises:
         ValueError: as in :class:`LSQQuantizer`.
+            On a forward pass: the input does not end in the shape of ``before``.
         RuntimeError: on a forward pass before calibration.
 
     Source: tests/golden/README.md section 4.
@@ -203,6 +208,12 @@ class MovedLSQQuantizer(LSQQuantizer):
         self.shape = shape
         self.before = nn.Parameter(torch.zeros(math.prod(shape)))
         self.after = nn.Parameter(torch.zeros(rows * math.prod(shape[1:]))) if rows else None
+
+
+def learned_steps(model: nn.Module) -> dict[str, Tensor]:
+    """Return the vectors of learned steps, perhaps below the floor, by their names in the state dict."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {f"{name}.scale": each.scale.detach() for name, each in modules if isinstance(each, LSQQuantizer)}
 
 
 @dataclass(frozen=True)

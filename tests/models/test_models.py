@@ -1,0 +1,59 @@
+"""Models are built or refused in one line, and weights are loaded all together or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ofq.config.settings import ModelSettings
+from ofq.errors import UserError
+from ofq.models.backbone import build
+from ofq.models.weights import load_weights
+from ofq.quant import QuantConfig, calibrate, quantize_model
+from tests.quant.small import small_model
+
+SIZES: dict[str, Any] = {"image_size": (8, 8), "channels": 1, "classes": 5, "seed": 0}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "nfnet_l0", "hrnet_w18_small"])
+def test_a_convolutional_network_is_simply_not_supported(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is not supported: vision transformers are") as caught:
+        build(ModelSettings(timm=name), **SIZES)
+    assert "img_size" not in str(caught.value)
+
+
+def quantized() -> Any:
+    model = quantize_model(small_model(), QuantConfig(weight="lsq"))
+    calibrate(model, torch.rand(2, 1, 8, 8))
+    return model
+
+
+def last_of(state: dict[str, Tensor]) -> str:
+    return list(state)[-1]
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "another shape": (lambda state: state | {last_of(state): torch.zeros(7)}, "belongs to another model: .* does not"),
+    "one more": (lambda state: state | {"more": torch.zeros(1)}, "belongs to another model: more does not match"),
+    "one less": (lambda state: {k: v for k, v in state.items() if k != last_of(state)}, "belongs to another model"),
+    "no number": (lambda state: state | {last_of(state): state[last_of(state)] * float("nan")}, "that are not finite"),
+    "infinite": (lambda state: state | {"head.bias": torch.full((5,), float("inf"))}, "in head.bias that are not"),
+}
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(("damage", "message"), WRONG.values(), ids=WRONG)
+def test_weights_that_are_refused_change_nothing(tmp_path: Path, damage: Any, message: str, calibrated: bool) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(damage(quantized().state_dict()), path)
+    model = quantized() if calibrated else quantize_model(small_model(), QuantConfig(weight="lsq"))
+    for parameter in model.blocks.parameters():
+        if parameter.numel():
+            torch.nn.init.constant_(parameter, 0.5)
+    before = {name: value.tolist() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        load_weights(model, path)
+    assert {name: value.tolist() for name, value in model.state_dict().items()} == before
