@@ -32,7 +32,7 @@ test: $(READY) ## set up the environment, then run the tests
 check: $(READY) ## lint, format and types, as CI runs them
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	PYTHONPATH="$(CURDIR)/src" $(VENV)/bin/mypy
 	$(VENV)/bin/snakefmt --check Snakefile rules
 	$(VENV)/bin/snakemake --lint
 

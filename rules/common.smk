@@ -11,14 +11,16 @@ def refuse(problem):
     sys.exit(2)
 
 
-if not (SOURCE / "ofq").is_dir():
-    refuse(f"{SOURCE / 'ofq'} not found; this checkout is not whole: get it anew with git")
+if not (SOURCE / "ofq/__init__.py").is_file():
+    refuse(f"no package in {SOURCE / 'ofq'}; this checkout is not whole: get it anew with git")
 sys.path.insert(0, str(SOURCE))  # the package of this checkout, whichever one is installed
 try:
     from ofq.report.artefacts import ARTEFACTS, CLAIMS
     from ofq.workflow.internals import outputs
     from ofq.workflow.startup import Startup
 except ModuleNotFoundError as error:
+    if error.name.split(".")[0] == "ofq":
+        refuse(f"no module {error.name} in {SOURCE}; this checkout is not whole: get it anew with git")
     refuse(f"{error.name} is not installed here; run: make env, then .venv/bin/snakemake")
 
 STARTUP = Startup(workflow, config)

@@ -51,7 +51,7 @@ def check_variables() -> None:
         UserError: one would; names the nearest of those that people set, or the right values.
     """
     for name in sorted(os.environ):
-        if name.startswith("OFQ_") and name not in _KNOWN:
+        if name.upper().startswith("OFQ_") and name not in _KNOWN:
             raise unknown("environment variable", name, [LOG_LEVEL, RESUME_ACROSS_CODE])
     if (value := os.environ.get(RESUME_ACROSS_CODE, "0")) not in ("0", "1"):
         raise UserError(f"{RESUME_ACROSS_CODE} should be 1 or 0, not '{value}'")

@@ -146,6 +146,7 @@ def test_a_job_for_the_warm_process_starts_without_reading_settings() -> None:
     [
         ("OFQ_LOGLEVEL", "info", "unknown environment variable 'OFQ_LOGLEVEL'; did you mean 'OFQ_LOG_LEVEL'?"),
         ("OFQ_RESUME_ACROSS_COD", "1", "did you mean 'OFQ_RESUME_ACROSS_CODE'?"),
+        ("ofq_log_level", "info", "unknown environment variable 'ofq_log_level'; "),
         ("OFQ_", "", "unknown environment variable 'OFQ_'; "),
         ("OFQ_RESUME_ACROSS_CODE", "true", "OFQ_RESUME_ACROSS_CODE should be 1 or 0, not 'true'"),
     ],

@@ -44,10 +44,15 @@ def test_planning_jobs_and_warm_process_run_the_checkouts_own_package_whatever_i
     assert all(f"'{step}'" in imported for step in (TEACHER, "warm", "data", "teacher")), imported
 
 
-def test_a_checkout_without_the_package_runs_no_other(project: Project, tmp_path: Path) -> None:
-    shutil.move(project.root / "src", tmp_path / "elsewhere")
-    said = refusal(project, "snakemake", "-n", MANIFEST, PYTHONPATH=str(tmp_path / "elsewhere"))
-    assert said == f"{project.root}/src/ofq not found; this checkout is not whole: get it anew with git"
+def test_a_checkout_without_the_package_or_a_part_of_it_runs_no_other(project: Project, tmp_path: Path) -> None:
+    whole = {"PYTHONPATH": str(shutil.copytree(project.root / "src", tmp_path / "installed"))}
+    (project.root / "src/ofq/workflow/warm.py").unlink()
+    said = refusal(project, "snakemake", "-n", MANIFEST, **whole)
+    assert said.startswith(f"no module ofq.workflow.warm in {project.root}/src; this checkout is not whole")
+    for remove in ((project.root / "src/ofq/__init__.py").unlink, lambda: shutil.rmtree(project.root / "src")):
+        remove()
+        said = refusal(project, "snakemake", "-n", MANIFEST, **whole)
+        assert said == f"no package in {project.root}/src/ofq; this checkout is not whole: get it anew with git"
 
 
 def test_a_step_by_hand_refuses_to_run_the_code_of_another_checkout(
@@ -98,7 +103,7 @@ def test_a_project_whose_path_python_would_cut_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"study": "fashion"}, "a study is named as the target: snakemake fashion"),
+        ({"study": "fashion"}, "a study is named as the target: snakemake STUDY"),
         ({"resume_acros_code": True}, "did you mean 'resume_across_code'?"),
         ({"resume_across_code": True, "cores": 2}, "unknown key of --config 'cores'"),
         ({"resume_across_code": "yes"}, "should be true or false"),

@@ -32,7 +32,7 @@ def resumes(config: Mapping[str, Any]) -> bool:
     """
     for name in config:
         if name != RESUME:
-            elsewhere = "settings stand in params.yaml, and a study is named as the target: snakemake fashion"
+            elsewhere = "settings stand in params.yaml, and a study is named as the target: snakemake STUDY"
             raise UserError(f"{unknown('key of --config', name, [RESUME])}; {elsewhere}")
     value = str(config.get(RESUME, False)).lower()
     if value not in ("true", "false"):

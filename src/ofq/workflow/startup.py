@@ -131,7 +131,7 @@ class Startup:
         if internals.is_main(self._workflow) and (folders := unlisted(params, root / "dvc.yaml")):
             problem = f"dvc.yaml does not list {', '.join(folders)}"
             if "DVC_STAGE" in os.environ:
-                raise UserError(f"{problem}, and no experiment can change that; edit params.yaml, then {_ANEW}")
+                raise UserError(f"{problem}, and no experiment changes that; set it in params.yaml, then {_ANEW}")
             _log.warning(f"{problem}; {_ANEW}")
         arguments = internals.arguments(self._workflow)
         working = arguments is not None and not arguments.dryrun
@@ -167,9 +167,11 @@ class Startup:
 
     def _name_logs_of_failed_jobs(self) -> None:
         if failed := internals.logs_of_failed_jobs(self._workflow):
-            ends = [line for path in failed for line in Path(path).read_text(errors="replace").splitlines()[-1:]]
-            for line in dict.fromkeys(end for end in ends if end.startswith(_ERROR)):
-                print(line, file=sys.stderr)
+            logs = [path.read_text(errors="replace") for path in map(Path, failed) if path.is_file()]
+            ends = dict.fromkeys(log.splitlines()[-1] for log in logs if log)
+            for line in ends:
+                if line.startswith(_ERROR):
+                    print(line, file=sys.stderr)
             print(f"ofq: a job failed; what it printed stands in {', '.join(failed)}", file=sys.stderr)
 
 
