@@ -1,18 +1,22 @@
 """Where and how Snakemake is started: it runs the code of its own checkout, or says in one line why not."""
 
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from ofq.config.params import load
+from ofq.config.settings import Data
 from ofq.data.readers.fashion_mnist import FASHION_MNIST
+from ofq.data.sources import check_sources
 from ofq.environment import check_checkout
 from ofq.errors import UserError
 from ofq.workflow.checks import check_software, resumes
 from ofq.workflow.dvc_file import stages
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 
 MANIFEST = "results/digits/data/manifest.json"
 TEACHER = "results/digits/vit_micro/fp/teacher/seed0/metrics.json"
@@ -183,6 +187,30 @@ def test_data_that_are_not_there_are_told_when_their_study_is_planned(project: P
     assert project.plan("results/other/data/manifest.json") == {"data": 1}
 
 
+@pytest.mark.parametrize(
+    ("data", "missing"),
+    [
+        ({"name": "fashion-mnist"}, "data/fashion-mnist/train-images-idx3-ubyte.gz"),
+        ({"name": "cifar10"}, "data/cifar10/cifar-10-binary.tar.gz"),
+        ({"name": "cifar100", "root": "there"}, "there/cifar-100-binary.tar.gz"),
+        ({"name": "shapes:Shapes", "root": "nowhere"}, "nowhere"),
+        ({"name": "shapes:Shapes", "root": "there"}, None),
+        ({"name": "shapes:Shapes"}, None),
+        ({"name": "digits"}, None),
+    ],
+)
+def test_what_is_looked_for_is_what_a_data_set_is_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, str], missing: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    if missing is None:
+        check_sources("mine", Data(**data))
+    else:
+        with pytest.raises(UserError, match=re.escape(f"study mine: {missing} not found; ")):
+            check_sources("mine", Data(**data))
+
+
 def test_what_a_rule_meets_in_a_file_of_ones_own_is_one_line(project: Project) -> None:
     (project.root / "calm.py").write_text("import helper\nclass Calm:\n    pass\n")
     project.params["variants"]["lsq"]["remedy"] = {"name": "calm:Calm"}
@@ -208,32 +236,36 @@ def test_an_experiment_of_dvc_that_needs_other_stages_says_so(project: Project) 
         assert done.returncode == 0 and "ofq: warning: dvc.yaml does not list results/" in done.stderr
 
 
-FAKES = {
-    "missing": None,
-    "too old": '#!/bin/sh\n[ "$1" = --version ] && { echo Python 3.9.2; exit 0; }\nexit 1\n',
-    "without venv": '#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\n',
-}
+FAKE = """#!/bin/sh
+case "$*" in
+--version) echo Python 3.{minor}.2 ;;
+*ensurepip*) exit 1 ;;
+*) exec {python} -c "import sys; sys.version_info = type('', (), dict(minor={minor})); $2" ;;
+esac
+"""
 
 
 @pytest.mark.parametrize(
-    ("python", "target", "said"),
+    ("minor", "target", "said"),
     [
-        ("missing", "env", "Python 3.11 or newer is needed, and python3 is: "),
-        ("too old", "env", "Python 3.11 or newer is needed, and python3 is: Python 3.9.2; see docs/environments.md"),
-        ("too old", "clean", "Python 3.11 or newer is needed, and python3 is: Python 3.9.2; see docs/environments.md"),
-        ("without venv", "env", "python3 has no venv; on Debian and Ubuntu: sudo apt-get install python3-venv"),
+        (None, "env", "Python 3.11 to 3.14 is needed, and python3 is: "),
+        (None, "clean", "Python 3.11 or newer is needed, and python3 is: "),
+        (9, "env", "Python 3.11 to 3.14 is needed, and python3 is: Python 3.9.2; see docs/environments.md"),
+        (9, "clean", "Python 3.11 or newer is needed, and python3 is: Python 3.9.2; see docs/environments.md"),
+        (15, "env", "Python 3.11 to 3.14 is needed, and python3 is: Python 3.15.2; see docs/environments.md"),
+        (12, "env", "python3 has no venv; on Debian and Ubuntu: sudo apt-get install python3-venv"),
     ],
 )
-def test_make_says_which_python_it_needs(tmp_path: Path, python: str, target: str, said: str) -> None:
+def test_make_says_which_python_it_needs(tmp_path: Path, minor: int | None, target: str, said: str) -> None:
     project, programs = Project(tmp_path / "project"), tmp_path / "bin"
     programs.mkdir()
     for name in ("sh", "make", "touch"):
         (programs / name).symlink_to(shutil.which(name) or "")
-    if (script := FAKES[python]) is not None:
-        (programs / "python3").write_text(script)
+    if minor is not None:
+        (programs / "python3").write_text(FAKE.format(minor=minor, python=sys.executable))
         (programs / "python3").chmod(0o755)
     for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(Path(__file__).parents[2] / name, project.root)
+        shutil.copy(ROOT / name, project.root)
     (project.root / "envs/constraints.txt").touch()
     done = project.run("make", target, env={"PATH": str(programs)})
     assert done.returncode == 2 and not (project.root / ".venv").exists()
