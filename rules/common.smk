@@ -3,15 +3,25 @@
 import sys
 from pathlib import Path
 
+SOURCE = Path(workflow.basedir) / "src"
+
+
+def refuse(problem):
+    print(f"ofq: error: {problem}", file=sys.stderr)
+    sys.exit(2)
+
+
+if not (SOURCE / "ofq/__init__.py").is_file():
+    refuse(f"no package in {SOURCE / 'ofq'}; this checkout is not whole: get it anew with git")
+sys.path.insert(0, str(SOURCE))  # the package of this checkout, whichever one is installed
 try:
     from ofq.report.artefacts import ARTEFACTS, CLAIMS
     from ofq.workflow.internals import outputs
     from ofq.workflow.startup import Startup
-except ImportError as error:
-    if (error.name or "").split(".")[0] != "ofq":
-        raise
-    print("ofq: error: the package is not installed here; run: make env, then .venv/bin/snakemake", file=sys.stderr)
-    sys.exit(2)
+except ModuleNotFoundError as error:
+    if error.name.split(".")[0] == "ofq":
+        refuse(f"no module {error.name} in {SOURCE}; this checkout is not whole: get it anew with git")
+    refuse(f"{error.name} is not installed here; run: make env, then .venv/bin/snakemake")
 
 STARTUP = Startup(workflow, config)
 PLAN = STARTUP.plan

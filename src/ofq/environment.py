@@ -3,8 +3,9 @@
 import logging
 import os
 import sys
+from pathlib import Path
 
-from ofq.errors import unknown
+from ofq.errors import UserError, unknown
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -24,12 +25,42 @@ SETTINGS = "OFQ_SETTINGS"
 LOG_LEVEL = "OFQ_LOG_LEVEL"
 """How much of the progress is logged: ``debug``, ``info`` (default), ``warning`` or ``error``."""
 
+DRILL = "OFQ_DRILL"
+"""Marks the processes of a drill (``tools/drill``)."""
+
+GOLDEN = "OFQ_GOLDEN"
+"""Folder of other numeric fixtures, for ``tests/golden``."""
+
+_KNOWN = {UNDER_SNAKEMAKE, RESUME_ACROSS_CODE, WARM_SOCKET, SETTINGS, LOG_LEVEL, DRILL, GOLDEN}
+
+SOURCE = Path(__file__).resolve().parents[1]
+"""The folder that this package is imported from."""
+
 
 class _StandardError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print progress as it is, and warnings with the project's name in front, like errors."""
         name = "" if record.levelno < logging.WARNING else f"ofq: {record.levelname.lower()}: "
         print(f"{name}{self.format(record)}", file=sys.stderr, flush=True)
+
+
+def check_variables() -> None:
+    """Check that no variable of this project would do nothing, by its name or by its value.
+
+    Raises:
+        UserError: one would; names the nearest of those that people set, or the right values.
+    """
+    for name in sorted(os.environ):
+        if name.upper().startswith("OFQ_") and name not in _KNOWN:
+            raise unknown("environment variable", name, [LOG_LEVEL, RESUME_ACROSS_CODE])
+    if (value := os.environ.get(RESUME_ACROSS_CODE, "0")) not in ("0", "1"):
+        raise UserError(f"{RESUME_ACROSS_CODE} should be 1 or 0, not '{value}'")
+
+
+def check_checkout() -> None:
+    """Raise :class:`UserError` if this process works in a checkout and runs the package of another one."""
+    if Path("src/ofq/__init__.py").is_file() and not SOURCE.samefile("src"):
+        raise UserError(f"this is the package of {SOURCE}; for that of this checkout: PYTHONPATH=src python -m ofq ...")
 
 
 def configure_logging() -> None:

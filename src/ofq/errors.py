@@ -18,6 +18,7 @@ _MEND = {
     errno.ENAMETOOLONG: "choose a shorter name or directory",
     errno.ELOOP: "mend the symbolic links that lead in a circle",
 }
+_MOST_NAMES = 40  # of those that are known, in a message
 
 
 class UserError(Exception):
@@ -32,6 +33,14 @@ class UserError(Exception):
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+class Missing(UserError):
+    """A file that is not there, and that Snakemake is expected to make."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} does not exist; make it with: snakemake {path}")
+        self.path = path
+
+
 class Stopped(Exception):
     """The run was told to stop; its state is saved and the same command continues from it."""
 
@@ -44,15 +53,17 @@ class Stopped(Exception):
 
 def missing(path: Path) -> UserError:
     """Return the error for a file of the pipeline that does not exist yet."""
-    return UserError(f"{path} does not exist; make it with: snakemake {path}")
+    return Missing(path)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a name that does not exist, with the nearest right one or all of them."""
+    """Return the error for a name that does not exist, with the nearest right one or those that there are."""
     names = sorted(known)
     name = shortened(name)
     matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{matches[0]}'?" if matches else f"known: {', '.join(names) or 'none'}"
+    known = ", ".join(names[:_MOST_NAMES]) or "none"
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    hint = f"did you mean '{matches[0]}'?" if matches else f"known: {known}{more}"
     return UserError(f"unknown {kind} '{name}'; {hint}")
 
 

@@ -139,3 +139,22 @@ def test_a_job_for_the_warm_process_starts_without_reading_settings() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OFQ_LOGLEVEL", "info", "unknown environment variable 'OFQ_LOGLEVEL'; did you mean 'OFQ_LOG_LEVEL'?"),
+        ("OFQ_RESUME_ACROSS_COD", "1", "did you mean 'OFQ_RESUME_ACROSS_CODE'?"),
+        ("ofq_log_level", "info", "unknown environment variable 'ofq_log_level'; "),
+        ("OFQ_", "", "unknown environment variable 'OFQ_'; "),
+        ("OFQ_RESUME_ACROSS_CODE", "true", "OFQ_RESUME_ACROSS_CODE should be 1 or 0, not 'true'"),
+    ],
+)
+def test_a_variable_that_would_do_nothing_is_one_line(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert cli.main(["schema"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and said in shown.err and shown.err.count("\n") == 1

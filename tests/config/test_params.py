@@ -11,6 +11,7 @@ from ofq.config import params
 from ofq.config.grid import Grid, all_runs, check_run
 from ofq.config.quant_config import QuantConfig
 from ofq.config.resolve import QatConfig, RunConfig, resolve
+from ofq.config.timm_models import timm_models
 from ofq.errors import UserError
 from ofq.runs.paths import Run
 
@@ -269,3 +270,28 @@ def test_the_nearest_key_is_named_whatever_a_study_is_called() -> None:
     content["studies"]["models"] = content["studies"]["digits"] | {"sedes": [0]}
     with pytest.raises(ValueError, match="unknown key 'sedes'; did you mean 'seeds'"):
         params.Params.model_validate(content)
+
+
+def test_the_names_of_timms_models_are_those_of_its_registry() -> None:
+    import timm
+
+    assert timm_models() == set(timm.list_models())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "'augreg_in21k_ft_in1k' names pretrained weights, and teachers"),
+        ("deit_tiny_distilled_patch16_224.fb_in1k", "write deit_tiny_distilled_patch16_224"),
+        ("vit_tiny_patch16_224_in21k", "models.vit_micro.timm: unknown timm model 'vit_tiny_patch16_224_in21k'"),
+        ("vit_tini_patch16_224", "did you mean 'vit_tiny_patch16_224'?"),
+        ("hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "models.vit_micro.timm: unknown timm model"),
+        ("??", " and 1331 more"),
+    ],
+)
+def test_a_model_that_timm_does_not_have_or_has_trained_is_told_when_the_file_is_read(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        params.load(edited(tmp_path, "timm: vit_tiny_patch16_224", f"timm: '{name}'"))
+    assert said in str(error.value) and len(str(error.value)) < 2000

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ofq.environment import DRILL
 from ofq.runs.paths import Run
 from tests.conftest import ROOT
 from tests.tools.conftest import LSQ, OTHERS, STATSQ, finished
@@ -20,7 +21,7 @@ from tools.drill import __main__ as command_line
 from tools.drill.__main__ import drill
 from tools.drill.course import Course, GivenUp
 from tools.drill.plan import Kill, draw
-from tools.drill.processes import MARK, Processes
+from tools.drill.processes import Processes
 from tools.drill.study import PARAMS, Copy
 
 TINY: dict[str, Any] = {
@@ -77,7 +78,7 @@ class Fake(Copy):
 
     def start(self) -> "subprocess.Popen[bytes]":
         self.log.write_text("what it printed")
-        return subprocess.Popen(self.command, env=os.environ | {MARK: self.mark}, start_new_session=True)
+        return subprocess.Popen(self.command, env=os.environ | {DRILL: self.mark}, start_new_session=True)
 
 
 def course(tmp_path: Path, *command: str, kills: Sequence[Kill] = (), patience: float = 30.0) -> Course:

@@ -10,11 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ofq.environment import DRILL
 from ofq.runs.paths import Run
 from tests.tools.conftest import LSQ, STATSQ
 from tools.drill.course import victim_of
 from tools.drill.plan import Kill
-from tools.drill.processes import MARK, Process, Processes
+from tools.drill.processes import Process, Processes
 
 
 def sleeper(
@@ -23,7 +24,7 @@ def sleeper(
     """A process with a command line and a log like a job's."""
     path = tmp_path / log
     path.parent.mkdir(parents=True, exist_ok=True)
-    env = {name: value for name, value in os.environ.items() if name != MARK} | ({MARK: mark} if mark else {})
+    env = {name: value for name, value in os.environ.items() if name != DRILL} | ({DRILL: mark} if mark else {})
     module = tmp_path / "ofq.py"
     if not module.exists():  # written once: an earlier process may be about to read it
         module.write_text("import time; time.sleep(60)")
@@ -93,7 +94,7 @@ def test_no_signal_reaches_a_process_that_was_given_the_number_of_one_that_ended
 def test_an_orphan_is_still_ours(tmp_path: Path) -> None:
     processes = Processes(tmp_path, "mine")
     command = "import subprocess, sys; subprocess.Popen(['sleep', '60'], start_new_session=True)"
-    subprocess.run([sys.executable, "-c", command], env=os.environ | {MARK: "mine"}, check=True)
+    subprocess.run([sys.executable, "-c", command], env=os.environ | {DRILL: "mine"}, check=True)
     assert len(scanned(processes, 1, ours=False)) == 1
     processes.end()
     assert processes.scan() == []

@@ -14,10 +14,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from ofq.environment import DRILL
 from ofq.runs.paths import Run
-
-MARK = "OFQ_DRILL"
-"""Environment variable that the processes of a drill inherit."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Processes:
         except psutil.AccessDenied:  # another user's
             self._foreign.add(process)
             return False
-        if variables.get(MARK) == self._mark:
+        if variables.get(DRILL) == self._mark:
             self._own[process] = time.monotonic()
             return True
         if variables:  # a process that is just being started shows none for a moment

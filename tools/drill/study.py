@@ -10,10 +10,10 @@ from pathlib import Path
 from ofq.config.grid import Grid
 from ofq.config.params import load
 from ofq.config.resolve import resolve
+from ofq.environment import DRILL
 from ofq.runs import paths
 from ofq.runs.paths import RESULTS, STATE, Run
 from tools.drill.observe import RunFolder
-from tools.drill.processes import MARK
 from tools.scratch import copy_workflow, environment
 
 PARAMS = Path(__file__).with_name("params.yaml").read_text()
@@ -88,7 +88,7 @@ class Copy:
     @property
     def _environment(self) -> dict[str, str]:
         # Sockets of warm processes that were killed lie among the temporary files: they go with the copy.
-        return environment(self.root) | {MARK: self.mark, "TMPDIR": str(self.root.parent)}
+        return environment(self.root) | {DRILL: self.mark, "TMPDIR": str(self.root.parent)}
 
     def _ask(self, option: str) -> "subprocess.CompletedProcess[str]":
         """Run ``snakemake`` with an option that starts no job."""

@@ -5,7 +5,7 @@ import sys
 
 from ofq.cli.command import PROGRAM
 from ofq.cli.run import commands, fail, find, reader_gone, run
-from ofq.environment import WARM_SOCKET
+from ofq.environment import WARM_SOCKET, check_checkout
 from ofq.errors import UserError
 from ofq.workflow import warm
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the command and its arguments; None: those of this process.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    started, argv = argv is None, sys.argv[1:] if argv is None else argv
     if argv[:1] in (["-h"], ["--help"]):
         summaries = [f"  {name:<16}{command.summary}" for name, command in commands().items()]
         try:
@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
             return reader_gone()
         return 0
     try:
+        if started:
+            check_checkout()
         if not argv:
             raise UserError(f"which command? see: {PROGRAM} --help")
         command = find(argv[0])

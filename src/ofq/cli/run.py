@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Any
 
 from ofq.cli.command import PROGRAM, Command
-from ofq.environment import configure_logging
-from ofq.errors import Stopped, UserError, refused, unknown
+from ofq.environment import check_variables, configure_logging
+from ofq.errors import Missing, Stopped, UserError, refused, unknown
 
 INTERRUPTED = 128  # plus the signal's number, as shells count
 # How torch says it; what Python and numpy raise is a MemoryError.
@@ -42,8 +42,11 @@ def find(name: str) -> Command:
 def run(name: str, arguments: dict[str, Any]) -> int:
     """Run a command with parsed arguments in this process, and return the exit code."""
     try:
+        check_variables()
         configure_logging()
         find(name).function(**arguments)
+    except Missing as error:
+        return fail(_made_by(error))
     except UserError as error:
         return fail(str(error))
     except Stopped as error:
@@ -62,6 +65,17 @@ def run(name: str, arguments: dict[str, Any]) -> int:
             raise
         return fail("out of memory; run fewer jobs at once (snakemake --cores 1), or lower batch_size in params.yaml")
     return 0
+
+
+def _made_by(error: Missing) -> str:
+    """Return what to say about a missing file: how to make it, or that nothing makes it, and why."""
+    from ofq.workflow.targets import check_target, load_project
+
+    try:
+        check_target(load_project(), str(error.path))
+    except UserError as wrong:
+        return f"{error.path} does not exist, and nothing makes it: {wrong}"
+    return str(error)
 
 
 def reader_gone() -> int:

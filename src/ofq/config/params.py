@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from ofq.config.quant_config import Strict
 from ofq.config.settings import ModelSettings, Name, Recipe, Variant
 from ofq.config.studies import Group, Study, swept_names
+from ofq.config.timm_models import timm_models
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
 from ofq.runs.paths import EVERYTHING, PARAMS, TEACHER
@@ -123,8 +124,8 @@ def load(path: Path = PARAMS) -> Params:
     """Read and validate ``params.yaml``.
 
     Raises:
-        UserError: the file is missing, is not YAML, or holds an unknown key, a bad value or the name of a class that is
-            missing; names the place.
+        UserError: the file is missing, is not YAML, or holds an unknown key, a bad value or the name of a class or of a
+            timm model that is missing; names the place.
     """
     params = read_model(path, Params)
     named = {f"studies.{name}.data.name": study.data.entry for name, study in params.studies.items()}
@@ -135,6 +136,10 @@ def load(path: Path = PARAMS) -> Params:
     for place, entry in named.items():
         if wrong := problem(entry):
             raise UserError(f"{path}: {place}: {wrong}")
+    known = timm_models()
+    for name, model in params.models.items():
+        if known and model.timm not in known:
+            raise UserError(f"{path}: models.{name}.timm: {unknown('timm model', model.timm, known)}")
     return params
 
 

@@ -23,6 +23,7 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 _GIVEN_BY = {
     **dict.fromkeys(("img_size", "in_chans", "num_classes"), "the data"),
     **dict.fromkeys(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"), "training"),
+    **dict.fromkeys(("pretrained_strict", "pretrained_filter_fn", "pretrained_model_args", "cache_dir"), "training"),
 }
 
 
@@ -77,6 +78,14 @@ class ModelSettings(Strict):
     paper_model: Text | None = Field(
         None, description="the paper's model whose published numbers stand beside this one"
     )
+
+    @field_validator("timm")
+    @classmethod
+    def _without_weights(cls, name: str) -> str:
+        bare, dot, tag = name.partition(".")
+        if dot and bare.isidentifier():
+            raise ValueError(f"'{tag}' names pretrained weights, and teachers are trained from scratch; write {bare}")
+        return name
 
     @field_validator("arguments")
     @classmethod

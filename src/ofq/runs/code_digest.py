@@ -6,10 +6,15 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from ofq.errors import UserError
+
 PACKAGE = "ofq"
 APART = {
     **dict.fromkeys(
-        (f"ofq.config.{name}" for name in ("settings", "studies", "params", "grid", "resolve", "yaml_model")),
+        (
+            f"ofq.config.{name}"
+            for name in ("settings", "studies", "params", "grid", "resolve", "yaml_model", "timm_models")
+        ),
         "a run takes only its resolved settings from it, which Snakemake compares separately",
     ),
     "ofq.runs.paths": "names of files, which are the outputs of the rules",
@@ -69,11 +74,18 @@ def _closure(modules: Iterable[str]) -> set[str]:
 
 @cache
 def syntax_tree(module: str) -> ast.Module:
-    """Return what a module does, without its words: docstrings, arguments of errors, warnings and logs."""
+    """Return what a module does, without its words: docstrings, arguments of errors, warnings and logs.
+
+    Raises:
+        UserError: its file cannot be read or parsed.
+    """
     path = module_file(module)
     if path is None:
         raise ValueError(f"no module {module}")
-    tree = ast.parse(path.read_bytes(), filename=str(path))
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); mend it") from None
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             # Docstrings of modules, classes and functions, and those below constants.

@@ -161,8 +161,8 @@ def problem(entry: Entry) -> str | None:
         return f"no module '{entry.module}' here; it should be the file {place} beside params.yaml"
     try:
         classes = _classes(entry.module)
-    except (SyntaxError, ValueError, OSError) as error:
-        return f"{path} cannot be read ({error}); mend it"
+    except UserError as error:
+        return str(error)
     if entry.attribute not in classes:
         return f"{path} defines no class '{entry.attribute}'; it has {', '.join(classes) or 'none'}"
     base, name = _BASES.get(entry.kind, ("", ""))
@@ -196,6 +196,6 @@ def _arguments(module: str, attribute: str) -> tuple[str, ...]:
     """Return the names of the arguments of a class's own constructor; none where there is none to be read."""
     try:
         methods = _methods(_classes(module)[attribute]) if module_file(module) else []
-    except (SyntaxError, ValueError, OSError, KeyError):
+    except (UserError, KeyError):
         return ()
     return next((tuple(_names(method)[1:]) for method in methods if method.name == "__init__"), ())

@@ -27,7 +27,8 @@ _CODE = ["Snakefile", "rules", "report", "src/ofq"]
 def stages(params: Params) -> str:
     """Return the text of ``dvc.yaml``.
 
-    Snakemake decides what reruns; a stage's dependencies only say when to call it. Every output is ``persist: true``,
+    Snakemake decides what reruns; a stage's dependencies only say when to call it. The study's name is one of them, for
+    an experiment that sets another one would otherwise find nothing to do. Every output is ``persist: true``,
     because DVC would otherwise delete the finished runs before it calls Snakemake.
     """
     name = params.study
@@ -95,6 +96,6 @@ def _stage(command: str, inputs: list[str], params: list[str], outputs: list[str
     return {
         "cmd": command,
         "deps": [*_CODE, *inputs],
-        "params": params,
+        "params": ["study", *params],
         "outs": [{output: {"persist": True}} for output in outputs],
     }

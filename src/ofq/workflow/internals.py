@@ -11,14 +11,16 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from snakemake.api import SnakemakeApi
 from snakemake.cli import parse_args
 from snakemake.io import report
 from snakemake.jobs import Job
 from snakemake.logging import logger
 from snakemake.persistence import NO_PARAMS_CHANGE, PersistenceBase
 
+from ofq.errors import UserError
 from ofq.report.artefacts import Artefact
 
 _FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
@@ -31,11 +33,51 @@ def is_main(workflow: Any) -> bool:
 
 def arguments(workflow: Any) -> Namespace | None:
     """Return the arguments of the snakemake that a person started; None in the processes that it starts itself."""
-    if Path(sys.argv[0]).name != "snakemake" or not is_main(workflow):
+    program = Path(sys.argv[0])
+    by_module = program.parts[-2:] == ("snakemake", "__main__.py")
+    if not (program.name == "snakemake" or by_module) or not is_main(workflow):
         return None
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         parsed: Namespace = parse_args(sys.argv[1:])[1]
     return parsed
+
+
+def steps_named(arguments: Namespace) -> set[str]:
+    """Return the names of steps and targets that options other than the targets themselves hold."""
+    options = ("until", "omit_from", "forcerun", "prioritize", "allowed_rules")
+    return {str(name) for option in options for name in getattr(arguments, option) or ()}
+
+
+def software(workflow: Any) -> list[str]:
+    """Return the names of the methods by which software would be deployed for jobs, such as ``conda``."""
+    return [str(method) for method in workflow.deployment_settings.deployment_method]
+
+
+def end_by(end: Callable[[UserError], NoReturn]) -> None:
+    """Let a user's mistake that Snakemake meets in a function of a rule end the process in our way, not in a report."""
+    print_exception = SnakemakeApi.print_exception
+
+    def print_others(self: Any, error: Exception) -> None:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            end(cause)
+        print_exception(self, error)
+
+    SnakemakeApi.print_exception = print_others
+
+
+def after_planning(workflow: Any, check: Callable[[], None]) -> None:
+    """Let a check see the job graph of a real or a dry run before anything else does; it may end the process."""
+    build = workflow._build_dag
+
+    def build_and_check() -> None:
+        build()
+        if workflow.executor_plugin is not None and not workflow.touch:  # no picture or list of the graph
+            check()
+
+    workflow._build_dag = build_and_check
 
 
 def jobs_to_run(workflow: Any) -> Iterable[Any]:

@@ -4,13 +4,23 @@ import atexit
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from ofq.config.handover import hand_over
 from ofq.config.params import Params
 from ofq.config.resolve import keeping, resolve
-from ofq.environment import RESUME_ACROSS_CODE, SETTINGS, UNDER_SNAKEMAKE, configure_logging
+from ofq.data.sources import check_sources
+from ofq.environment import (
+    RESUME_ACROSS_CODE,
+    SETTINGS,
+    SOURCE,
+    UNDER_SNAKEMAKE,
+    check_variables,
+    configure_logging,
+)
 from ofq.errors import UserError, refused
 from ofq.report.claims.terms import load as load_claims
 from ofq.runs import locks, states
@@ -18,15 +28,18 @@ from ofq.runs.code_digest import code_digest
 from ofq.runs.paths import PARAMS, Run
 from ofq.tracking.mirror import warnings
 from ofq.workflow import internals
+from ofq.workflow.checks import RESUME, check_place, check_software, resumes
 from ofq.workflow.cost import summary
 from ofq.workflow.dvc_file import unlisted
 from ofq.workflow.plan import ENTRIES, Plan
-from ofq.workflow.targets import check_project, check_target, load_project, needs_claims
+from ofq.workflow.targets import check_project, check_step, check_target, load_project, needs_claims
 from ofq.workflow.warm import WarmProcess
 
 _log = logging.getLogger(__name__)
 
 _SNAKEMAKE = Path(".snakemake")
+_ERROR = "ofq: error: "
+_ANEW = "write it anew: python -m ofq stages > dvc.yaml"
 # In a study with `rerun_on_code: false`, what these rules have finished stays when the code changes.
 _KEPT = {"data", "teacher", "qat", "cga", "probe", "noise"}
 
@@ -45,30 +58,25 @@ class Startup:
     """
 
     def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
-        # Jobs run the `python` of this environment, whether or not it was activated.
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', os.defpath)}"
+        # Jobs run the `python` of this environment, whether or not it was activated, and the package that plans.
+        _first_in("PATH", Path(sys.executable).parent)
+        _first_in("PYTHONPATH", SOURCE)
         os.environ[UNDER_SNAKEMAKE] = "1"
         internals.shorten_reasons()
         internals.append_to_logs()
+        internals.end_by(_end)
         self._workflow = workflow
         self._warm = WarmProcess()
-        try:
+        with _one_line():
+            check_variables()
             configure_logging()
+            if resumes(config):
+                os.environ[RESUME_ACROSS_CODE] = "1"
             self.params = self._check()
-        except (UserError, OSError) as error:
-            problem = refused(error) if isinstance(error, OSError) else error
-            if problem is None:
-                raise
-            print(f"ofq: error: {problem}", file=sys.stderr)
-            sys.exit(2)
         internals.keep_finished(self._keeps)
-        if str(config.get("resume_across_code", "")).lower() == "true":
-            os.environ[RESUME_ACROSS_CODE] = "1"
         self.plan = Plan(self.params)
-        if internals.is_main(workflow) and (folders := unlisted(self.params, Path(workflow.basedir) / "dvc.yaml")):
-            _log.warning(
-                f"dvc.yaml does not list {', '.join(folders)}; write it anew: python -m ofq stages > dvc.yaml",
-            )
+        if internals.is_main(workflow):
+            internals.after_planning(workflow, self._check_plan)
 
     def on_start(self) -> None:
         """Hand the jobs their settings before the first one starts, and start the warm process for local ones."""
@@ -95,7 +103,7 @@ class Startup:
             _log.warning(warning)
 
     def on_error(self) -> None:
-        """Print after a failure, as the last line, where to read what went wrong.
+        """Print after a failure, as the last lines, what was refused and where to read what went wrong.
 
         States stay, even those of finished runs: Snakemake may have stopped before it recorded that they finished, and
         then runs them again.
@@ -111,15 +119,26 @@ class Startup:
             return None
         return (
             f"the code changed since {', '.join(changed)} stopped: a run starts from its first step, what was saved"
-            " stays in runs/; to go on from there: snakemake --config resume_across_code=true"
+            f" stays in runs/; to go on from there: snakemake --config {RESUME}=true"
         )
 
     def _check(self) -> Params:
         """Check all that can be checked before a job is planned, and return the parameters."""
-        params = load_project(Path(self._workflow.basedir) / PARAMS)
+        root = Path(self._workflow.basedir)
+        if internals.is_main(self._workflow):
+            check_place(root)
+            check_software(internals.software(self._workflow))
+        params = load_project(root / PARAMS)
+        if internals.is_main(self._workflow) and (folders := unlisted(params, root / "dvc.yaml")):
+            problem = f"dvc.yaml does not list {', '.join(folders)}"
+            if "DVC_STAGE" in os.environ:
+                raise UserError(f"{problem}, and no experiment changes that; set it in params.yaml, then {_ANEW}")
+            _log.warning(f"{problem}; {_ANEW}")
         arguments = internals.arguments(self._workflow)
         working = arguments is not None and not arguments.dryrun
         check_project(writing=working)
+        for name in sorted(internals.steps_named(arguments) if arguments else []):
+            check_step(params, name)
         for target in sorted(arguments.targets if arguments else []):
             check_target(params, target)
             if needs_claims(target):
@@ -127,6 +146,13 @@ class Startup:
         if working:
             self._lock = hold_project()
         return params
+
+    def _check_plan(self) -> None:
+        """Check what only the job graph tells: whether images that will be prepared can be read."""
+        with _one_line():
+            for job in internals.jobs_to_run(self._workflow):
+                if job.rule.name == "data":
+                    check_sources(job.wildcards.study, self.params.studies[job.wildcards.study].data)
 
     def _keeps(self, rule: str, study: str) -> bool:
         return rule in _KEPT and study in self.params.studies and not self.params.studies[study].rerun_on_code
@@ -142,7 +168,36 @@ class Startup:
 
     def _name_logs_of_failed_jobs(self) -> None:
         if failed := internals.logs_of_failed_jobs(self._workflow):
+            logs = [path.read_text(errors="replace") for path in map(Path, failed) if path.is_file()]
+            ends = dict.fromkeys(log.splitlines()[-1] for log in logs if log)
+            for line in ends:
+                if line.startswith(_ERROR):
+                    print(line, file=sys.stderr)
             print(f"ofq: a job failed; what it printed stands in {', '.join(failed)}", file=sys.stderr)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """End the process with one line and exit code 2 where something is refused."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        problem = refused(error) if isinstance(error, OSError) else error
+        if problem is None:
+            raise
+        _end(problem)
+
+
+def _end(problem: UserError) -> NoReturn:
+    print(f"{_ERROR}{problem}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _first_in(variable: str, folder: Path) -> None:
+    """Put a folder in front of the others of an environment variable, once."""
+    others = os.environ.get(variable, os.defpath if variable == "PATH" else "").split(os.pathsep)
+    kept = [other for other in others if other not in ("", str(folder))]
+    os.environ[variable] = os.pathsep.join([str(folder), *kept])
 
 
 def hold_project() -> IO[str]:

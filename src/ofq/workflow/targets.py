@@ -116,6 +116,14 @@ def check_target(params: Params, target: str) -> None:
         raise UserError(f"no step makes '{name}'; name a study or a file under {RESULTS}")
 
 
+def check_step(params: Params, name: str) -> None:
+    """Raise :class:`UserError` with the nearest right name if a name is neither that of a step nor a target."""
+    if "/" in name:
+        check_target(params, name)
+    elif name not in (known := {*named(params), *RULES}):
+        raise unknown("step or target", name, known)
+
+
 def needs_claims(target: str) -> bool:
     """Return whether a target makes verdicts, so that ``claims.yaml`` must be right before everything is trained."""
     return EVERYTHING in target or target.endswith(tuple(f"report/{name}" for name in CLAIMS.makes))
