@@ -7,6 +7,7 @@ process (:mod:`ofq.workflow.warm`) must start in an instant.
 import contextlib
 import os
 import re
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -56,12 +57,18 @@ def run(name: str, arguments: dict[str, Any]) -> int:
             return fail(str(problem))
         raise
     except KeyboardInterrupt:
-        return INTERRUPTED + 2
+        return interrupted()
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
             raise
         return fail("out of memory; run fewer jobs at once (snakemake --cores 1), or lower batch_size in params.yaml")
     return 0
+
+
+def interrupted() -> int:
+    """Say that Ctrl-C ended this process, and return the exit code."""
+    print("ofq: stopped by SIGINT; what was finished or saved is kept, the same command does the rest", file=sys.stderr)
+    return INTERRUPTED + signal.SIGINT
 
 
 def reader_gone() -> int:
