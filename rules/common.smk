@@ -12,6 +12,9 @@ except ImportError as error:
         raise
     print("ofq: error: the package is not installed here; run: make env, then .venv/bin/snakemake", file=sys.stderr)
     sys.exit(2)
+except KeyboardInterrupt:
+    print("ofq: stopped by SIGINT before anything was started", file=sys.stderr)
+    sys.exit(130)
 
 STARTUP = Startup(workflow, config)
 PLAN = STARTUP.plan

@@ -7,20 +7,27 @@ import contextlib
 import io
 import logging
 import re
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from snakemake.cli import parse_args
+from snakemake.exceptions import LockException, RuleException
+from snakemake.executors import local
 from snakemake.io import report
 from snakemake.jobs import Job
-from snakemake.logging import logger
+from snakemake.logging import ColorizingTextHandler, logger
 from snakemake.persistence import NO_PARAMS_CHANGE, PersistenceBase
+from snakemake.shell import shell
 
 from ofq.report.artefacts import Artefact
 
+_SHELLS = {"bash", "sh"}
 _FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
 
 
@@ -49,6 +56,25 @@ def logs_of_failed_jobs(workflow: Any) -> list[str]:
     return sorted({path for job in workflow.scheduler.failed for path in job.log})
 
 
+def job_processes() -> list[psutil.Process]:
+    """Return the processes of local jobs, without the shells that started them."""
+    with shell._lock:
+        shells = [process.pid for process in shell._processes.values()]
+    found = []
+    for pid in shells:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started = psutil.Process(pid)
+            found += [each for each in (started, *started.children(recursive=True)) if each.name() not in _SHELLS]
+    return found
+
+
+def end_terminal_output() -> None:
+    """Let Snakemake print nothing more: of jobs that were told to stop it says in many lines that they failed."""
+    for handler in logger.handlers:
+        if isinstance(handler, ColorizingTextHandler):
+            handler.addFilter(lambda record: False)
+
+
 def shorten_reasons() -> None:
     """Make the reason of a job name three files and count the others; a study's target has a thousand."""
     logger.addFilter(_shorten_reason)
@@ -62,6 +88,47 @@ def _shorten_reason(record: logging.LogRecord) -> bool:
 
 def _first_three(names: list[str]) -> str:
     return f"{', '.join(sorted(names)[:3])} and {len(names) - 3} more"
+
+
+def explain_locks() -> None:
+    """Say what to do where another Snakemake works on the same files; its own words recommend to remove its locks."""
+    logger.addFilter(_explain_lock)
+
+
+def _explain_lock(record: logging.LogRecord) -> bool:
+    if getattr(record, "exception", None) == LockException.__name__:
+        record.msg = (
+            "ofq: error: another snakemake makes some of these files; wait for it or end it, then start this one again"
+        )
+    return True
+
+
+def explain_deaths(explain: Callable[[str, Any], str]) -> None:
+    """Let the log of a job that a signal ended say so, unless the job could say it itself.
+
+    Args:
+        explain: returns what else is to be said, from the names of the job's rule and its wildcards.
+    """
+    run = local.run_wrapper
+
+    def run_and_explain(*arguments: Any) -> None:
+        job = signature(run).bind(*arguments).arguments
+        log = Path(job["log"][0])
+        before = log.stat().st_size if log.exists() else 0
+        try:
+            run(*arguments)
+        except RuleException as error:
+            code = getattr(error.__context__, "returncode", 0)
+            number = -code if code < 0 else code - 128  # of the shell itself, or of what it ran
+            last = log.read_bytes()[before:].splitlines()[-1:] if log.exists() else []
+            if number in list(signal.Signals) and not b"".join(last).startswith(b"ofq: "):
+                memory = ", often for want of memory" if number == signal.SIGKILL else ""
+                with log.open("a") as file:
+                    file.write(f"ofq: error: killed by {signal.Signals(number).name}{memory}")
+                    file.write(f"; {explain(job['job_rule'].name, job['wildcards'])}\n")
+            raise
+
+    local.run_wrapper = run_and_explain
 
 
 def keep_finished(keeps: Callable[[str, str], bool]) -> None:

@@ -21,6 +21,7 @@ from ofq.workflow import internals
 from ofq.workflow.cost import summary
 from ofq.workflow.dvc_file import unlisted
 from ofq.workflow.plan import ENTRIES, Plan
+from ofq.workflow.stopping import Stopping
 from ofq.workflow.targets import check_project, check_target, load_project, needs_claims
 from ofq.workflow.warm import WarmProcess
 
@@ -28,7 +29,8 @@ _log = logging.getLogger(__name__)
 
 _SNAKEMAKE = Path(".snakemake")
 # In a study with `rerun_on_code: false`, what these rules have finished stays when the code changes.
-_KEPT = {"data", "teacher", "qat", "cga", "probe", "noise"}
+_TRAINING = {"teacher", "qat", "cga"}
+_KEPT = {"data", *_TRAINING, "probe", "noise"}
 
 
 class Startup:
@@ -49,9 +51,14 @@ class Startup:
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', os.defpath)}"
         os.environ[UNDER_SNAKEMAKE] = "1"
         internals.shorten_reasons()
+        internals.explain_locks()
+        internals.explain_deaths(self._after_death)
         internals.append_to_logs()
         self._workflow = workflow
         self._warm = WarmProcess()
+        self._stopping = Stopping(workflow)
+        if internals.arguments(workflow):
+            self._stopping.listen(working=False)
         try:
             configure_logging()
             self.params = self._check()
@@ -79,8 +86,10 @@ class Startup:
         jobs = [job for job in internals.jobs_to_run(self._workflow) if hasattr(job.wildcards, "seed")]
         path = _SNAKEMAKE / f"ofq-settings-{os.getpid()}.json"
         hand_over(path, self.params, dict.fromkeys(self.plan.run(job.wildcards) for job in jobs))
+        self._trains = {self.plan.run(job.wildcards) for job in jobs if job.rule.name in _TRAINING}
         os.environ[SETTINGS] = str(path.resolve())
         atexit.register(path.unlink, missing_ok=True)
+        self._stopping.listen(working=True)
         if self._workflow.local_exec:
             self._warm.start()
 
@@ -89,18 +98,22 @@ class Startup:
         self._warm.stop()
         states.drop_finished()
         if self._warm.started:
-            print(summary(since=self._warm.started))
+            print(summary(sorted(self._trains), since=self._warm.started))
         for warning in warnings(self.params.studies):
             _log.warning(warning)
 
     def on_error(self) -> None:
-        """Print after a failure, as the last line, where to read what went wrong.
+        """Print after a failure, as the last line, where to read what went wrong, or how to go on after a stop.
 
         States stay, even those of finished runs: Snakemake may have stopped before it recorded that they finished, and
         then runs them again.
         """
         self._warm.stop()
-        atexit.register(self._name_logs_of_failed_jobs)  # Snakemake itself prints some lines after this
+        if self._stopping.signum:
+            self._stopping.note_saved(self._trains)
+        elif failed := internals.logs_of_failed_jobs(self._workflow):
+            text = f"ofq: a job failed; what it printed stands in {', '.join(failed)}"
+            atexit.register(print, text, file=sys.stderr)  # Snakemake itself prints some lines after this
 
     def left_behind(self) -> str | None:
         """Return a warning about unfinished runs that start from the first step because the code changed, or None."""
@@ -127,6 +140,15 @@ class Startup:
             self._lock = hold_project()
         return params
 
+    def _after_death(self, step: str, wildcards: Any) -> str:
+        """Return how a job goes on whose process was killed."""
+        aside = "" if step in _TRAINING else step
+        found = states.of_run(self.plan.run(wildcards).state(aside)) if hasattr(wildcards, "seed") else []
+        kept = (
+            f"step {found[-1].step} is kept, and snakemake goes on from there" if found else "snakemake begins it anew"
+        )
+        return f"{kept}; to run fewer jobs at once: snakemake --cores 1"
+
     def _keeps(self, rule: str, study: str) -> bool:
         return rule in _KEPT and study in self.params.studies and not self.params.studies[study].rerun_on_code
 
@@ -138,10 +160,6 @@ class Startup:
         across = keeping(self.params, run.study).across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
         code = code_digest(ENTRIES[config.phase], *config.modules)
         return config.canonical() == state.origin.settings and not across and code != state.origin.code
-
-    def _name_logs_of_failed_jobs(self) -> None:
-        if failed := internals.logs_of_failed_jobs(self._workflow):
-            print(f"ofq: a job failed; what it printed stands in {', '.join(failed)}", file=sys.stderr)
 
 
 def hold_project() -> IO[str]:
