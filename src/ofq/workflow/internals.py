@@ -6,6 +6,7 @@ The rest of the project uses only what Snakemake documents.
 import contextlib
 import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
-from snakemake.cli import parse_args
+from snakemake import cli
 from snakemake.exceptions import LockException, RuleException
 from snakemake.executors import local
 from snakemake.io import report
@@ -24,8 +25,11 @@ from snakemake.jobs import Job
 from snakemake.logging import ColorizingTextHandler, logger
 from snakemake.persistence import NO_PARAMS_CHANGE, PersistenceBase
 from snakemake.shell import shell
+from snakemake.utils import available_cpu_count
 
+from ofq.environment import LOCKS
 from ofq.report.artefacts import Artefact
+from ofq.workflow.limits import memory_mb, processors
 
 _SHELLS = {"bash", "sh"}
 _FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
@@ -41,8 +45,26 @@ def arguments(workflow: Any) -> Namespace | None:
     if Path(sys.argv[0]).name != "snakemake" or not is_main(workflow):
         return None
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        parsed: Namespace = parse_args(sys.argv[1:])[1]
+        # What it takes for `--cores all`.
+        cli.available_cpu_count = lambda: processors(available_cpu_count())
+        parsed: Namespace = cli.parse_args(sys.argv[1:])[1]
     return parsed
+
+
+def limit(workflow: Any, given: Namespace) -> None:
+    """Let local jobs use no more than there is: of memory unless its limit was given, of processors where all were.
+
+    Args:
+        workflow: Snakemake's.
+        given: the arguments of the snakemake that a person started.
+    """
+    if given.executor not in (None, "local"):
+        return
+    if "mem_mb" not in workflow.global_resources:
+        workflow.register_resource("mem_mb", memory_mb())
+    if given.cores is not None:
+        workflow.resource_settings.cores = given.cores
+        workflow.register_resource("_cores", given.cores)
 
 
 def jobs_to_run(workflow: Any) -> Iterable[Any]:
@@ -100,6 +122,8 @@ def _explain_lock(record: logging.LogRecord) -> bool:
         record.msg = (
             "ofq: error: another snakemake makes some of these files; wait for it or end it, then start this one again"
         )
+        if os.environ.get(LOCKS):  # then one that was killed is not noticed
+            record.msg += "; if there is none on any machine: snakemake --unlock"
     return True
 
 

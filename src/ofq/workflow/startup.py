@@ -57,8 +57,9 @@ class Startup:
         self._workflow = workflow
         self._warm = WarmProcess()
         self._stopping = Stopping(workflow)
-        if internals.arguments(workflow):
+        if given := internals.arguments(workflow):
             self._stopping.listen(working=False)
+            internals.limit(workflow, given)
         try:
             configure_logging()
             self.params = self._check()
