@@ -9,12 +9,14 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 from ofq.cli.command import PROGRAM, Command
 from ofq.environment import configure_logging
 from ofq.errors import Stopped, UserError, refused, unknown
+from ofq.workflow.warm import SIGNALS
 
 INTERRUPTED = 128  # plus the signal's number, as shells count
 # How torch says it; what Python and numpy raise is a MemoryError.
@@ -43,8 +45,9 @@ def find(name: str) -> Command:
 def run(name: str, arguments: dict[str, Any]) -> int:
     """Run a command with parsed arguments in this process, and return the exit code."""
     try:
-        configure_logging()
-        find(name).function(**arguments)
+        with _signals_end_in_order():
+            configure_logging()
+            find(name).function(**arguments)
     except UserError as error:
         return fail(str(error))
     except Stopped as error:
@@ -56,8 +59,8 @@ def run(name: str, arguments: dict[str, Any]) -> int:
         if problem := refused(error):
             return fail(str(problem))
         raise
-    except KeyboardInterrupt:
-        return interrupted()
+    except KeyboardInterrupt as error:
+        return interrupted(*error.args)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
             raise
@@ -65,10 +68,28 @@ def run(name: str, arguments: dict[str, Any]) -> int:
     return 0
 
 
-def interrupted() -> int:
-    """Say that Ctrl-C ended this process, and return the exit code."""
-    print("ofq: stopped by SIGINT; what was finished or saved is kept, the same command does the rest", file=sys.stderr)
-    return INTERRUPTED + signal.SIGINT
+def interrupted(signum: int = signal.SIGINT) -> int:
+    """Say that a signal ended this process, and return the exit code."""
+    name = signal.Signals(signum).name
+    print(f"ofq: stopped by {name}; what is finished or saved is kept, the same command does the rest", file=sys.stderr)
+    return INTERRUPTED + signum
+
+
+@contextlib.contextmanager
+def _signals_end_in_order() -> Iterator[None]:
+    """Let the other signals that stop a process do what Ctrl-C does, where they would end it without a word."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt(signum)
+
+    silent = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in silent:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in silent:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def reader_gone() -> int:
