@@ -81,12 +81,14 @@ def logs_of_failed_jobs(workflow: Any) -> list[str]:
 def job_processes() -> list[psutil.Process]:
     """Return the processes of local jobs, without the shells that started them."""
     with shell._lock:
-        shells = [process.pid for process in shell._processes.values()]
+        inside = {process.pid for process in shell._processes.values()}
     found = []
-    for pid in shells:
+    for process in psutil.Process().children(recursive=True):  # each after its parent
         with contextlib.suppress(psutil.NoSuchProcess):
-            started = psutil.Process(pid)
-            found += [each for each in (started, *started.children(recursive=True)) if each.name() not in _SHELLS]
+            if process.pid in inside or process.ppid() in inside:
+                inside.add(process.pid)
+                if process.name() not in _SHELLS:
+                    found.append(process)
     return found
 
 

@@ -20,6 +20,7 @@ from ofq.workflow import internals
 from ofq.workflow.warm import SIGNALS
 
 _TOGETHER = 0.3  # seconds in which the same request may come again, as when a whole group is told
+_OFTEN = 1.0  # seconds after which jobs that have started since are told
 _NAMED = 3  # runs
 
 
@@ -90,7 +91,7 @@ class Stopping:
         signum, told = 0, set[Any]()
         while True:
             with contextlib.suppress(queue.Empty):
-                signum, told = self._passed_on.get(timeout=_TOGETHER if signum else None), set()
+                signum, told = self._passed_on.get(timeout=_OFTEN if signum else None), set()
             for process in internals.job_processes():
                 if process not in told:
                     told.add(process)
