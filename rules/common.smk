@@ -22,6 +22,9 @@ except ModuleNotFoundError as error:
     if error.name.split(".")[0] == "ofq":
         refuse(f"no module {error.name} in {SOURCE}; this checkout is not whole: get it anew with git")
     refuse(f"{error.name} is not installed here; run: make env, then .venv/bin/snakemake")
+except KeyboardInterrupt:
+    print("ofq: stopped by SIGINT before anything was started", file=sys.stderr)
+    sys.exit(130)
 
 STARTUP = Startup(workflow, config)
 PLAN = STARTUP.plan

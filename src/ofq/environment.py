@@ -22,6 +22,9 @@ WARM_SOCKET = "OFQ_WARM_SOCKET"
 SETTINGS = "OFQ_SETTINGS"
 """File with the settings of Snakemake's jobs; without it they read ``params.yaml``."""
 
+LOCKS = "OFQ_LOCKS"
+"""Directory for the locks of runs, where the file system of the project has none."""
+
 LOG_LEVEL = "OFQ_LOG_LEVEL"
 """How much of the progress is logged: ``debug``, ``info`` (default), ``warning`` or ``error``."""
 

@@ -1,18 +1,24 @@
 """One trainer a run: the lock is the process's, and goes with it however it ends."""
 
+import errno
+import fcntl
 import json
 import os
 import re
 import signal
 import socket
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from ofq.cli import main as cli
 from ofq.errors import UserError
 from ofq.runs import locks, states
+from ofq.workflow.startup import hold_project
 from tests.reliability.conftest import run_of
 
 
@@ -101,16 +107,73 @@ def test_a_lock_file_that_is_removed_while_it_is_opened_admits_no_second_holder(
             pass
 
 
-def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(38, "Function not implemented")
+@pytest.fixture
+def without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory on a file system that has no locks."""
+    project = tmp_path / "project"
+    flock = fcntl.flock
 
+    def refuse(file: IO[str], operation: int) -> None:
+        if Path(file.name).resolve().is_relative_to(project):
+            raise OSError(errno.ENOLCK, "No locks available")
+        flock(file, operation)
+
+    project.mkdir()
+    monkeypatch.chdir(project)
     monkeypatch.setattr("fcntl.flock", refuse)
+    return project
+
+
+TAKEN: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "a run's": lambda: states.only_trainer(Path("runs/digits/vit_micro/w2a2/statsq/seed0"), patience=0),
+    "the project's": lambda: closing(hold_project()),
+}
+
+
+@pytest.mark.parametrize("lock", TAKEN)
+def test_a_file_system_without_locks_is_named_and_locks_may_lie_elsewhere(
+    without_locks: Path, lock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with (
-        pytest.raises(UserError, match=r"cannot be locked .*must lie on a file system with locks"),
-        locks.exclusive(tmp_path / "lock"),
+        pytest.raises(UserError, match=r"cannot be locked \(No locks available\); let OFQ_LOCKS name a dir"),
+        TAKEN[lock](),
     ):
         pass
+    monkeypatch.setenv("OFQ_LOCKS", str(tmp_path / "locks"))
+    with TAKEN[lock]():
+        assert len(list((tmp_path / "locks").iterdir())) == 1
+
+
+def test_locks_elsewhere_are_those_of_their_runs(
+    without_locks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFQ_LOCKS", str(tmp_path / "locks"))
+    pid = holder_in_child(Path("runs/a/lock"))
+    with (
+        pytest.raises(UserError, match=f"runs/a is being trained by process {pid} on"),
+        states.only_trainer(Path("runs/a"), patience=0),
+    ):
+        pass
+    (tmp_path / "link").symlink_to(without_locks)
+    with pytest.raises(locks.Held), locks.exclusive(tmp_path / "link/runs/a/lock"):
+        pass
+    with states.only_trainer(Path("runs/b"), patience=0):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with states.only_trainer(Path("runs/a"), patience=0):
+        pass
+
+
+def test_snakemakes_own_locks_stay_where_other_machines_cannot_be_seen(
+    without_locks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = without_locks / ".snakemake/locks/0.output.lock"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    monkeypatch.setenv("OFQ_LOCKS", str(tmp_path / "locks"))
+    with hold_project():
+        assert stale.exists(), "it may be another machine's"
 
 
 def test_two_settings_of_one_run_share_its_lock(here: Path) -> None:

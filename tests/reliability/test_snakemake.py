@@ -1,5 +1,6 @@
 """Snakemake, its jobs and their state: whoever is killed, one plain `snakemake` goes on and nothing is trained twice."""
 
+import contextlib
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import Project
@@ -38,11 +40,11 @@ def project(taught: Project) -> Iterator[Project]:
 
 
 def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
-    """Snakemake in a session of its own."""
+    """Snakemake in a session of its own, which hears Ctrl-C as in a terminal."""
     return subprocess.Popen(
         ["snakemake", METRICS, *arguments],
         cwd=project.root, env=project.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 
@@ -100,17 +102,35 @@ def test_a_live_snakemake_keeps_its_locks(project: Project) -> None:
     second = project.run("snakemake", METRICS)
     os.kill(child, signal.SIGCONT)
     assert second.returncode == 1
-    assert "Directory cannot be locked" in second.stdout + second.stderr
+    assert second.stderr.splitlines()[-1] == (
+        "ofq: error: another snakemake makes some of these files; wait for it or end it, then start this one again"
+    )
+    assert "unlock" not in second.stderr, "what would break the first"
     assert "its locks are removed" not in second.stderr
     output, _ = snakemake.communicate(timeout=120)
     assert snakemake.returncode == 0, output
 
 
-def test_a_killed_job_keeps_its_state_although_its_outputs_are_deleted(project: Project) -> None:
+def caller(project: Project) -> int:
+    """Process id of the job that snakemake started, for which the trainer works."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(project.root) and process.cmdline()[1:5] == ["-m", "ofq", "qat", RUN]:
+                return process.pid
+    raise AssertionError("no job runs")
+
+
+@pytest.mark.parametrize("killed", [trainer, caller])
+def test_a_killed_job_keeps_its_state_although_its_outputs_are_deleted(
+    project: Project, killed: Callable[[Project], int]
+) -> None:
     snakemake = start(project)
     wait_for(lambda: checkpoints(project))
-    os.kill(trainer(project), signal.SIGKILL)
+    os.kill(killed(project), signal.SIGKILL)
     output, _ = snakemake.communicate(timeout=120)
+    said = r"ofq: error: killed by SIGKILL, often for want of memory; step \d+ is kept, and snakemake goes on from there; .*"
+    assert re.fullmatch(said, log(project).splitlines()[-1])
+    assert log(project).splitlines()[-1] in output
     assert snakemake.returncode == 1 and f"a job failed; what it printed stands in {LOG}" in output
     assert checkpoints(project) and not (project.root / METRICS).exists()
     first = log(project)
@@ -131,15 +151,27 @@ def test_a_preempted_job_saves_ends_and_is_started_again(project: Project) -> No
     assert re.search(r"resumed after step [1-9]", log(project))
 
 
-def test_ctrl_c_stops_everything_and_plain_snakemake_goes_on(project: Project) -> None:
+# A terminal tells everybody, most else snakemake alone.
+@pytest.mark.parametrize(
+    ("send", "signum"),
+    [(os.killpg, signal.SIGINT), (os.killpg, signal.SIGHUP), (os.kill, signal.SIGINT), (os.kill, signal.SIGTERM)],
+)
+def test_a_signal_stops_everything_and_plain_snakemake_goes_on(
+    project: Project, send: Callable[[int, int], None], signum: signal.Signals
+) -> None:
     snakemake = start(project)
     wait_for(lambda: checkpoints(project))
     child = trainer(project)
-    os.killpg(snakemake.pid, signal.SIGINT)  # the terminal sends it to everybody
+    send(snakemake.pid, signum)
     output, _ = snakemake.communicate(timeout=120)
     assert snakemake.returncode != 0
-    wait_for(lambda: not alive(child))
-    assert "Traceback" not in output + log(project)
+    assert not alive(child), "no job outlives it"
+    assert "Traceback" not in output + log(project) and "Error" not in output
+    assert re.search(r"ofq: stopped by SIG\w+ after step [1-9]", log(project)), "it was not ended at once"
+    assert re.fullmatch(
+        rf"ofq: stopped by {signum.name}; saved: {RUN} \(step \d+\); go on with: snakemake {METRICS}",
+        output.splitlines()[-1],
+    )
     done = project.run("snakemake", METRICS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"resumed after step [1-9]", log(project))

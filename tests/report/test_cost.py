@@ -2,7 +2,7 @@
 
 from ofq.config.grid import all_runs
 from ofq.runs.files import write_json
-from ofq.workflow.cost import table
+from ofq.workflow.cost import summary, table
 from tests.report.conftest import Made
 
 
@@ -17,3 +17,12 @@ def test_costs_stand_by_step_and_by_grid_and_a_run_of_two_grids_counts_as_the_ma
     assert "| teacher | 2 | 20.0 | 300 |" in lines and "| lsq | 2 | 10.5 | 100 |" in lines
     assert "| digits | 2 | 30 | 0 | 0 |" in lines
     assert "| more | 6 | 82 | 4 | 52 |" in lines
+
+
+def test_a_snakemake_counts_what_it_trained_itself_and_not_what_another_trained_meanwhile(made: Made) -> None:
+    runs = all_runs(made(variants=["lsq"], seeds=[0, 1, 2]), "digits")
+    for run in runs:
+        write_json(run.files.info, {"run": str(run), "cpu_seconds": 1e-3, "peak_memory_mib": 100 * (1 + run.seed)})
+    assert summary([], since=0) == "No run was trained."
+    assert "Trained 1 runs in" in summary(runs[:1], since=0) and "0.10 GiB" in summary(runs[:1], since=0)
+    assert "Trained 2 runs in" in summary(runs[:2], since=0) and "0.20 GiB" in summary(runs[:2], since=0)

@@ -4,7 +4,7 @@ import os
 import sys
 
 from ofq.cli.command import PROGRAM
-from ofq.cli.run import commands, fail, find, reader_gone, run
+from ofq.cli.run import commands, fail, find, interrupted, reader_gone, run
 from ofq.environment import WARM_SOCKET, check_checkout
 from ofq.errors import UserError
 from ofq.workflow import warm
@@ -46,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return fail(str(error))
     if command.warm and (address := os.environ.get(WARM_SOCKET)):
-        code = warm.delegate(address, [command.name, arguments])
+        try:
+            code = warm.delegate(address, [command.name, arguments])
+        except KeyboardInterrupt:  # before it was forked
+            return interrupted()
         if code is not None:
             return code
     return run(command.name, arguments)

@@ -7,13 +7,16 @@ process (:mod:`ofq.workflow.warm`) must start in an instant.
 import contextlib
 import os
 import re
+import signal
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 from ofq.cli.command import PROGRAM, Command
 from ofq.environment import check_variables, configure_logging
 from ofq.errors import Missing, Stopped, UserError, refused, unknown
+from ofq.workflow.warm import SIGNALS
 
 INTERRUPTED = 128  # plus the signal's number, as shells count
 # How torch says it; what Python and numpy raise is a MemoryError.
@@ -42,9 +45,10 @@ def find(name: str) -> Command:
 def run(name: str, arguments: dict[str, Any]) -> int:
     """Run a command with parsed arguments in this process, and return the exit code."""
     try:
-        check_variables()
-        configure_logging()
-        find(name).function(**arguments)
+        with _signals_end_in_order():
+            check_variables()
+            configure_logging()
+            find(name).function(**arguments)
     except Missing as error:
         return fail(_made_by(error))
     except UserError as error:
@@ -58,8 +62,8 @@ def run(name: str, arguments: dict[str, Any]) -> int:
         if problem := refused(error):
             return fail(str(problem))
         raise
-    except KeyboardInterrupt:
-        return INTERRUPTED + 2
+    except KeyboardInterrupt as error:
+        return interrupted(*error.args)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
             raise
@@ -76,6 +80,30 @@ def _made_by(error: Missing) -> str:
     except UserError as wrong:
         return f"{error.path} does not exist, and nothing makes it: {wrong}"
     return str(error)
+
+
+def interrupted(signum: int = signal.SIGINT) -> int:
+    """Say that a signal ended this process, and return the exit code."""
+    name = signal.Signals(signum).name
+    print(f"ofq: stopped by {name}; what is finished or saved is kept, the same command does the rest", file=sys.stderr)
+    return INTERRUPTED + signum
+
+
+@contextlib.contextmanager
+def _signals_end_in_order() -> Iterator[None]:
+    """Let the other signals that stop a process do what Ctrl-C does, where they would end it without a word."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt(signum)
+
+    silent = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in silent:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in silent:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def reader_gone() -> int:

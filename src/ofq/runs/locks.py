@@ -1,8 +1,13 @@
-"""File locks that end with the process that holds them, however it ends, so that none is ever stale."""
+"""File locks that end with the process that holds them, however it ends, so that none is ever stale.
+
+Where the project's file system has none, as some disks of clusters, ``OFQ_LOCKS`` names a directory that has: on a disk
+of this machine it is seen by no process of another one.
+"""
 
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import os
 import socket
 import time
@@ -10,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from ofq.environment import LOCKS
 from ofq.errors import UserError
 from ofq.runs.files import make_directory
 
@@ -36,7 +42,7 @@ def exclusive(path: Path, *, patience: float = 0.0, taken: Callable[[str], Excep
     deadline = time.monotonic() + patience
     while (file := _acquire(path)) is None:
         if time.monotonic() >= deadline:
-            holder = _holder(path)
+            holder = _holder(_place(path))
             raise taken(holder) if taken else Held(f"{path} is held by {holder}")
         time.sleep(_POLL_SECONDS)
     with file:
@@ -47,36 +53,47 @@ def exclusive(path: Path, *, patience: float = 0.0, taken: Callable[[str], Excep
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            _place(path).unlink(missing_ok=True)
 
 
 def shared(path: Path) -> tuple[IO[str], bool]:
     """Hold a lock that other processes may share.
 
     Returns:
-        The file, which holds the lock until it is closed, and whether nobody else held it.
+        The file, which holds the lock until it is closed, and whether it is certain that nobody else held it.
 
     Raises:
         UserError: the file system has no locks.
     """
-    make_directory(path.parent)
-    file = path.open("a+")
+    file = _open(path)
     alone = _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     _flock(file, fcntl.LOCK_SH)
-    return file, alone
+    return file, alone and not os.environ.get(LOCKS)
+
+
+def _place(path: Path) -> Path:
+    """Return the file that is locked for a path: the path itself, unless locks lie elsewhere."""
+    elsewhere = os.environ.get(LOCKS)
+    if not elsewhere:
+        return path
+    return Path(elsewhere) / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}.lock"
+
+
+def _open(path: Path) -> IO[str]:
+    make_directory(_place(path).parent)
+    return _place(path).open("a+")
 
 
 def _acquire(path: Path) -> IO[str] | None:
     """Return the locked file, or None if another process holds it."""
-    make_directory(path.parent)
     while True:
-        file = path.open("a+")
+        file = _open(path)
         if not _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
             file.close()
             return None
         # The last holder may have removed the file between our opening and our locking it.
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if os.path.samestat(os.fstat(file.fileno()), _place(path).stat()):
                 return file
         file.close()
 
@@ -88,7 +105,8 @@ def _flock(file: IO[str], operation: int) -> bool:
         return False
     except OSError as error:
         raise UserError(
-            f"{file.name} cannot be locked ({error.strerror}); the project must lie on a file system with locks"
+            f"{file.name} cannot be locked ({error.strerror}); let {LOCKS} name a directory on a disk of this machine"
+            f" (trainers on other machines are then not noticed): export {LOCKS}=/tmp/ofq-locks"
         ) from None
     return True
 

@@ -21,7 +21,7 @@ from ofq.training.device import CPU, Device
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Job
 from ofq.training.optim import make_schedule
-from ofq.training.signals import deferred
+from ofq.training.signals import Stop
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +71,10 @@ def train(
         if state:
             _log.info("%s  resumed after step %d", job.label, first)
 
-    with deferred() as received:
+    stop = Stop(saved=first)
+    with stop.listening():
         for step in range(first + 1, recipe.steps + 1):
+            stop.doing = f"step {step} of {recipe.steps}, which is then saved"
             model.train()
             schedule.step_update(step - 1)
             with device.forward():
@@ -96,6 +98,7 @@ def train(
                     raise UserError(
                         f"{job.label}: the loss is {values['train/loss']} before step {step}; lower lr in params.yaml"
                     )
+                stop.doing = f"the evaluation after step {step}, which is then saved"
                 top1, val_loss = evaluate(model, job.data, device, rank)
                 if not math.isfinite(val_loss):
                     raise UserError(
@@ -116,11 +119,12 @@ def train(
                     )
                 loss_sum.zero_()
 
-            stop = rank.agreed(received[0] if received else 0)
+            signum = rank.agreed(stop.signum)
             if step == first + 1:
                 for hook in hooks:
                     _state(hook)  # what cannot be saved is told now, not when hours of training are to be kept
-            if rank.leads and (stop or step == recipe.steps or job.checkpoints.due()):
+            if rank.leads and (signum or step == recipe.steps or job.checkpoints.due()):
+                stop.doing = f"step {step} to be saved"
                 job.checkpoints.save(
                     step,
                     {
@@ -132,8 +136,11 @@ def train(
                         "events": job.events.text(),
                     },
                 )
-            if stop:
-                raise Stopped(stop, step)
+                stop.saved = step
+                if rank.count == 1:  # it may have come meanwhile; several processes agree after the next step
+                    signum = stop.signum
+            if signum:
+                raise Stopped(signum, step)
 
 
 def _term(hook: Hook, loss: Tensor, step: int) -> Tensor | None:

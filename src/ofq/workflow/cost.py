@@ -2,26 +2,27 @@
 
 import resource
 import time
+from collections.abc import Iterable
 
 import pandas as pd
 
 from ofq.config.grid import all_runs, grids
 from ofq.config.params import Params
 from ofq.runs.files import read_json
-from ofq.runs.paths import RESULTS, TEACHER, Run
+from ofq.runs.paths import TEACHER, Run
 
 
-def summary(*, since: float) -> str:
-    """Return wall time, CPU split and the largest job of what was trained since a time (seconds since the epoch).
+def summary(runs: Iterable[Run], *, since: float) -> str:
+    """Return wall time, CPU split and the largest job of what this process and its children trained.
 
     CPU seconds outside training (imports, planning, data, tables and figures) are those of this process and its ended
     children minus those that the runs counted themselves.
+
+    Args:
+        runs: that they trained; what other processes trained meanwhile is no part of it.
+        since: when the first began, in seconds since the epoch.
     """
-    infos = [
-        read_json(path)
-        for path in RESULTS.glob("*/*/*/*/seed*/run.json")
-        if path.stat().st_mtime >= since and Run.parse(str(path)) is not None
-    ]
+    infos = [read_json(run.files.info) for run in runs]
     if not infos:
         return "No run was trained."
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

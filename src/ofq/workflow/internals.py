@@ -6,23 +6,34 @@ The rest of the project uses only what Snakemake documents.
 import contextlib
 import io
 import logging
+import os
 import re
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
+from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil  # type: ignore[import-untyped]
+from snakemake import cli
 from snakemake.api import SnakemakeApi
-from snakemake.cli import parse_args
+from snakemake.exceptions import LockException, RuleException
+from snakemake.executors import local
 from snakemake.io import report
 from snakemake.jobs import Job
-from snakemake.logging import logger
+from snakemake.logging import ColorizingTextHandler, logger
 from snakemake.persistence import NO_PARAMS_CHANGE, PersistenceBase
+from snakemake.shell import shell
+from snakemake.utils import available_cpu_count
 
+from ofq.environment import LOCKS
 from ofq.errors import UserError
 from ofq.report.artefacts import Artefact
+from ofq.workflow.limits import memory_mb, processors
 
+_SHELLS = {"bash", "sh"}
 _FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
 
 
@@ -38,7 +49,9 @@ def arguments(workflow: Any) -> Namespace | None:
     if not (program.name == "snakemake" or by_module) or not is_main(workflow):
         return None
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        parsed: Namespace = parse_args(sys.argv[1:])[1]
+        # What it takes for `--cores all`.
+        cli.available_cpu_count = lambda: processors(available_cpu_count())
+        parsed: Namespace = cli.parse_args(sys.argv[1:])[1]
     return parsed
 
 
@@ -80,6 +93,22 @@ def after_planning(workflow: Any, check: Callable[[], None]) -> None:
     workflow._build_dag = build_and_check
 
 
+def limit(workflow: Any, given: Namespace) -> None:
+    """Let local jobs use no more than there is: of memory unless its limit was given, of processors where all were.
+
+    Args:
+        workflow: Snakemake's.
+        given: the arguments of the snakemake that a person started.
+    """
+    if given.executor not in (None, "local"):
+        return
+    if "mem_mb" not in workflow.global_resources:
+        workflow.register_resource("mem_mb", memory_mb())
+    if given.cores is not None:
+        workflow.resource_settings.cores = given.cores
+        workflow.register_resource("_cores", given.cores)
+
+
 def jobs_to_run(workflow: Any) -> Iterable[Any]:
     """Return the jobs that will run; the job graph must have been built."""
     jobs: Iterable[Any] = workflow.dag.needrun_jobs()
@@ -100,6 +129,27 @@ def start_jobs_at_once(workflow: Any) -> None:
     workflow.scheduler.job_rate_limiter = None
 
 
+def job_processes() -> list[psutil.Process]:
+    """Return the processes of local jobs, without the shells that started them."""
+    with shell._lock:
+        inside = {process.pid for process in shell._processes.values()}
+    found = []
+    for process in psutil.Process().children(recursive=True):  # each after its parent
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.pid in inside or process.ppid() in inside:
+                inside.add(process.pid)
+                if process.name() not in _SHELLS:
+                    found.append(process)
+    return found
+
+
+def end_terminal_output() -> None:
+    """Let Snakemake print nothing more: of jobs that were told to stop it says in many lines that they failed."""
+    for handler in logger.handlers:
+        if isinstance(handler, ColorizingTextHandler):
+            handler.addFilter(lambda record: False)
+
+
 def shorten_reasons() -> None:
     """Make the reason of a job name three files and count the others; a study's target has a thousand."""
     logger.addFilter(_shorten_reason)
@@ -113,6 +163,49 @@ def _shorten_reason(record: logging.LogRecord) -> bool:
 
 def _first_three(names: list[str]) -> str:
     return f"{', '.join(sorted(names)[:3])} and {len(names) - 3} more"
+
+
+def explain_locks() -> None:
+    """Say what to do where another Snakemake works on the same files; its own words recommend to remove its locks."""
+    logger.addFilter(_explain_lock)
+
+
+def _explain_lock(record: logging.LogRecord) -> bool:
+    if getattr(record, "exception", None) == LockException.__name__:
+        record.msg = (
+            "ofq: error: another snakemake makes some of these files; wait for it or end it, then start this one again"
+        )
+        if os.environ.get(LOCKS):  # then one that was killed is not noticed
+            record.msg += "; if there is none on any machine: snakemake --unlock"
+    return True
+
+
+def explain_deaths(explain: Callable[[str, Any], str]) -> None:
+    """Let the log of a job that a signal ended say so, unless the job could say it itself.
+
+    Args:
+        explain: returns what else is to be said, from the names of the job's rule and its wildcards.
+    """
+    run = local.run_wrapper
+
+    def run_and_explain(*arguments: Any) -> None:
+        job = signature(run).bind(*arguments).arguments
+        log = Path(job["log"][0])
+        before = log.stat().st_size if log.exists() else 0
+        try:
+            run(*arguments)
+        except RuleException as error:
+            code = getattr(error.__context__, "returncode", 0)
+            number = -code if code < 0 else code - 128  # of the shell itself, or of what it ran
+            last = log.read_bytes()[before:].splitlines()[-1:] if log.exists() else []
+            if number in list(signal.Signals) and not b"".join(last).startswith(b"ofq: "):
+                memory = ", often for want of memory" if number == signal.SIGKILL else ""
+                with log.open("a") as file:
+                    file.write(f"ofq: error: killed by {signal.Signals(number).name}{memory}")
+                    file.write(f"; {explain(job['job_rule'].name, job['wildcards'])}\n")
+            raise
+
+    local.run_wrapper = run_and_explain
 
 
 def keep_finished(keeps: Callable[[str, str], bool]) -> None:

@@ -32,6 +32,7 @@ from ofq.workflow.checks import RESUME, check_place, check_software, resumes
 from ofq.workflow.cost import summary
 from ofq.workflow.dvc_file import unlisted
 from ofq.workflow.plan import ENTRIES, Plan
+from ofq.workflow.stopping import Stopping
 from ofq.workflow.targets import check_project, check_step, check_target, load_project, needs_claims
 from ofq.workflow.warm import WarmProcess
 
@@ -41,7 +42,8 @@ _SNAKEMAKE = Path(".snakemake")
 _ERROR = "ofq: error: "
 _ANEW = "write it anew: python -m ofq stages > dvc.yaml"
 # In a study with `rerun_on_code: false`, what these rules have finished stays when the code changes.
-_KEPT = {"data", "teacher", "qat", "cga", "probe", "noise"}
+_TRAINING = {"teacher", "qat", "cga"}
+_KEPT = {"data", *_TRAINING, "probe", "noise"}
 
 
 class Startup:
@@ -63,10 +65,16 @@ class Startup:
         _first_in("PYTHONPATH", SOURCE)
         os.environ[UNDER_SNAKEMAKE] = "1"
         internals.shorten_reasons()
+        internals.explain_locks()
+        internals.explain_deaths(self._after_death)
         internals.append_to_logs()
         internals.end_by(_end)
         self._workflow = workflow
         self._warm = WarmProcess()
+        self._stopping = Stopping(workflow)
+        if given := internals.arguments(workflow):
+            self._stopping.listen(working=False)
+            internals.limit(workflow, given)
         with _one_line():
             check_variables()
             configure_logging()
@@ -87,8 +95,10 @@ class Startup:
         jobs = [job for job in internals.jobs_to_run(self._workflow) if hasattr(job.wildcards, "seed")]
         path = _SNAKEMAKE / f"ofq-settings-{os.getpid()}.json"
         hand_over(path, self.params, dict.fromkeys(self.plan.run(job.wildcards) for job in jobs))
+        self._trains = {self.plan.run(job.wildcards) for job in jobs if job.rule.name in _TRAINING}
         os.environ[SETTINGS] = str(path.resolve())
         atexit.register(path.unlink, missing_ok=True)
+        self._stopping.listen(working=True)
         if self._workflow.local_exec:
             internals.start_jobs_at_once(self._workflow)
             self._warm.start()
@@ -98,18 +108,21 @@ class Startup:
         self._warm.stop()
         states.drop_finished()
         if self._warm.started:
-            print(summary(since=self._warm.started))
+            print(summary(sorted(self._trains), since=self._warm.started))
         for warning in warnings(self.params.studies):
             _log.warning(warning)
 
     def on_error(self) -> None:
-        """Print after a failure, as the last lines, what was refused and where to read what went wrong.
+        """Print after a failure, as the last lines, what was refused and where to read it, or how to go on after a stop.
 
         States stay, even those of finished runs: Snakemake may have stopped before it recorded that they finished, and
         then runs them again.
         """
         self._warm.stop()
-        atexit.register(self._name_logs_of_failed_jobs)  # Snakemake itself prints some lines after this
+        if self._stopping.signum:
+            self._stopping.note_saved(self._trains)
+        else:
+            atexit.register(self._name_logs_of_failed_jobs)  # Snakemake itself prints some lines after this
 
     def left_behind(self) -> str | None:
         """Return a warning about unfinished runs that start from the first step because the code changed, or None."""
@@ -153,6 +166,15 @@ class Startup:
             for job in internals.jobs_to_run(self._workflow):
                 if job.rule.name == "data":
                     check_sources(job.wildcards.study, self.params.studies[job.wildcards.study].data)
+
+    def _after_death(self, step: str, wildcards: Any) -> str:
+        """Return how a job goes on whose process was killed."""
+        aside = "" if step in _TRAINING else step
+        found = states.of_run(self.plan.run(wildcards).state(aside)) if hasattr(wildcards, "seed") else []
+        kept = (
+            f"step {found[-1].step} is kept, and snakemake goes on from there" if found else "snakemake begins it anew"
+        )
+        return f"{kept}; to run fewer jobs at once: snakemake --cores 1"
 
     def _keeps(self, rule: str, study: str) -> bool:
         return rule in _KEPT and study in self.params.studies and not self.params.studies[study].rerun_on_code

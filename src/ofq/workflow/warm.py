@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,9 @@ def serve(address: str, run: Callable[..., int]) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a fork must find no running threads
     stopping: list[int] = []
     children: dict[int, tuple[int, socket.socket]] = {}  # process id and caller, by the caller's file descriptor
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children; they save and end
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heard:  # what a terminal sends reaches the children too; they save and end
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda signum, frame: stopping.append(signum))
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)  # only signals with a handler are written to the pipe
     signals, pipe = os.pipe2(os.O_NONBLOCK)
@@ -143,7 +145,7 @@ def serve(address: str, run: Callable[..., int]) -> None:
                     caller, _ = listener.accept()
                     for name in () if stopping else LIBRARIES:  # takes seconds; meanwhile SIGTERM may come
                         importlib.import_module(name)
-                    pid = _REFUSED if stopping else _fork(caller, run)
+                    pid = _REFUSED if stopping else _fork(caller, run, heard)
                     _send(caller, pid)
                     if pid != _REFUSED:
                         children[caller.fileno()] = pid, caller
@@ -168,8 +170,8 @@ def serve(address: str, run: Callable[..., int]) -> None:
                 Path(address).parent.rmdir()
 
 
-def _fork(caller: socket.socket, run: Callable[..., int]) -> int:
-    """Fork a child that runs the job of a caller, and return its process id."""
+def _fork(caller: socket.socket, run: Callable[..., int], heard: Iterable[signal.Signals]) -> int:
+    """Fork a child that runs the job of a caller and hears some signals, and return its process id."""
     server = os.getpid()
     # The child starts with the server's handlers; a signal that it got then would be lost.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -179,7 +181,7 @@ def _fork(caller: socket.socket, run: Callable[..., int]) -> int:
     code = 1
     try:
         signal.set_wakeup_fd(-1)
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):  # until the job runs, it simply ends
+        for signum in (*heard, signal.SIGTERM, signal.SIGCHLD):  # until the job runs, it simply ends
             signal.signal(signum, signal.SIG_DFL)
         _end_with(server)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -195,7 +197,8 @@ def _fork(caller: socket.socket, run: Callable[..., int]) -> int:
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.SIGINT in heard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         code = run(*request["job"])
     except BaseException:
         sys.excepthook(*sys.exc_info())
