@@ -18,6 +18,7 @@ from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.convert import quantize_model
 from ofq.runs.files import replacing
+from ofq.runs.published import check
 from ofq.training.job import Job, build_model
 from ofq.training.loop import evaluate
 from ofq.training.losses import Logits, distillation_loss
@@ -93,6 +94,7 @@ def _stored_output(job: Job[StudentConfig]) -> Callable[[Batch], Logits]:
         raise UserError(f"{path} is damaged ({error}); delete it and run snakemake again") from None
     if logits.shape != (job.data.count, job.data.classes):
         raise UserError(f"{path} belongs to other images; delete it and run snakemake again")
+    check(path)
     here = logits.to(job.device.where)
     return lambda batch: here[batch.indices]
 
@@ -121,4 +123,4 @@ def publish_student(
         with replacing(path) as temporary:
             frame.to_parquet(temporary, index=False)
     trainer = {"optimizer": optimizer.state_dict(), "recorder": recorder.state_dict()}
-    publish(job, student, {"top1": top1, "top1_best": best, "loss": loss, **measured}, trainer)
+    publish(job, student, {"top1": top1, "top1_best": best, "loss": loss, **measured}, list(records), trainer)

@@ -7,8 +7,10 @@ import pandas as pd
 
 from ofq.config.grid import all_runs, grids
 from ofq.config.params import Params
-from ofq.runs.files import read_json
 from ofq.runs.paths import RESULTS, TEACHER, Run
+from ofq.runs.published import read_info
+
+_NEEDED = ("cpu_seconds", "peak_memory_mib")
 
 
 def summary(*, since: float) -> str:
@@ -18,7 +20,7 @@ def summary(*, since: float) -> str:
     children minus those that the runs counted themselves.
     """
     infos = [
-        read_json(path)
+        read_info(path, "run", *_NEEDED)
         for path in RESULTS.glob("*/*/*/*/seed*/run.json")
         if path.stat().st_mtime >= since and Run.parse(str(path)) is not None
     ]
@@ -39,7 +41,7 @@ def table(params: Params, study: str) -> str:
     """Return Markdown tables of a study's and its groups' finished runs: by step, and by the target that makes them."""
     main, *others = grids(params, study)
     runs = all_runs(params, study)
-    infos = {run: read_json(run.files.info) for run in _with_sources(params, runs) if run.files.info.exists()}
+    infos = {run: read_info(run.files.info, *_NEEDED) for run in _with_sources(params, runs) if run.files.info.exists()}
     if not infos:
         return f"No run of study {study} is finished."
     steps = [TEACHER if run.full_precision else run.variant for run in infos]
