@@ -18,6 +18,8 @@ from ofq.runs.paths import STATE, Run
 
 _PATIENCE = 5.0  # seconds to wait for a trainer that was told to stop and is saving
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
+CHECKPOINT = f"checkpoint-{'[0-9]' * 9}"
+"""Pattern of the names of checkpoints, without the suffix; a copy by another name is a person's."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def drop_finished() -> None:
 def drop(directory: Path) -> None:
     """Remove one state, but nothing that a person put beside it."""
     # state.json goes first: without it nothing resumes from what is left of a half-removed state.
-    for pattern in ("state.json", "checkpoint-*", "events.jsonl"):
+    for pattern in ("state.json", f"{CHECKPOINT}.pt", f"{CHECKPOINT}.sha256", "events.jsonl"):
         for path in directory.glob(pattern):
             with contextlib.suppress(OSError):
                 path.unlink()
