@@ -2,7 +2,6 @@
 
 from ofq.config.params import Params
 from ofq.errors import UserError
-from ofq.runs.files import AGAIN
 from ofq.runs.paths import RESULTS, Run
 from ofq.runs.published import problems
 
@@ -33,4 +32,5 @@ def verify(params: Params, study: str | None) -> None:
         if wrong == []:
             print(f"ok      {run}")
     if bad:
-        raise UserError(f"{bad} problem{'s' if bad > 1 else ''} in the runs, each in a line above: {AGAIN}")
+        found_bad = f"{bad} problem{'s' if bad > 1 else ''} in the runs"
+        raise UserError(f"{found_bad}, each in a line above; delete what is named and run snakemake again")
