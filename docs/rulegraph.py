@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 IMAGES = Path(__file__).parent / "images"
-STEP, GAP = 1.35, 0.62  # inches between the middles of two columns, and of two boxes of a column
+STEP, GAP = 1.6, 0.62  # inches between the middles of two columns, and of two boxes of a column
 FILLS = {"data": "#e8e8e8", "teacher": "#cfe6f5", "qat": "#ffe3b0", "cga": "#ffe3b0"}
 REPORT = "#d5efe5"
 
@@ -52,11 +52,16 @@ def draw(edges: Edges) -> None:
     columns: dict[int, list[str]] = {}
     for rule in sorted({rule for edge in edges for rule in edge}):
         columns.setdefault(depth(rule, edges), []).append(rule)
-    places = {
-        rule: (x * STEP, ((len(rules) - 1) / 2 - i) * GAP)
-        for x, rules in columns.items()
-        for i, rule in enumerate(rules)
-    }
+    places: dict[str, tuple[float, float]] = {}
+
+    def height_before(rule: str) -> float:
+        """The mean height of the rules before it, beside which it is to stand."""
+        heights = [places[a][1] for a, b in edges if b == rule]
+        return sum(heights) / len(heights) if heights else 0.0
+
+    for x, rules in sorted(columns.items()):
+        for i, rule in enumerate(sorted(rules, key=height_before, reverse=True)):
+            places[rule] = (x * STEP, ((len(rules) - 1) / 2 - i) * GAP)
     height = GAP * max(map(len, columns.values()))
     plt.rcParams.update({"svg.hashsalt": "rulegraph", "svg.fonttype": "none"})
     figure = plt.figure(figsize=(STEP * len(columns), height), facecolor="white")

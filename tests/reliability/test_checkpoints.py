@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ofq.errors import UserError
-from ofq.runs import checkpoint, files
+from ofq.runs import checkpoint, files, states
 from ofq.runs.checkpoint import Checkpoints, Maker
 from tests.conftest import ROOT
 from tests.reliability.test_resume import in_child
@@ -49,6 +49,25 @@ def test_the_latest_two_are_kept_each_with_its_checksum(tmp_path: Path) -> None:
     assert names(tmp_path) == [f"checkpoint-0000000{step}.{end}" for step in (20, 30) for end in ("pt", "sha256")]
     done = subprocess.run(["sha256sum", "checkpoint-000000030.pt"], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.split()[0] == (tmp_path / "checkpoint-000000030.sha256").read_text()
+
+
+def test_a_persons_copy_of_a_checkpoint_stays_and_is_no_checkpoint(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    checkpoint.save(directory, 10, state(10))
+    for copy in ("checkpoint-000000010-mine.pt", "checkpoint-best.pt", "checkpoint-000000010.pt.bak"):
+        shutil.copy(directory / "checkpoint-000000010.pt", directory / copy)
+    for step in (20, 30, 40):
+        checkpoint.save(directory, step, state(step))
+    own = [f"checkpoint-0000000{step}.{end}" for step in (30, 40) for end in ("pt", "sha256")]
+    mine = ["checkpoint-000000010-mine.pt", "checkpoint-000000010.pt.bak", "checkpoint-best.pt"]
+    assert names(directory) == sorted([*own, *mine])
+    assert whole(checkpoint.load_latest(directory)) == 40
+    states.drop(directory)
+    assert names(directory) == mine
+    for name in mine:
+        (directory / name).unlink()
+    states.drop(directory)
+    assert not directory.exists()
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {

@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ofq.cli import main as cli
 from ofq.errors import UserError
@@ -117,3 +118,39 @@ def test_a_trainer_state_of_another_run_is_one_line(
     assert cli.main(["cga", str(run_of("statsq-cga"))]) == 2
     error = capsys.readouterr().err
     assert str(path) in error and "belongs to another" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "owner", "name"),
+    [
+        ("qat", "teacher", "model"),
+        ("qat", "teacher", "logits"),
+        ("cga", "statsq", "model"),
+        ("cga", "statsq", "trainer"),
+        ("noise", "statsq", "model"),
+        ("probe", "statsq", "model"),
+        ("probe", "statsq", "oscillation"),
+    ],
+)
+def test_a_file_that_was_changed_since_it_was_published_is_named(
+    kept: Callable[[Path], Path], capsys: pytest.CaptureFixture[str], step: str, owner: str, name: str
+) -> None:
+    """The file is whole and fits; only its numbers are others."""
+    path = kept(getattr(run_of(owner).files, name))
+    if name == "trainer":
+        state = checkpoint.load(path)
+        state["optimizer"]["param_groups"][0]["lr"] *= 2
+        torch.save(state, path)
+    elif name == "oscillation":
+        frame = pd.read_parquet(path)
+        frame.assign(share=frame["share"] + 1).to_parquet(path)
+    else:
+        tensors = load_file(path)
+        tensors[next(iter(tensors))] += 1
+        save_file(tensors, path)
+    run = run_of({"cga": "statsq-cga", "qat": "lsq"}.get(step, "statsq"))
+    before = {other: other.read_bytes() for other in run.files.root.glob("*")}
+    assert cli.main([step, str(run)]) == 2
+    error = capsys.readouterr().err
+    assert f"{path} was changed since it was published" in error and error.count("\n") == 1
+    assert {other: other.read_bytes() for other in run.files.root.glob("*")} == before

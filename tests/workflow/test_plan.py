@@ -3,17 +3,19 @@
 import json
 import logging
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ofq.config.grid import Grid
 from ofq.config.params import load
 from ofq.report.artefacts import ARTEFACTS, BY_NAME, page
 from ofq.runs.paths import Run
 from ofq.workflow import internals
 from ofq.workflow.plan import ENTRIES, Plan
-from ofq.workflow.targets import RULES, named
+from ofq.workflow.targets import RULES, named, not_remade
 from tests.conftest import ROOT
 
 PLAN = Plan(load(ROOT / "params.yaml"))
@@ -123,3 +125,24 @@ def test_a_reason_names_three_files_and_counts_the_others() -> None:
     record.reason = f"Missing output files: {', '.join(f'results/{name}' for name in 'edcba')}; Code has changed"
     assert internals._shorten_reason(record)
     assert record.reason == "Missing output files: results/a, results/b, results/c and 2 more; Code has changed"
+
+
+@pytest.mark.parametrize("name", ["claims.md", "tables/main.csv", "boundary-range/tables/boundary_range.md"])
+def test_a_part_that_is_there_without_its_runs_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Snakemake takes it for done, whoever made it."""
+    monkeypatch.chdir(tmp_path)
+    settings, target = load(ROOT / "params.yaml"), f"results/digits/report/{name}"
+    assert not_remade(settings, target) is None, "it will be made, with its runs"
+    Path(target).parent.mkdir(parents=True)
+    Path(target).touch()
+    said = not_remade(settings, target) or ""
+    assert said.startswith(f"{target} is there, and ") and "to have it made, delete it" in said
+    group = "boundary-range" if "boundary" in name else None
+    (artefact,) = (each for each in ARTEFACTS if name.removeprefix(f"{group}/") in each.makes)
+    for paths in artefact.needs(Grid(settings, "digits", group)).values():
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert not_remade(settings, target) is None

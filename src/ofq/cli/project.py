@@ -21,7 +21,7 @@ def data(study: str | None, verify: bool) -> None:
 
     --verify reads the prepared files again, and their sources where they are on this machine; it prints a line for each
     good file and for each problem, and ends with exit code 2 where there is one. Without STUDY: all studies that have
-    data.
+    data. For the files of runs there is `python -m ofq verify`.
 
     examples: python -m ofq data digits
               python -m ofq data --verify
@@ -39,6 +39,23 @@ def data(study: str | None, verify: bool) -> None:
     from ofq.data.prepare import prepare
 
     prepare(study, settings.data)
+
+
+@COMMANDS(("study", {"metavar": "STUDY", "nargs": "?", "help": "all studies that have runs where it is left out"}))
+def verify(study: str | None) -> None:
+    """Compare the files of finished runs with what the runs published.
+
+    Reads all files of the runs again and compares them with the digests (sha256) in their run.json, noise and probes
+    with those in themselves; writes nothing. Prints a line for each good run and for each problem, and ends with exit
+    code 2 where there is one. A run of an earlier version, whose run.json has no digests, is said to be unknown.
+    Tables, figures, claims and `why` compare what they read in the same way.
+
+    example: python -m ofq verify digits
+    """
+    from ofq.workflow.targets import load_project
+    from ofq.workflow.verify import verify as verify_runs
+
+    verify_runs(load_project(), study)
 
 
 @COMMANDS()
@@ -80,14 +97,19 @@ def why(file: str, bits: str | None, variant: str | None) -> None:
     """Say which runs, settings and versions a cell of a table, or a figure, comes from.
 
     FILE is a table (CSV) or figure (PNG, SVG) of a report. Prints the chosen rows and, for each run behind them, its
-    seed, settings, digests of code and inputs, versions, and its id in the MLflow store.
+    seed, settings, digests of code and inputs, versions, and its id in the MLflow store. Where the table is older than
+    the files of its runs, where these were changed by hand, and where the id is of another attempt, it ends with a line
+    that says so, and exit code 2.
 
     examples: python -m ofq why results/digits/report/tables/main.csv w2a2 statsq
               python -m ofq why results/digits/report/figures/accuracy.png
     """
-    from ofq.report.why import explain
+    from ofq.report.why import trace
 
-    print(explain(Path(file), bits, variant))
+    origin, stale = trace(Path(file), bits, variant)
+    print(origin)
+    if stale:
+        raise UserError("; ".join(stale))
 
 
 @COMMANDS(
@@ -112,8 +134,9 @@ def track(study: str | None, follow: bool, keep_going: bool) -> None:
     from ofq.tracking import mirror
     from ofq.workflow.targets import load_project
 
+    params = load_project()
     if study is not None:
-        load_project().study_named(study)
+        params.study_named(study)
     if follow:
         mirror.follow(study)
     else:
@@ -180,7 +203,7 @@ def clean(yes: bool) -> None:
 
     Lists what would go, with sizes, and asks. Goes: results of every study, logs, what Snakemake remembers, caches of
     the tools. Stays: results/reference, runs (states from which interrupted runs resume), the environment, the MLflow
-    store, DVC's cache, and everything else.
+    store, DVC's cache, and everything else, files of other origin among the results too.
 
     With --yes it does not ask, and removes runs too. It refuses while snakemake works here.
 

@@ -23,6 +23,7 @@ from ofq.quant.weights import block_weights
 from ofq.runs import states
 from ofq.runs.files import replacing
 from ofq.runs.paths import Run
+from ofq.runs.published import seal
 from ofq.training.job import Step, started
 from ofq.training.loop import evaluate
 from ofq.training.student import make_student
@@ -112,6 +113,7 @@ def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
             student = make_student(job)
             load_weights(student, run.files.model)
             frame = measure(student, job.data, seed=run.seed, trials=trials)
+            seal(frame, digests=job.digests)
             with replacing(run.files.noise) as temporary:
                 frame.to_parquet(temporary, index=False)
         finally:

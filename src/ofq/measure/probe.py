@@ -15,6 +15,7 @@ from ofq.oscillation.thresholds import lift
 from ofq.runs import states
 from ofq.runs.files import replacing, write_json
 from ofq.runs.paths import Run
+from ofq.runs.published import digests_of, read_frame, sealed
 from ofq.training.continued import hold_rate, last_state
 from ofq.training.job import Step, started
 from ofq.training.loop import train
@@ -65,6 +66,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
         window = window.model_copy(update={"remedy": None})
     with started(run, window, Step(__name__, inputs, aside="probe", order=_ORDER)) as job:
         student, optimizer, recorder = last_state(job, run)
+        before = read_frame(files.oscillation, ["step", "weights", *_COLUMNS])
         rate = optimizer.param_groups[0]["lr"]
         hold_rate(optimizer, rate)
         boundary, coupling = BoundaryObserver(recorder), CouplingObserver(student, recorder)
@@ -78,22 +80,20 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
             recorder.oscillation().to_parquet(temporary, index=False)
         end = _last(recorder.oscillation())
         groups = {str(group): _means(part) for group, part in end.groupby("group", sort=False)}
-        write_json(
-            summary,
-            {
-                "run": str(run),
-                "steps": steps,
-                "lr": rate,
-                "all": _means(end),
-                "groups": groups,
-                "at_the_end_of_the_run": _means(_last(pd.read_parquet(files.oscillation))),
-                "boundary": boundary.boundary(),
-                "band": boundary.band(),
-                "coupling": coupling.coupling(),
-                "coupling_codes": coupling.codes,
-                "digests": job.digests,
-            },
-        )
+        content = {
+            "run": str(run),
+            "steps": steps,
+            "lr": rate,
+            "all": _means(end),
+            "groups": groups,
+            "at_the_end_of_the_run": _means(_last(before)),
+            "boundary": boundary.boundary(),
+            "band": boundary.band(),
+            "coupling": coupling.coupling(),
+            "coupling_codes": coupling.codes,
+            "digests": {**job.digests, "outputs": digests_of([record])},
+        }
+        write_json(summary, sealed(content))
         states.drop(job.state.directory)
     print(_report(run, rate, steps, {**groups, "all": _means(end)}, coupling))
     print(f"written to {summary}")

@@ -8,13 +8,15 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from ofq.errors import UserError, missing
+from ofq.runs.published import check
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a model's safetensors file strictly; a file that is refused changes nothing.
 
     Raises:
-        UserError: the file is missing, damaged, belongs to another model, or holds a value that is not finite.
+        UserError: the file is missing, damaged, belongs to another model, holds a value that is not finite, or was
+            changed since its run published it.
     """
     try:
         content = load_file(path)
@@ -31,4 +33,5 @@ def load_weights(model: nn.Module, path: Path) -> None:
             raise UserError(f"{path} belongs to another model: {name} does not match")
         if not content[name].isfinite().all():
             raise UserError(f"{path} holds values in {name} that are not finite; delete it and run snakemake again")
+    check(path)
     model.load_state_dict(content)

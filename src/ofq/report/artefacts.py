@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ofq.config.grid import Grid, all_runs, grids, published
-from ofq.runs.paths import record_dir
+from ofq.runs.paths import record_dir, record_note
 
 TABLE = ("csv", "runs.json", "md", "tex", "html")
 FIGURE = ("png", "svg")
@@ -76,10 +76,16 @@ def files_of(grid: Grid) -> list[str]:
     return [name for artefact in ARTEFACTS if artefact.made(grid) for name in artefact.makes]
 
 
+def is_made(path: Path) -> bool:
+    """Return whether a path below a study's report is a file that a part makes, of the main grid or of a group."""
+    names = {name for artefact in ARTEFACTS for name in artefact.makes}
+    return path.as_posix() in names or Path(*path.parts[1:]).as_posix() in names
+
+
 def _record(grid: Grid) -> list[Path]:
-    """Return the committed main table, if there is one: the grid's is compared with it."""
-    record = record_dir(grid.directory) / "tables" / "main.csv"
-    return [record] if record.exists() else []
+    """Return the committed main table and the note of its record, if there are any: the grid's is compared with it."""
+    paths = record_dir(grid.directory) / "tables" / "main.csv", record_note(grid.study)
+    return [path for path in paths if path.exists()]
 
 
 def _records(grid: Grid) -> list[Path]:

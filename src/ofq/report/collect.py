@@ -1,6 +1,6 @@
 """Gather what a study's runs published into data frames."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,28 @@ import pandas as pd
 from ofq.config.grid import Grid
 from ofq.errors import UserError
 from ofq.oscillation.thresholds import SHARES
-from ofq.runs.files import read_json, reading
+from ofq.runs.files import AGAIN, read_json, reading
 from ofq.runs.paths import Run
+from ofq.runs.provenance import file_digest
+from ofq.runs.published import digest_of, read_frame, read_metrics
 
 MADE_FROM = "Made from the runs:"  # starts the description in the metadata of figures
+MARKED = "results sha256"  # in the metadata of figures: goes on with one mark of all their runs
 OFTEN = f"> {SHARES['share']:g}"  # the reversal frequency of a weight that oscillates, as captions say it
 KEYS = ["model", "bits", "variant"]
+# What every reader of a record needs, and what its tables and figures show beside that.
+_COLUMNS = {
+    "oscillation": ["step", "group", "weights"],
+    "weights": ["bin_left", "weights"],
+    "annealing": ["step", "layer", "scale"],
+    "noise": ["where", "top1", "train_loss"],
+}
+_SHOWN = {
+    "oscillation": ["share", "share_high", "reversals"],
+    "weights": [],
+    "annealing": ["free", "weights"],
+    "noise": ["range", "injected", "loss"],
+}
 
 
 def coordinates(run: Run) -> dict[str, str]:
@@ -22,13 +38,22 @@ def coordinates(run: Run) -> dict[str, str]:
     return {"run": str(run), "model": run.model, "bits": run.bits, "variant": run.variant}
 
 
-def metrics(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return one row for each run: its name, model, bits, variant, seed, and everything in its ``metrics.json``."""
+def metrics(runs: Sequence[Run], *further: str) -> pd.DataFrame:
+    """Return one row for each run: its name, model, bits, variant, seed, and everything in its ``metrics.json``.
+
+    Args:
+        runs: the runs whose metrics are read.
+        further: what must stand there beside accuracy and loss.
+
+    Raises:
+        UserError: a file is missing, damaged, lacks one of these, or was changed since it was published.
+    """
     rows = []
     for run in runs:
-        saved = read_json(run.files.metrics)
-        if not isinstance(saved, dict) or not all(isinstance(saved.get(key), int | float) for key in ("top1", "loss")):
-            raise UserError(f"{run.files.metrics} has no top1 and loss; delete it and run snakemake again")
+        path = run.files.metrics
+        saved = read_metrics(path, "top1", "loss")
+        if absent := [name for name in further if name not in saved]:
+            raise UserError(f"{path} has no {' and '.join(absent)}; {AGAIN}")
         rows.append(coordinates(run) | saved)
     return pd.DataFrame(rows)
 
@@ -43,18 +68,37 @@ def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
     Raises:
         UserError: a file is missing or damaged.
     """
-    frames = [read_record(getattr(run.files, file)).assign(**coordinates(run), seed=run.seed) for run in runs]
-    return pd.concat(frames, ignore_index=True)
+    paths = [getattr(run.files, file) for run in runs]
+    frames = [read_record(path, *_SHOWN[file]) for path in paths]
+    named = [frame.assign(**coordinates(run), seed=run.seed) for run, frame in zip(runs, frames, strict=True)]
+    return pd.concat(named, ignore_index=True)
 
 
-def read_record(path: Path) -> pd.DataFrame:
+def read_record(path: Path, *further: str) -> pd.DataFrame:
     """Return the content of one Parquet record.
 
+    Args:
+        path: the file.
+        further: columns that it must have beside those that every reader needs.
+
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, damaged, empty, lacks a column, or was changed since it was published.
     """
-    with reading(path):  # pyarrow's errors are ValueErrors
-        return pd.read_parquet(path)
+    return read_frame(path, [*_COLUMNS[path.stem], *further])
+
+
+def marks(names: Iterable[str]) -> dict[str, str]:
+    """Return by the names of runs what tells their results from those of another attempt; empty where there are none.
+
+    It is the beginning of the sha256 of ``metrics.json``.
+    """
+    paths = {name: run.files.metrics if (run := Run.parse(name)) else None for name in names}
+    return {name: file_digest(path)[:16] if path and path.exists() else "" for name, path in paths.items()}
+
+
+def mark(names: Sequence[str]) -> str:
+    """Return one mark of all the runs of a figure."""
+    return digest_of(" ".join(marks(names).values()))[:16]
 
 
 def only(data: pd.DataFrame, **values: str) -> pd.DataFrame:
@@ -124,10 +168,18 @@ def in_order(data: pd.DataFrame, grid: Grid) -> pd.DataFrame:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table that the report wrote; the column ``runs`` names the runs behind each row if they are known.
 
+    Its ``attrs`` are the :func:`marks` that these had when it was written, none in an older table.
+
     Raises:
         UserError: the file is missing, damaged, or not CSV.
     """
-    with reading(path, kind=" as CSV", ours=False):  # pandas' errors are ValueErrors
-        names = path.with_suffix(".runs.json")
+    with reading(path, kind=" as CSV", mend=""):  # pandas' errors are ValueErrors
         table = pd.read_csv(path)
-        return table.assign(runs=[" ".join(row) for row in read_json(names)]) if names.exists() else table
+    names = path.with_suffix(".runs.json")
+    if not names.exists():
+        return table
+    rows = read_json(names, list[list[str] | dict[str, str]], mend=f"delete it and {path}, and run snakemake again")
+    if len(rows) != len(table):
+        raise UserError(f"{names} names the runs of {len(rows)} rows, and {path} has {len(table)}; delete both")
+    table.attrs = {name: mark for row in rows if isinstance(row, dict) for name, mark in row.items()}
+    return table.assign(runs=[" ".join(row) for row in rows])

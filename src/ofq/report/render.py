@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ofq.report.collect import marks
 from ofq.runs.files import write_json, write_text
 
 _STYLE = (
@@ -61,7 +62,7 @@ def write_table(
         directory: of the four files.
         name: without a suffix.
         data: machine-readable, full precision; a column ``runs``, the names of the runs behind each row, goes to
-            ``name.runs.json``, one list a row.
+            ``name.runs.json``, one object a row, each with its mark.
         shown: the same for readers, by the titles of the columns.
         runs: behind each row of ``shown``, names separated by spaces; they stand in the HTML.
         caption: some sentences; Markdown.
@@ -71,7 +72,7 @@ def write_table(
     """
     write_text(directory / f"{name}.csv", data.drop(columns="runs", errors="ignore").to_csv(index=False))
     if "runs" in data:
-        write_json(directory / f"{name}.runs.json", [names.split() for names in data["runs"]])
+        write_json(directory / f"{name}.runs.json", [marks(names.split()) for names in data["runs"]])
     table = pd.DataFrame(shown).astype(str)
     write_text(directory / f"{name}.md", f"{markdown(table)}\n\n{caption}\n")
     write_text(directory / f"{name}.tex", _latex(table, caption))

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from ofq.report.collect import MADE_FROM
+from ofq.report.collect import MADE_FROM, MARKED, mark
 from ofq.runs.files import replacing
 
 WIDTH = 8.0  # inches; 800 pixels in the PNG at 100 dpi, doubled for sharp screens
@@ -58,7 +58,7 @@ def look(names: list[str]) -> dict[str, dict[str, str]]:
 
 
 def save(figure: Figure, directory: Path, name: str, runs: Iterable[str]) -> None:
-    """Write a figure as PNG and SVG, with the names of its runs in the metadata, and without dates.
+    """Write a figure as PNG and SVG, with the names of its runs and their mark in the metadata, and without dates.
 
     Args:
         figure: the figure; it is closed at the end.
@@ -66,13 +66,14 @@ def save(figure: Figure, directory: Path, name: str, runs: Iterable[str]) -> Non
         name: name of the files without a suffix.
         runs: names of the runs, in any order and number.
     """
-    write(figure, directory, name, f"{MADE_FROM} {' '.join(sorted(set(runs)))}")
+    names = sorted(set(runs))
+    write(figure, directory, name, f"{MADE_FROM} {' '.join(names)}", Identifier=f"{MARKED} {mark(names)}")
 
 
-def write(figure: Figure, directory: Path, name: str, description: str) -> None:
-    """Write a figure as :func:`save` does, with any description in the metadata."""
+def write(figure: Figure, directory: Path, name: str, description: str, **more: str) -> None:
+    """Write a figure as :func:`save` does, with any description and more in the metadata."""
     for suffix, unwanted in (("png", "Software"), ("svg", "Date")):
-        metadata = {unwanted: None, "Description": description}
+        metadata = {unwanted: None, "Description": description, **more}
         with replacing(directory / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, metadata=metadata)
     plt.close(figure)

@@ -15,6 +15,7 @@ import torch
 from ofq.errors import UserError, missing
 from ofq.runs.files import write_bytes, write_text
 from ofq.runs.provenance import file_digest
+from ofq.runs.states import CHECKPOINT
 
 _log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ def save(directory: Path, step: int, state: dict[str, Any]) -> None:
         _checksum(path).unlink(missing_ok=True)
         raise
     # A checkpoint of a later step can only be a damaged one that was skipped.
-    kept = sorted(other for other in directory.glob("checkpoint-*.pt") if other.name <= path.name)[-KEPT:]
-    for other in directory.glob("checkpoint-*"):
+    kept = sorted(other for other in directory.glob(f"{CHECKPOINT}.pt") if other.name <= path.name)[-KEPT:]
+    for other in (each for suffix in ("pt", "sha256") for each in directory.glob(f"{CHECKPOINT}.{suffix}")):
         if other.with_suffix(".pt") not in kept:
             other.unlink(missing_ok=True)
 
@@ -110,7 +111,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
 def load_latest(directory: Path) -> dict[str, Any] | None:
     """Return the newest undamaged checkpoint, or None if there is none; report and skip damaged ones."""
     damaged: list[Path] = []
-    for path in sorted(directory.glob("checkpoint-*.pt"), reverse=True):
+    for path in sorted(directory.glob(f"{CHECKPOINT}.pt"), reverse=True):
         with contextlib.suppress(OSError, UserError):
             if _checksum(path).read_text() == file_digest(path):
                 state = load(path)

@@ -21,6 +21,7 @@ APART = {
     "ofq.runs.files": "writes files whole or not at all, whatever they hold",
     "ofq.runs.locks": "says who holds a run",
     "ofq.runs.states": "says which saved state belongs to a run",
+    "ofq.runs.published": "says whether a file is still what its run published",
     "ofq.runs.provenance": "says what a number came from, in files that nobody compares",
     "ofq.runs.code_digest": "is this digest",
     "ofq.runs.registry": "says which file holds a class that a run names, and that file counts",
@@ -59,6 +60,11 @@ def module_file(module: str) -> Path | None:
     parts = module.split(".")
     base = _ROOT.joinpath(*parts[1:]) if parts[0] == PACKAGE else Path(*parts)
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def module_files(module: str) -> list[Path]:
+    """Return the files of a module and of what it imports, of the package or the working directory."""
+    return [path for name in sorted(_closure([module])) if (path := module_file(name))]
 
 
 def _closure(modules: Iterable[str]) -> set[str]:

@@ -6,12 +6,18 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
 
 from ofq.errors import UserError, missing, refused
 
-_UNFINISHED = ".tmp-"
+UNFINISHED = ".tmp-"
+"""How the name of a file begins that is being written."""
+AGAIN = "delete it and run snakemake again"
+"""How to mend a file that the pipeline made."""
 
 
 @contextlib.contextmanager
@@ -28,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         make_directory(path.parent)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{UNFINISHED}{path.stem}-", suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -58,8 +64,16 @@ def make_directory(path: Path) -> None:
 
 def remove_unfinished(directory: Path) -> None:
     """Remove the temporary files that a killed process left in a directory; no other process may be writing there."""
-    for path in directory.glob(f"{_UNFINISHED}*"):
+    for path in directory.glob(f"{UNFINISHED}*"):
         path.unlink(missing_ok=True)
+
+
+def remove_empty(directory: Path) -> None:
+    """Remove a directory and those below it as far as they hold nothing."""
+    for path in (*sorted(directory.rglob("*"), reverse=True), directory):
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -73,29 +87,54 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def as_json(content: Any) -> str:
+    """Return the text of a JSON file; numbers that JSON cannot hold (NaN, infinity) are an error."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all; numbers that JSON cannot hold (NaN, infinity) are an error."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write a JSON file as :func:`as_json` says, whole or not at all."""
+    write_text(path, as_json(content))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, form: Any = Any, *, mend: str = AGAIN) -> Any:
     """Read a JSON file.
 
+    Args:
+        path: the file.
+        form: the type that its content should have, for pydantic; nothing is converted.
+        mend: what to do where it cannot be read.
+
     Raises:
-        UserError: missing or damaged.
+        UserError: missing, damaged, or of another form.
     """
-    with reading(path):
-        return json.loads(path.read_text())
+    with reading(path, mend=mend):
+        content = json.loads(path.read_text(), parse_constant=_no_json)
+        try:
+            _checked_as(form).validate_python(content, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))) from None
+        return content
+
+
+@cache
+def _checked_as(form: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(form)
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 @contextlib.contextmanager
-def reading(path: Path, *, kind: str = "", ours: bool = True) -> Iterator[None]:
+def reading(path: Path, *, kind: str = "", mend: str = AGAIN) -> Iterator[None]:
     """Make what goes wrong in the body, which reads a file, an error of one line.
 
     Args:
         path: the file.
         kind: what it is read as, in words that go on "cannot be read".
-        ours: whether the pipeline made it, and makes it again where it is deleted.
+        mend: what to do; empty for a file that the pipeline did not make.
 
     Raises:
         UserError: missing or damaged, or there is no permission.
@@ -105,9 +144,8 @@ def reading(path: Path, *, kind: str = "", ours: bool = True) -> Iterator[None]:
     except FileNotFoundError:
         raise missing(path) from None
     except (ValueError, OSError, RecursionError) as error:
-        problem = refused(error, path, action="read") if ours and isinstance(error, OSError) else None
-        again = "; delete it and run snakemake again" if ours else ""
-        raise problem or UserError(f"{path} cannot be read{kind} ({error}){again}") from None
+        problem = refused(error, path, action="read") if mend and isinstance(error, OSError) else None
+        raise problem or UserError(f"{path} cannot be read{kind} ({error}){f'; {mend}' if mend else ''}") from None
 
 
 def _system_error(error: Exception) -> OSError:

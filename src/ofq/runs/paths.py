@@ -209,6 +209,11 @@ def report_dir(study: str, group: str | None = None) -> Path:
     return RESULTS / study / "report" / (group or "")
 
 
+def record_note(study: str) -> Path:
+    """Return the file that says what made a study's committed record."""
+    return REFERENCE / study / "record.json"
+
+
 def record_dir(report: Path) -> Path:
     """Return the place of a report's committed record: results/digits/report/controls -> reference/digits/controls."""
     study, _, *group = report.relative_to(RESULTS).parts

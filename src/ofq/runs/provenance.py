@@ -5,10 +5,12 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ofq.runs.code_digest import PACKAGE
+from ofq.runs.code_digest import PACKAGE, module_files
+from ofq.runs.paths import PARAMS
 
 
 def file_digest(path: Path) -> str:
@@ -17,10 +19,32 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def git_commit() -> str | None:
-    """Return the commit checked out in the project's root, or None outside a git checkout."""
+def git_state(modules: Sequence[str]) -> dict[str, Any]:
+    """Return the commit that is checked out in the project's root, and whether the files there are those of the commit.
+
+    A repository counts if the project is its root or if it has ``params.yaml``: an unpacked archive may lie in another.
+
+    Args:
+        modules: of a run's own classes; their files count even where git does not know them.
+
+    Returns:
+        ``git``, ``dirty`` and, where that is true, ``changed``: the files. Nothing outside a git checkout.
+    """
+    commit, root = _git("rev-parse", "HEAD"), _git("rev-parse", "--show-toplevel")
+    known = set((_git("ls-files", "-z", "--", "*.py", str(PARAMS)) or "").split("\0"))
+    if commit is None or root is None or not (Path(root).samefile(".") or str(PARAMS) in known):
+        return {}
+    here = Path.cwd()
+    own = [path.resolve() for path in (PARAMS, *(file for module in modules for file in module_files(module)))]
+    unknown = {str(path.relative_to(here)) for path in own if path.is_relative_to(here)} - known
+    changed = (_git("diff", "--name-only", "-z", "--relative", "HEAD") or "").split("\0")
+    files = sorted(unknown.union(filter(None, changed)))
+    return {"git": commit, "dirty": bool(files), **({"changed": files} if files else {})}
+
+
+def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     except OSError:  # no git
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -7,18 +7,19 @@ continued under another combination by accident. It is kept until the run's resu
 import contextlib
 import json
 import re
-import shutil
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ofq.errors import UserError
-from ofq.runs.files import make_directory, read_json, write_json
+from ofq.runs.files import make_directory, read_json, remove_empty, remove_unfinished, write_json
 from ofq.runs.locks import Held, exclusive
 from ofq.runs.paths import STATE, Run
 
 _PATIENCE = 5.0  # seconds to wait for a trainer that was told to stop and is saving
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
+CHECKPOINT = f"checkpoint-{'[0-9]' * 9}"
+"""Pattern of the names of checkpoints, without the suffix; a copy by another name is a person's."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,15 @@ def drop_finished() -> None:
 
 
 def drop(directory: Path) -> None:
-    """Remove one state."""
+    """Remove one state, but nothing that a person put beside it."""
     # state.json goes first: without it nothing resumes from what is left of a half-removed state.
-    (directory / "state.json").unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    for pattern in ("state.json", f"{CHECKPOINT}.pt", f"{CHECKPOINT}.sha256", "events.jsonl"):
+        for path in directory.glob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    with contextlib.suppress(OSError):
+        remove_unfinished(directory)
+    remove_empty(directory)
 
 
 def _runs() -> list[Run]:

@@ -6,14 +6,16 @@ A record comes from a run's event log and ``run.json`` alone, so that a mirror o
 import datetime
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ofq.errors import UserError, missing
-from ofq.runs.files import read_json
+from ofq.runs.files import AGAIN, reading
 from ofq.runs.paths import RESULTS, STATE, Run
+from ofq.runs.published import Info, check, read_info, read_metrics
 
 _BELOW_STUDY = "*/*/*/seed*"
 # In the end event these two are settings, not results.
@@ -30,7 +32,7 @@ class RunLog:
     run: Run
     key: str
     text: bytes
-    info: dict[str, Any] | None
+    info: Info | None
 
     @property
     def finished(self) -> bool:
@@ -40,7 +42,8 @@ class RunLog:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Everything in ``params.yaml`` that the run depends on."""
-        return dict(self._events(0)[0]["config"])
+        config: dict[str, Any] = self._events(0)[0].get("config", {})
+        return config
 
     @property
     def params(self) -> dict[str, str]:
@@ -64,6 +67,8 @@ class RunLog:
             tags["digest.inputs"] = digest(json.dumps(self.info["digests"]["inputs"], sort_keys=True).encode())
             if "git" in self.info:
                 tags["git"] = self.info["git"]
+            if "dirty" in self.info:
+                tags["git.dirty"] = json.dumps(self.info["dirty"])
         return tags
 
     def points(self, start: int) -> list[tuple[str, int, float]]:
@@ -90,11 +95,39 @@ class RunLog:
         finished = datetime.datetime.fromisoformat(self.info["finished"])
         return finished - datetime.timedelta(seconds=self.info["seconds"] * left)
 
+    def check(self) -> None:
+        """Look at every event and, of a finished run, at the files from which it is mirrored.
+
+        Raises:
+            UserError: one of them is damaged, not of the form that a run writes, or was changed since.
+        """
+        events = self._events(0)
+        steps = self.config.get("train", {}).get("steps") if isinstance(self.config, dict) else None
+        if events[0]["event"] != "start" or not isinstance(steps, int):
+            raise self._damaged("it does not begin with the settings of the run")
+        if self.info is not None:
+            with reading(self.run.files.info):
+                datetime.datetime.fromisoformat(self.info["finished"])
+            check(self.run.files.events)
+            read_metrics(self.run.files.metrics, "seed")
+
     def _events(self, start: int) -> list[dict[str, Any]]:
         try:
-            return [json.loads(line) for line in self.text[start:].splitlines()]
+            events = [json.loads(line) for line in self.text[start:].splitlines()]
         except ValueError:
-            raise UserError(f"the event log of {self.run} is damaged; delete it and run snakemake again") from None
+            raise self._damaged("a line is no JSON") from None
+        for event in events:
+            if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+                raise self._damaged("a line is no event")
+            if event["event"] == "step" and not isinstance(event.get("step"), int):
+                raise self._damaged("an event names no step")
+            for name, value in event.items() if event["event"] in ("step", "end") else ():
+                if name != "event" and not (isinstance(value, int | float) and math.isfinite(value)):
+                    raise self._damaged(f"{name} is {value!r}, no number")
+        return events
+
+    def _damaged(self, reason: str) -> UserError:
+        return UserError(f"the event log of {self.run} is damaged ({reason}); {AGAIN}")
 
 
 def digest(content: bytes) -> str:
@@ -107,31 +140,36 @@ def studies() -> list[str]:
     return sorted({run.study for run in (*_finished("*"), *_in_training("*"))})
 
 
-def find(study: str) -> list[RunLog]:
-    """Return one record for each run of a study, in order of the coordinates.
+def find(study: str) -> tuple[list[RunLog], list[UserError]]:
+    """Return one record for each run of a study, in order of the coordinates, and what is wrong with other runs.
 
     If a finished run is being trained again, the newer log counts.
-
-    Raises:
-        UserError: a file of a finished run is missing or damaged.
     """
     finished, training = _finished(study), _in_training(study)
-    records = []
+    records, wrong = [], []
     for run in sorted({*finished, *training}):
-        newest = max(training.get(run, []), key=_changed, default=None)
-        log = None
-        if newest is not None and (run not in finished or _changed(newest) > _changed(run.files.info)):
-            log = _read(run, newest.parent.name, newest, None)
-        if log is None and run in finished:
-            info = read_json(run.files.info)
-            if "state" not in info:
-                raise UserError(f"{run.files.info} was written by another version of ofq; run snakemake again")
-            log = _read(run, str(info["state"]), run.files.events, info)  # the name that its state had in training
-            if log is None:
-                raise missing(run.files.events)
-        if log is not None:
-            records.append(log)
-    return records
+        try:
+            log = _newest(run, training.get(run, []), finished=run in finished)
+            if log is not None:
+                log.check()
+                records.append(log)
+        except UserError as error:
+            wrong.append(error)
+    return records, wrong
+
+
+def _newest(run: Run, training: list[Path], *, finished: bool) -> RunLog | None:
+    newest = max(training, key=_changed, default=None)
+    newer = newest is not None and (not finished or _changed(newest) > _changed(run.files.info))
+    if newest is not None and newer and (log := _read(run, newest.parent.name, newest, None)):
+        return log
+    if not finished:
+        return None
+    info = read_info(run.files.info, "state", "finished", "seconds", "digests")
+    log = _read(run, info["state"], run.files.events, info)  # the name that its state had in training
+    if log is None:
+        raise missing(run.files.events)
+    return log
 
 
 def snapshot(study: str) -> list[tuple[str, float]]:
@@ -160,7 +198,7 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _read(run: Run, key: str, path: Path, info: dict[str, Any] | None) -> RunLog | None:
+def _read(run: Run, key: str, path: Path, info: Info | None) -> RunLog | None:
     """Return the record, or None if the log is gone or not begun."""
     try:
         text = path.read_bytes()

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from ofq.errors import UserError
-from ofq.runs.files import read_json, write_json
-from ofq.runs.paths import RESULTS, report_dir
+from ofq.runs.files import read_json, remove_empty, write_json
+from ofq.runs.paths import RESULTS, Run, report_dir
 from ofq.tracking import logs
 from ofq.tracking.logs import RunLog, digest
 from ofq.tracking.store import Store, StoreError
@@ -31,7 +33,18 @@ _log = logging.getLogger(__name__)
 _FORMAT = 1  # version of what is written for a run; a new number writes every run anew
 _MARK = "mirrored"  # tag: how much of a run's log is in the store; empty while the run is being written
 _BATCH = 1000  # metrics that MLflow takes in one call
+_MEND = "delete it and mirror the runs again: python -m ofq track"
 _INTERVAL = 5.0  # seconds between two looks at the logs
+
+
+class Stamp(TypedDict):
+    """What says which MLflow run each run of a study has; ``results`` tells the attempts of a run apart."""
+
+    store: str
+    runs: dict[str, str]
+    experiment: NotRequired[str]
+    results: NotRequired[dict[str, str]]
+    error: NotRequired[str]
 
 
 def stamp(study: str) -> Path:
@@ -39,9 +52,33 @@ def stamp(study: str) -> Path:
     return RESULTS / study / "mlflow.json"
 
 
+def read_stamp(study: str) -> Stamp | None:
+    """Return the content of a study's stamp, or None if there is none.
+
+    Raises:
+        UserError: it is damaged or of another form.
+    """
+    path = stamp(study)
+    content: Stamp | None = read_json(path, Stamp, mend=_MEND) if path.is_file() else None
+    return content
+
+
+def is_current(content: Stamp, run: Run) -> bool:
+    """Return whether the MLflow run of a finished run is of the attempt whose files there are, if it has one."""
+    if str(run) not in content["runs"]:
+        return True
+    if "results" not in content:  # of an earlier version
+        return stamp(run.study).stat().st_mtime >= run.files.info.stat().st_mtime
+    return content["results"].get(str(run)) == _results(run)
+
+
 def warnings(studies: Iterable[str]) -> list[str]:
-    """Return the errors in the studies' stamps of a store that could not be written."""
-    stamps = [read_json(stamp(study)) for study in studies if stamp(study).is_file()]
+    """Return the errors in the studies' stamps of a store that could not be written.
+
+    Raises:
+        UserError: a stamp is damaged or of another form.
+    """
+    stamps = [content for study in studies if (content := read_stamp(study))]
     return [content["error"] for content in stamps if "error" in content]
 
 
@@ -53,10 +90,12 @@ def track(study: str | None = None, *, keep_going: bool = False) -> None:
         keep_going: report a store that cannot be written as a warning and in the stamp, not as an error.
 
     Raises:
-        UserError: there are no runs, a log is damaged, or the store cannot be written.
+        UserError: there are no runs, the store cannot be written, or, once all others are mirrored, a run is damaged.
     """
-    records = {name: logs.find(name) for name in ([study] if study else logs.studies())}
-    if not any(records.values()):
+    found = {name: logs.find(name) for name in ([study] if study else logs.studies())}
+    records = {name: runs for name, (runs, _) in found.items() if runs}
+    wrong = [str(error) for _, errors in found.values() for error in errors]
+    if not records and not wrong:
         raise UserError(f"there are no runs{f' of study {study}' if study else ''} yet; make some with: snakemake")
     store = Store.chosen()
     try:
@@ -69,6 +108,11 @@ def track(study: str | None = None, *, keep_going: bool = False) -> None:
         _log.warning("%s", error)
         for name in records:
             write_json(stamp(name), {"store": str(store), "error": str(error), "runs": {}})
+    if wrong:
+        more = f"; and {len(wrong) - 1} more, each in a warning above" if len(wrong) > 1 else ""
+        for line in wrong[1:]:
+            _log.warning("%s", line)
+        raise UserError(f"not mirrored: {wrong[0]}{more}")
 
 
 def follow(study: str | None = None) -> None:
@@ -81,8 +125,11 @@ def follow(study: str | None = None) -> None:
                 try:
                     track(study)
                     seen = current
-                except UserError as error:
+                except StoreError as error:
                     _log.warning("%s", error)
+                except UserError as error:  # of a run's files, which may change
+                    _log.warning("%s", error)
+                    seen = current
             time.sleep(_INTERVAL)
 
 
@@ -105,14 +152,16 @@ class _Mirror:
             run, start = _continued(known, log)
             if run is None:
                 new, replaced = new + (not known), replaced + bool(known)
-                self._delete(known)
-                run = self.client.create_run(self.experiment, _milliseconds(log, 0, start), log.tags, log.run.label)
+                self._replace(known, [log.run.files.metrics.name, log.run.files.info.name])
+                tags = {**log.tags, _MARK: ""}
+                run = self.client.create_run(self.experiment, _milliseconds(log, 0, start), tags, log.run.label)
             if run.data.tags.get(_MARK) != _mark(log):
                 self._write(run, log, start)
             ids[str(log.run)] = run.info.run_id
         self._update_report(stored.get(f"{self.study}/report", []))
-        self._drop_artifacts()
-        write_json(stamp(self.study), {"store": str(self.store), "experiment": self.experiment, "runs": ids})
+        results = {str(log.run): _results(log.run) for log in self.runs if log.finished}
+        content = Stamp(store=str(self.store), experiment=self.experiment, runs=ids, results=results)
+        write_json(stamp(self.study), content)
         return (
             f"{self.study}: {len(ids)} runs in {self.store}, {new} of them new, {replaced} replaced; "
             f"to see them: {self.store.page(self.experiment)}"
@@ -133,19 +182,25 @@ class _Mirror:
         return str(existing.experiment_id)
 
     def _stored(self) -> dict[str, list["StoredRun"]]:
-        """Return the experiment's runs by their tag ``run``, those of other origin under the empty name."""
+        """Return the experiment's runs that were made here, by their tag ``run``."""
         runs: dict[str, list[StoredRun]] = {}
         token = None
         while token != "":
             page = self.client.search_runs([self.experiment], max_results=1000, page_token=token)
             for run in page:
-                runs.setdefault(run.data.tags.get("run", ""), []).append(run)
+                if _MARK in run.data.tags:
+                    runs.setdefault(run.data.tags.get("run", ""), []).append(run)
             token = page.token or ""
         return runs
 
-    def _delete(self, runs: list["StoredRun"]) -> None:
+    def _replace(self, runs: list["StoredRun"], names: Iterable[str]) -> None:
+        """Put runs into MLflow's trash, without those artifacts that another run gets in their place."""
         for run in runs:
             self.client.delete_run(run.info.run_id)
+            if folder := self.store.folder(run.info.artifact_uri):
+                for name in names:
+                    (folder / name).unlink(missing_ok=True)
+                remove_empty(folder.parent)
 
     def _write(self, run: "StoredRun", log: RunLog, start: int) -> None:
         """Log what is new. A writer that dies halfway leaves no mark, and the run is then written anew."""
@@ -172,9 +227,9 @@ class _Mirror:
         mark = f"{_FORMAT} {digest(content.encode())}"
         if not files or any(run.data.tags.get(_MARK) == mark for run in known):
             return
-        self._delete(known)
+        self._replace(known, files)
         modified = round(1000 * max(path.stat().st_mtime for path in files.values()))
-        tags = {"run": f"{self.study}/report", "study": self.study}
+        tags = {"run": f"{self.study}/report", "study": self.study, _MARK: ""}
         run = self.client.create_run(self.experiment, modified, tags, "report")
         self._attach(run, files)
         self.client.set_terminated(run.info.run_id, end_time=modified)
@@ -191,19 +246,16 @@ class _Mirror:
                 parent = str(Path(name).parent)
                 self.client.log_artifact(run.info.run_id, str(path), None if parent == "." else parent)
 
-    def _drop_artifacts(self) -> None:
-        """Remove the artifacts of runs that were replaced or belonged to an earlier store."""
-        root = self.store.folder(self.store.artifact_location(self.study) or "")
-        kept = {run.info.run_id for runs in self._stored().values() for run in runs}
-        for folder in root.glob("*") if root else ():
-            if folder.name not in kept:
-                shutil.rmtree(folder)
-
 
 def _mark(log: RunLog) -> str:
     """Return the mark of a mirrored run: format, length and digest of its log, digest of its results."""
-    end = digest(log.run.files.info.read_bytes() + log.run.files.metrics.read_bytes()) if log.finished else "-"
+    end = _results(log.run) if log.finished else "-"
     return f"{_FORMAT} {len(log.text)} {digest(log.text)} {end}"
+
+
+def _results(run: Run) -> str:
+    """Return what tells the results of a run from those of another attempt."""
+    return digest(run.files.info.read_bytes() + run.files.metrics.read_bytes())
 
 
 def _continued(known: list["StoredRun"], log: RunLog) -> tuple["StoredRun | None", int]:

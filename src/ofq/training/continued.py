@@ -9,6 +9,7 @@ from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.runs import checkpoint
 from ofq.runs.paths import Run
+from ofq.runs.published import check
 from ofq.training.job import Job
 from ofq.training.optim import make_optimizer
 from ofq.training.student import make_student
@@ -24,7 +25,7 @@ def last_state(job: Job[StudentConfig], run: Run) -> tuple[nn.Module, AdamW, Osc
         run: finished.
 
     Raises:
-        UserError: a file of the run is missing, damaged, or belongs to another model.
+        UserError: a file of the run is missing, damaged, changed, or belongs to another model.
     """
     student = make_student(job)
     load_weights(student, run.files.model)
@@ -38,6 +39,7 @@ def last_state(job: Job[StudentConfig], run: Run) -> tuple[nn.Module, AdamW, Osc
         student.load_state_dict(before.get("steps", {}), strict=False)
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{run.files.trainer} belongs to another run ({error}); make {run} anew") from None
+    check(run.files.trainer)
     recorder.restart_counts()
     return student, optimizer, recorder
 

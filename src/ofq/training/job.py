@@ -21,7 +21,7 @@ from ofq.runs.code_digest import code_digest
 from ofq.runs.events import EventLog
 from ofq.runs.files import remove_unfinished
 from ofq.runs.paths import Run, data_dir
-from ofq.runs.provenance import file_digest, versions
+from ofq.runs.provenance import file_digest, git_state, versions
 from ofq.training.device import CPU, Device
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.resume import state_to_continue
@@ -64,6 +64,7 @@ class Job(Generic[HeldConfig]):
         seed: of the order of the images.
         label: names it in progress lines.
         started: monotonic and processor time of its start, in seconds.
+        git: what was checked out at its start.
     """
 
     run: Run
@@ -78,6 +79,7 @@ class Job(Generic[HeldConfig]):
     seed: int
     label: str
     started: tuple[float, float]
+    git: dict[str, Any]
 
     @property
     def digests(self) -> dict[str, Any]:
@@ -141,6 +143,7 @@ def started(
             seed=config.seed + step.order,
             label=f"{run.label} {step.aside}".rstrip(),
             started=now,
+            git=git_state(config.modules),
         )
 
 

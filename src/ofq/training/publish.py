@@ -4,6 +4,8 @@ import datetime
 import os
 import resource
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
@@ -12,8 +14,9 @@ from torch import Tensor
 from ofq.config.resolve import RunConfig
 from ofq.environment import UNDER_SNAKEMAKE
 from ofq.runs import checkpoint, states
-from ofq.runs.files import write_bytes, write_json, write_text
-from ofq.runs.provenance import git_commit, machine, versions
+from ofq.runs.files import as_json, write_bytes, write_json, write_text
+from ofq.runs.provenance import machine, versions
+from ofq.runs.published import digest_of, digests_of
 from ofq.training.job import Job
 
 
@@ -21,6 +24,7 @@ def publish(
     job: Job[RunConfig],
     weights: dict[str, Tensor],
     metrics: dict[str, float],
+    records: Sequence[Path],
     trainer: dict[str, Any] | None = None,
     noted: dict[str, Any] | None = None,
 ) -> None:
@@ -30,6 +34,7 @@ def publish(
         job: the run.
         weights: state of the trained model, for ``model.safetensors``.
         metrics: deterministic results; seed and steps are added.
+        records: further files of the run, already written.
         trainer: optimizer, oscillation state and learned steps from which a later phase continues, if any.
         noted: entries for ``run.json``, beside those of every run.
     """
@@ -40,13 +45,15 @@ def publish(
     metrics = {**metrics, "seed": job.run.seed, "steps": job.config.train.steps}
     job.events.append("end", **metrics)
     write_text(files.events, job.events.text())
-    write_json(files.info, _info(job) | (noted or {}))
+    written = [files.model, files.events, *records, *([files.trainer] if trainer is not None else [])]
+    outputs = {**digests_of(written), files.metrics.name: digest_of(as_json(metrics))}
+    write_json(files.info, _info(job, outputs) | (noted or {}))
     write_json(files.metrics, metrics)
     if UNDER_SNAKEMAKE not in os.environ:
         states.drop(job.state.directory)
 
 
-def _info(job: Job[RunConfig]) -> dict[str, Any]:
+def _info(job: Job[RunConfig], outputs: dict[str, str]) -> dict[str, Any]:
     return {
         "run": str(job.run),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -58,10 +65,10 @@ def _info(job: Job[RunConfig]) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "config": job.config.shown(),
-        "digests": job.digests,
+        "digests": {**job.digests, "outputs": outputs},
         "state": job.state.directory.name,
         "rerun_on_code": job.keeping.rerun_on_code,
         "resume_across_code": job.keeping.resume_across_code,
         "history": job.checkpoints.history,
-        **({"git": commit} if (commit := git_commit()) else {}),
+        **job.git,
     }

@@ -20,6 +20,7 @@ from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.convert import quantize_model
 from ofq.quant.quantizers.lsq import STEP_FLOOR, learned_steps
 from ofq.runs.files import replacing
+from ofq.runs.published import check
 from ofq.training.job import Job, build_model
 from ofq.training.loop import evaluate
 from ofq.training.losses import Logits, distillation_loss
@@ -99,6 +100,7 @@ def _stored_output(job: Job[StudentConfig]) -> Callable[[Batch], Logits]:
         raise UserError(f"{path} holds values that are not finite; delete it and run snakemake again")
     if logits.shape != (job.data.count, job.data.classes):
         raise UserError(f"{path} belongs to other images; delete it and run snakemake again")
+    check(path)
     here = logits.to(job.device.where)
     return lambda batch: here[batch.indices]
 
@@ -142,4 +144,4 @@ def publish_student(
     # The weights are for whoever computes with them; who trains on needs the steps that the optimizer moved.
     weights = student.state_dict() | {name: scale.clamp_min(STEP_FLOOR) for name, scale in steps.items()}
     trainer = {"optimizer": optimizer.state_dict(), "recorder": recorder.state_dict(), "steps": steps}
-    publish(job, weights, metrics, trainer, {"steps_below_floor": low})
+    publish(job, weights, metrics, list(records), trainer, {"steps_below_floor": low})

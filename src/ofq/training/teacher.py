@@ -35,7 +35,7 @@ def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING) -> 
         if job.rank.leads:
             write_bytes(run.files.logits, save({"train": _outputs(job, model)}))
             top1, loss = evaluate(model, job.data, job.device)
-            publish(job, model.state_dict(), {"top1": top1, "loss": loss})
+            publish(job, model.state_dict(), {"top1": top1, "loss": loss}, [run.files.logits])
 
 
 def _loss(logits: Logits, labels: Tensor) -> Tensor:

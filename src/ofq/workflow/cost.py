@@ -8,8 +8,10 @@ import pandas as pd
 
 from ofq.config.grid import all_runs, grids
 from ofq.config.params import Params
-from ofq.runs.files import read_json
 from ofq.runs.paths import TEACHER, Run
+from ofq.runs.published import read_info
+
+_NEEDED = ("cpu_seconds", "peak_memory_mib")
 
 
 def summary(runs: Iterable[Run], *, since: float) -> str:
@@ -22,7 +24,7 @@ def summary(runs: Iterable[Run], *, since: float) -> str:
         runs: that they trained; what other processes trained meanwhile is no part of it.
         since: when the first began, in seconds since the epoch.
     """
-    infos = [read_json(run.files.info) for run in runs]
+    infos = [read_info(run.files.info, "run", *_NEEDED) for run in runs]
     if not infos:
         return "No run was trained."
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -40,7 +42,7 @@ def table(params: Params, study: str) -> str:
     """Return Markdown tables of a study's and its groups' finished runs: by step, and by the target that makes them."""
     main, *others = grids(params, study)
     runs = all_runs(params, study)
-    infos = {run: read_json(run.files.info) for run in _with_sources(params, runs) if run.files.info.exists()}
+    infos = {run: read_info(run.files.info, *_NEEDED) for run in _with_sources(params, runs) if run.files.info.exists()}
     if not infos:
         return f"No run of study {study} is finished."
     steps = [TEACHER if run.full_precision else run.variant for run in infos]

@@ -1,14 +1,19 @@
 """The committed record of our own run of a study."""
 
 import shutil
+from pathlib import Path
 
 from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.config.resolve import resolve
 from ofq.errors import UserError
-from ofq.runs.files import read_json, replacing, write_json
+from ofq.report.artefacts import is_made
+from ofq.report.record import settings_of, step_of
+from ofq.runs.files import replacing, write_json
 from ofq.runs.paths import REFERENCE, report_dir
+from ofq.runs.published import problems, read_info
 
+_NOTED = ("finished", "machine", "device", "threads", "versions", "config", "digests", "cpu_seconds")
 _OF_GROUPS = {".csv", ".json", ".md", ".png"}
 
 
@@ -16,11 +21,12 @@ def record(params: Params, study: str) -> None:
     """Copy a finished study's tables, figures and claims to ``results/reference/<study>``; write how they were made.
 
     Each finished group gets a folder, with CSV, JSON, Markdown and PNG. Other groups of an earlier record stay, and so
-    do its claims if there are no new ones. ``record.json`` lists these under ``kept``, and names seeds, versions,
-    machine, threads and code digests.
+    do its claims if there are no new ones, and what a person put there. ``record.json`` lists the former under
+    ``kept``, and names seeds, versions, machine, threads, code digests and a digest of the settings of each run.
 
     Raises:
-        UserError: a run or the report is missing, or the runs were made by different code or versions.
+        UserError: a run or the report is missing or a file was changed, or the runs were made by different code or
+            versions.
     """
     spec = params.study_named(study)
     report = report_dir(study)
@@ -29,11 +35,13 @@ def record(params: Params, study: str) -> None:
     groups = [group for group in spec.groups if (report_dir(study, group) / "tables").is_dir()]
     recorded = [Grid(params, study), *(Grid(params, study, group) for group in groups)]
     runs = list(dict.fromkeys(run for grid in recorded for run in grid.runs))
-    infos = [read_json(run.files.info) for run in runs]
+    infos = [read_info(run.files.info, *_NOTED) for run in runs]
+    if wrong := [error for run in runs for error in problems(run.files.root, large=False) or ()]:
+        raise wrong[0]
     steps: dict[str, set[str]] = {}
     for run, info in zip(runs, infos, strict=True):
         config = resolve(params, run)  # other quantizers and remedies are other code
-        steps.setdefault(" ".join([config.phase, *config.modules]), set()).add(info["digests"]["code"])
+        steps.setdefault(step_of(config), set()).add(info["digests"]["code"])
     mixed = [step for step, digests in steps.items() if len(digests) > 1]
     if mixed or len({str(info["versions"]) for info in infos}) > 1:
         raise UserError(f"the runs of {study} were made by different code or versions; run snakemake {study} again")
@@ -48,10 +56,12 @@ def record(params: Params, study: str) -> None:
         "threads": infos[0]["threads"],
         "versions": infos[0]["versions"],
         "code": {step: digests.pop() for step, digests in steps.items()},
+        "settings": {str(run): settings_of(info) for run, info in zip(runs, infos, strict=True)},
         "cpu_seconds": round(sum(info["cpu_seconds"] for info in infos)),
     }
     # The old record is removed only when the new one is complete.
     target, new, old = REFERENCE / study, REFERENCE / f".{study}-new", REFERENCE / f".{study}-old"
+    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
     try:
         for path in sorted(report.rglob("*.*")):
             # Agreement with the record that is being replaced says nothing. For groups, a repository does not need
@@ -66,6 +76,11 @@ def record(params: Params, study: str) -> None:
         for name in kept:
             copy = shutil.copytree if (target / name).is_dir() else shutil.copyfile
             copy(target / name, new / name)
+        for path in sorted(target.rglob("*")):  # what a person put beside the record
+            own = path.relative_to(target)
+            if path.is_file() and own != Path("record.json") and not is_made(own) and not (new / own).exists():
+                with replacing(new / own) as temporary:
+                    shutil.copyfile(path, temporary)
         write_json(new / "record.json", description | {"kept": kept})
         if target.exists():
             target.rename(old)

@@ -33,7 +33,14 @@ from ofq.workflow.cost import summary
 from ofq.workflow.dvc_file import unlisted
 from ofq.workflow.plan import ENTRIES, Plan
 from ofq.workflow.stopping import Stopping
-from ofq.workflow.targets import check_project, check_step, check_target, load_project, needs_claims
+from ofq.workflow.targets import (
+    check_project,
+    check_step,
+    check_target,
+    load_project,
+    needs_claims,
+    not_remade,
+)
 from ofq.workflow.warm import WarmProcess
 
 _log = logging.getLogger(__name__)
@@ -107,13 +114,16 @@ class Startup:
         """Drop the states of finished runs after the last job, and print what they cost."""
         self._warm.stop()
         states.drop_finished()
-        if self._warm.started:
-            print(summary(sorted(self._trains), since=self._warm.started))
-        for warning in warnings(self.params.studies):
-            _log.warning(warning)
+        try:
+            if self._warm.started:
+                print(summary(sorted(self._trains), since=self._warm.started))
+            for warning in warnings(self.params.studies):
+                _log.warning(warning)
+        except UserError as error:  # of a file that another wrote meanwhile; the study itself is complete
+            _log.warning("%s", error)
 
     def on_error(self) -> None:
-        """Print after a failure, as the last lines, what was refused and where to read it, or how to go on after a stop.
+        """Print after a failure, as the last lines, what was refused and where to read it, or how to go on.
 
         States stay, even those of finished runs: Snakemake may have stopped before it recorded that they finished, and
         then runs them again.
@@ -156,6 +166,8 @@ class Startup:
             check_target(params, target)
             if needs_claims(target):
                 load_claims(params)
+            if warning := not_remade(params, target):
+                _log.warning("%s", warning)
         if working:
             self._lock = hold_project()
         return params

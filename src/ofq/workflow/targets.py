@@ -11,6 +11,7 @@ from ofq.runs.paths import EVERYTHING, PARAMS, RESULTS, TOY, Run, report_dir
 from ofq.tracking.mirror import stamp
 
 PROBE = ["probe.json", "probe.parquet"]
+DATA_FILES = [f"data/{name}" for name in ("manifest.json", "train.safetensors", "eval.safetensors", "prepared.json")]
 TOY_FILES = [str(TOY / name) for name in ("trace.csv", "toy.png", "toy.svg")]
 # Steps of the toy, each with the file to ask for in its place.
 _OF_THE_TOY = {"toy": TOY_FILES[0], "toy_figure": TOY_FILES[1]}
@@ -124,6 +125,28 @@ def check_step(params: Params, name: str) -> None:
         raise unknown("step or target", name, known)
 
 
+def not_remade(params: Params, target: str) -> str | None:
+    """Return a warning about a file of a report that is there while runs that it is made from are not, or None.
+
+    Snakemake takes such a file for complete, whoever made it; a rule cannot say otherwise.
+    """
+    parts = Path(os.path.relpath(target)).parts
+    if parts[:1] != (str(RESULTS),) or parts[2:3] != ("report",) or not Path(target).is_file():
+        return None
+    groups = params.studies[parts[1]].groups
+    group, name = (parts[3], parts[4:]) if parts[3] in groups else (None, parts[3:])
+    grid = Grid(params, parts[1], group)
+    made = [artefact for artefact in ARTEFACTS if "/".join(name) in artefact.makes]
+    read = [path for artefact in made for paths in artefact.needs(grid).values() for path in paths]
+    absent = [path for path in read if not path.exists()]
+    if not absent:
+        return None
+    return (
+        f"{target} is there, and {len(absent)} of the files that it is made from are not, such as {absent[0]}: "
+        "snakemake leaves it as it is; to have it made, delete it"
+    )
+
+
 def needs_claims(target: str) -> bool:
     """Return whether a target makes verdicts, so that ``claims.yaml`` must be right before everything is trained."""
     return EVERYTHING in target or target.endswith(tuple(f"report/{name}" for name in CLAIMS.makes))
@@ -173,8 +196,7 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
 def _files_of_a_study(params: Params, study: str) -> list[str]:
     """Return the files below ``results/STUDY``, except those of runs."""
     spec = params.studies[study]
-    data = [f"data/{name}" for name in ("manifest.json", "train.safetensors", "eval.safetensors", "prepared.json")]
-    known = [*data, *(f"report/{name}" for name in files_of(Grid(params, study))), stamp(study).name]
+    known = [*DATA_FILES, *(f"report/{name}" for name in files_of(Grid(params, study))), stamp(study).name]
     if spec.sweep_lr:
         return known
     known += [*(f"report/{name}" for name in CLAIMS.makes), f"report/{EVERYTHING}/tracked"]

@@ -15,9 +15,11 @@ import pandas as pd
 from ofq.errors import UserError, unknown
 from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN, lift, threshold_distance
 from ofq.report.collect import read_record
+from ofq.report.probe import read_probe
 from ofq.report.widths import WIDTHS, on_curve, step_width
-from ofq.runs.files import read_json
+from ofq.runs.files import AGAIN
 from ofq.runs.paths import TEACHER, Run
+from ofq.runs.published import read_metrics
 
 WHERE = ("boundary", "random")
 
@@ -74,11 +76,14 @@ class Records:
     def read(self, path: Path) -> Any:
         """Return the content of a JSON file or the table in a Parquet file, or None if there is no such file."""
         if path not in self._read:
-            read = read_json if path.suffix == ".json" else read_record
-            self._read[path] = read(path) if path.exists() else None
+            self._read[path] = _READERS.get(path.name, read_record)(path) if path.exists() else None
         return self._read[path]
 
 
+_READERS: dict[str, Callable[[Path], Any]] = {
+    "metrics.json": lambda path: read_metrics(path, "seed"),
+    "probe.json": read_probe,
+}
 Read = Callable[[Any, Side], float | None]
 
 
@@ -119,7 +124,10 @@ def quantity(records: Records, run: Run, side: Side) -> float | None:
     for name in side.layers or ():
         if name not in (groups := set(content["group"])):
             raise Lacking(str(unknown(f"layers in {path}:", name, groups)))
-    value = measure.read(content, side)
+    try:
+        value = measure.read(content, side)
+    except KeyError as error:
+        raise UserError(f"{path} has no {error}; {AGAIN}") from None
     return float(value) if value is not None and math.isfinite(value) else None
 
 

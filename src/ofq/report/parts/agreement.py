@@ -1,5 +1,6 @@
 """Agreement of a study with its committed record: one verdict for each cell of the main table."""
 
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report import collect
+from ofq.report.record import repeats
 from ofq.report.render import write_table
 from ofq.runs.paths import record_dir
 
@@ -26,7 +28,8 @@ def write_agreement(grid: Grid, main: pd.DataFrame) -> None:
         main: the main table as in ``main.csv``, one row for each model, bit width and variant.
     """
     path = record_dir(grid.directory) / "tables" / "main.csv"
-    cells = compare(main, collect.read_table(path) if path.exists() else main.iloc[:0])
+    record = collect.read_table(path) if path.exists() else main.iloc[:0]
+    cells = compare(main, record, {str(run) for run in repeats(grid)})
     shown = main[collect.KEYS].copy()
     for name, title in QUANTITIES.items():
         shown[title] = [_cell(cell) for cell in cells[cells["quantity"] == name].to_dict("records")]
@@ -37,8 +40,9 @@ def write_agreement(grid: Grid, main: pd.DataFrame) -> None:
             f"Of {len(cells)} cells: {counts}. "
             "A cell shows this run's mean less that of the record and, in brackets, the largest difference that "
             f"counts as chance: {FACTOR:g} standard errors, {FACTOR:g}·sqrt(sd²/n + sd_record²/n_record). With three "
-            "seeds on each side one cell in nine lies outside by chance alone. Equal seeds, code and versions on the "
-            "same processor give equal numbers: then agreement says that nothing changed, not that other seeds agree."
+            "seeds on each side one cell in nine lies outside by chance alone. Equal seeds, settings, code and "
+            "versions on the same processor give equal numbers: where the record says that it had these, no difference "
+            "counts as chance, and agreement says that nothing changed, not that other seeds agree."
         )
     else:
         caption = (
@@ -48,30 +52,34 @@ def write_agreement(grid: Grid, main: pd.DataFrame) -> None:
     write_table(grid.directory / "tables", "agreement", cells, shown, list(main["runs"]), caption)
 
 
-def compare(main: pd.DataFrame, record: pd.DataFrame) -> pd.DataFrame:
+def compare(main: pd.DataFrame, record: pd.DataFrame, repeated: Set[str] = frozenset()) -> pd.DataFrame:
     """Return one row for each cell of the main table: means, spreads, numbers of seeds, difference, limit and verdict.
 
         agrees  <=>  |mean - mean_record| <= 2 * sqrt(sd^2 / n + sd_record^2 / n_record)
 
-    A single seed has no spread, so nothing can be said about it.
+    A single seed has no spread, so nothing can be said about it. Where the runs repeat the recorded ones the
+    limit is 0.
 
     Args:
         main: main table of this run.
         record: main table of the record; without rows if there is none.
+        repeated: names of the runs that can only give what the record has.
     """
     ours = pd.concat([_quantity(main, name).assign(runs=main["runs"]) for name in QUANTITIES], ignore_index=True)
-    theirs = pd.concat([_quantity(record, name) for name in QUANTITIES])
+    recorded = record.reindex(columns=[*record.columns.drop("runs", errors="ignore"), "runs"])
+    theirs = pd.concat([_quantity(recorded, name).assign(runs=recorded["runs"]) for name in QUANTITIES])
     cells = ours.merge(theirs, on=[*collect.KEYS, "quantity"], how="left", suffixes=("", "_record"))
     cells["n_record"] = cells["n_record"].fillna(0).astype(int)
     cells["difference"] = cells["mean"] - cells["mean_record"]
     variance = cells["sd"] ** 2 / cells["n"] + cells["sd_record"] ** 2 / cells["n_record"]
-    cells["limit"] = FACTOR * np.sqrt(variance)  # missing where a spread is missing
+    same = (cells["runs"] == cells["runs_record"]) & cells["runs"].map(lambda runs: repeated >= set(runs.split()))
+    cells["limit"] = (FACTOR * np.sqrt(variance)).mask(same, 0.0)  # missing where a spread is missing
     cells["verdict"] = np.select(
         [cells["mean_record"].isna(), cells["limit"].isna(), cells["difference"].abs() <= cells["limit"]],
         [NOT_RECORDED, ONE_SEED, AGREES],
         DIFFERS,
     )
-    return cells[[name for name in cells.columns if name != "runs"] + ["runs"]]
+    return cells[[name for name in cells.columns if name not in ("runs", "runs_record")] + ["runs"]]
 
 
 def _quantity(table: pd.DataFrame, name: str) -> pd.DataFrame:

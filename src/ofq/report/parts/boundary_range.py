@@ -26,7 +26,7 @@ def write_boundary_range(grid: Grid) -> None:
     runs = [run for run in grid.students if run.variant in ranges]
     runs.sort(key=lambda run: list(ranges).index(run.variant))
     record = collect.records(runs, "annealing")
-    _table(grid, ranges, collect.metrics(runs), record)
+    _table(grid, ranges, collect.metrics(runs, "osc_share"), record)
     _figure(grid, ranges, record)
 
 

@@ -23,7 +23,7 @@ def write_comparison(grid: Grid) -> None:
     Raises:
         UserError: a run is missing.
     """
-    frame = collect.metrics(grid.students)
+    frame = collect.metrics(grid.students, *METRICS)
     data = collect.spread(_differences(grid, frame), METRICS, by=[*_GRID, "variant", "against"])
     data = collect.in_order(data, grid)
     shown = {

@@ -9,9 +9,9 @@ from ofq.config.grid import Grid
 from ofq.oscillation.thresholds import HALF_STEP, lift
 from ofq.report import collect
 from ofq.report.panels import legend, looks, panels
+from ofq.report.probe import WholeProbe, read_probe
 from ofq.report.render import cells, write_table
 from ofq.report.style import save
-from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 
 _COUPLING = ["q", "k", "lift", "lift_other"]
@@ -64,7 +64,7 @@ def write_coupling(grid: Grid) -> None:
 
 
 def _probes(grid: Grid) -> list[tuple[Run, dict[str, Any]]]:
-    return [(run, read_json(run.files.probe)) for run in grid.trained]
+    return [(run, read_probe(run.files.probe, WholeProbe)) for run in grid.trained]
 
 
 def _coupling(run: Run, probe: dict[str, Any]) -> dict[str, Any]:

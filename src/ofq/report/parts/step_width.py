@@ -49,7 +49,7 @@ def write_step_width(grid: Grid) -> None:
 
 def _points(grid: Grid) -> pd.DataFrame:
     """Return one row for each run, with the value of the curve at its own width where that lies in its range."""
-    frame = collect.metrics(grid.trained)[["run", *collect.KEYS, "seed", "top1", "loss", *_QUANTITIES]]
+    frame = collect.metrics(grid.trained, *_QUANTITIES)[["run", *collect.KEYS, "seed", "top1", "loss", *_QUANTITIES]]
     frame.insert(5, "step", ["learned" if _learns(grid, name) else "held" for name in frame["variant"]])
     records = [collect.read_record(run.files.oscillation) for run in grid.trained]
     for when in WIDTHS:

@@ -27,7 +27,7 @@ def write_tables(grid: Grid) -> None:
         UserError: a run is missing.
     """
     runs = grid.students
-    frame = collect.metrics(runs)
+    frame = collect.metrics(runs, *METRICS)
     _write_main(grid, frame)
     _write_ablation(grid, frame)
     _write_oscillation(grid, collect.records(runs, "oscillation"))
