@@ -237,7 +237,7 @@ MODELS: list[tuple[str, dict[str, Any], str]] = [
     ("vit_tiny_patch16_224", FITS | {"dynamic_img_size": True}, "cannot be quantized: dynamic_img_size is not supported"),
     ("vit_tiny_patch16_224", FITS | {"global_pool": "map"}, "cannot be quantized: attention pooling"),
     ("vit_tiny_patch16_224", FITS | {"patch_drop_rate": 0.5}, "cannot be quantized: patch_drop_rate is not supported"),
-    ("resnet18", {}, "unexpected keyword argument 'img_size'"),
+    ("resnet18", {}, "resnet18 is not supported: vision transformers are, such as vit_tiny_patch16_224; choose one"),
     ("swin_tiny_patch4_window7_224", {}, "swin_tiny_patch4_window7_224 cannot be quantized: "),
     ("beit_base_patch16_224", {"patch_size": 2}, "Beit has no attention that it can replace"),
 ]  # fmt: skip

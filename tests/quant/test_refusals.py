@@ -204,6 +204,7 @@ BATCHES: dict[str, tuple[Any, str]] = {
     "an empty pair": ([IMAGES, ()], "batch 1 gives a tuple"),
     "another size": ([IMAGES, torch.rand(2, 1, 16, 16)], r"batch 1, torch\.float32 \(2, 1, 16, 16\)"),
     "another dtype": ([IMAGES.double()], r"batch 0, torch\.float64 .* same dtype"),
+    "nothing": (None, "takes batches of images, not a NoneType"),
     "no images": ([IMAGES[:0]], "no batches with images"),
     "broken": (raising(), "disk"),
 }

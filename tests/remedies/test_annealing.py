@@ -43,6 +43,7 @@ NAN, INFINITE = torch.tensor([[0.5, float("nan")]]), torch.tensor([[float("inf")
         (NAN, 0.1, "w holds values that are not finite"),
         (INFINITE, 0.1, "w holds values that are not finite"),
         ([[0.5]], 0.1, "w must be a matrix of floating-point weights, not list"),
+        (torch.ones(0, 3), 0.1, r"not torch\.float32 \(0, 3\)"),
         (torch.ones(3), 0.1, r"not torch\.float32 \(3,\)"),
         (torch.ones(2, 3, dtype=torch.int8), 0.1, r"not torch\.int8 \(2, 3\)"),
         (torch.ones(2, 3), float("nan"), "not nan"),

@@ -17,6 +17,11 @@ def test_soft_cross_entropy_is_the_formula() -> None:
 
 def test_bad_arguments_are_named() -> None:
     logits = torch.randn(2, 3)
+    for value in (float("nan"), -float("inf")):
+        wrong = torch.where(torch.arange(logits.numel()).view_as(logits) == 1, value, logits)
+        for teacher in (wrong, (wrong, logits)):
+            with pytest.raises(ValueError, match="the teacher's logits hold values that are not finite"):
+                distillation_loss(logits, teacher, torch.zeros(len(logits), dtype=torch.int64))
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"temperature must be positive and finite, not {temperature}"):
             soft_cross_entropy(logits, logits, temperature=temperature)

@@ -57,7 +57,8 @@ class OscillationMeter:
         if not isinstance(codes, Mapping):
             raise ValueError(f"the meter takes codes by name, {{name: codes}}, not a {type(codes).__name__}")
         for name, value in codes.items():
-            if not isinstance(value, Tensor) or (value.is_floating_point() and value.frac().any()):
+            whole = isinstance(value, Tensor) and not (value.is_floating_point() and value.frac().any())
+            if not whole or not value.numel():
                 raise ValueError(f"the meter's codes of '{name}' should be a tensor of whole numbers")
         shapes = {name: value.shape for name, value in codes.items()}
         if not shapes and not self._shapes:

@@ -35,6 +35,8 @@ def calibrate(model: nn.Module, batches: Tensor | Iterable[Tensor | tuple[Tensor
         raise ValueError("calibrate() found no learned step; call quantize_model first")
     if any(quantizer.calibrated for quantizer in quantizers.values()):
         raise RuntimeError("the model is calibrated already: its learned steps would be lost")
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"calibrate() takes batches of images, not a {type(batches).__name__}")
     for name, parameter in model.named_parameters():
         if not isinstance(parameter, UnsetStep) and not parameter.isfinite().all():
             raise ValueError(f"calibrate(): {name} of the model holds values that are not finite")

@@ -32,7 +32,7 @@ def confidence_mask(w: Tensor, bits: int, boundary_range: float) -> Tensor:
     Source: tests/golden/README.md section 6; OFQ paper section 3 (CGA).
     """
     check_range(boundary_range)
-    if not (isinstance(w, Tensor) and w.ndim == 2 and w.is_floating_point()):
+    if not (isinstance(w, Tensor) and w.ndim == 2 and w.numel() and w.is_floating_point()):
         found = f"{w.dtype} {tuple(w.shape)}" if isinstance(w, Tensor) else type(w).__name__
         raise ValueError(f"w must be a matrix of floating-point weights, not {found}")
     if not w.isfinite().all():

@@ -58,8 +58,13 @@ def distillation_loss(student: Logits, teacher_logits: Logits, labels: Tensor) -
     Returns:
         Scalar, mean over the batch.
 
+    Raises:
+        ValueError: the teacher's logits are not finite; not looked at on a device, which would have to be waited for.
+
     Source: tests/golden/README.md section 8.
     """
     class_logits, distillation_logits = (student, student) if isinstance(student, Tensor) else student
     teacher = teacher_logits if isinstance(teacher_logits, Tensor) else teacher_logits[0]
+    if teacher.device.type == "cpu" and not teacher.isfinite().all():
+        raise ValueError("the teacher's logits hold values that are not finite")
     return F.cross_entropy(class_logits, labels) + soft_cross_entropy(distillation_logits, teacher)
