@@ -143,6 +143,7 @@ def test_jobs_in_an_environment_of_their_own_are_refused() -> None:
         (["--until", "qta"], "unknown step or target 'qta'; did you mean 'qat'?"),
         (["--omit-from", "tabels"], "unknown step or target 'tabels'; did you mean 'tables'?"),
         (["--forcerun", "results/digits/data/manifest.jsn"], "unknown file of study 'digits': 'data/manifest.jsn'"),
+        (["--set-resources", "qta:mem_mb=3000"], "unknown step or target 'qta'; did you mean 'qat'?"),
         (["--prioritize", "digits", "digitz"], "unknown step or target 'digitz'; did you mean 'digits'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -25,7 +25,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, 
     project.write_params()
     assert project.ofq("data", "digits").returncode == 0
     address = str(tmp_path_factory.mktemp("s") / "socket")
-    server = subprocess.Popen([sys.executable, "-m", "ofq", "warm", address], env=project.env)
+    command = [sys.executable, "-m", "ofq", "warm", address]
+    server = subprocess.Popen(command, cwd=project.root, env=project.env)
     while not Path(address).exists():
         assert server.poll() is None
         time.sleep(0.01)

@@ -57,7 +57,8 @@ def arguments(workflow: Any) -> Namespace | None:
 
 def steps_named(arguments: Namespace) -> set[str]:
     """Return the names of steps and targets that options other than the targets themselves hold."""
-    options = ("until", "omit_from", "forcerun", "prioritize", "allowed_rules")
+    options = ["until", "omit_from", "forcerun", "prioritize", "allowed_rules", "preemptible_rules"]
+    options += ["set_threads", "set_resources", "groups"]  # by the name of a step
     return {str(name) for option in options for name in getattr(arguments, option) or ()}
 
 
