@@ -28,8 +28,8 @@ from ofq.workflow.warm import WarmProcess
 _log = logging.getLogger(__name__)
 
 _SNAKEMAKE = Path(".snakemake")
-# In a study with `rerun_on_code: false`, what these rules have finished stays when the code changes.
 _TRAINING = {"teacher", "qat", "cga"}
+# In a study with `rerun_on_code: false`, what these rules have finished stays when the code changes.
 _KEPT = {"data", *_TRAINING, "probe", "noise"}
 
 
