@@ -1,5 +1,6 @@
 """Commands for the data, the project and what it has made. Each imports what it needs when it is called."""
 
+import os
 from pathlib import Path
 
 from ofq.cli.command import STUDY, Commands
@@ -246,3 +247,4 @@ def warm(socket: str) -> None:
         serve(socket, run)
     except OSError as error:
         raise UserError(f"cannot listen on {socket}: {error.strerror or error}; name a new file") from None
+    os._exit(0)  # Snakemake waits for this end, and Python would take seconds to leave its libraries in order

@@ -191,19 +191,19 @@ def explain_deaths(explain: Callable[[str, Any], str]) -> None:
 
     def run_and_explain(*arguments: Any) -> None:
         job = signature(run).bind(*arguments).arguments
-        log = Path(job["log"][0])
-        before = log.stat().st_size if log.exists() else 0
+        sizes = {log: log.stat().st_size if log.exists() else 0 for log in map(Path, job["log"])}
         try:
             run(*arguments)
         except RuleException as error:
             code = getattr(error.__context__, "returncode", 0)
             number = -code if code < 0 else code - 128  # of the shell itself, or of what it ran
-            last = log.read_bytes()[before:].splitlines()[-1:] if log.exists() else []
-            if number in list(signal.Signals) and not b"".join(last).startswith(b"ofq: "):
-                memory = ", often for want of memory" if number == signal.SIGKILL else ""
-                with log.open("a") as file:
-                    file.write(f"ofq: error: killed by {signal.Signals(number).name}{memory}")
-                    file.write(f"; {explain(job['job_rule'].name, job['wildcards'])}\n")
+            for log, before in sizes.items() if number in list(signal.Signals) else ():
+                last = log.read_bytes()[before:].splitlines()[-1:] if log.exists() else []
+                if not b"".join(last).startswith(b"ofq: "):
+                    memory = ", often for want of memory" if number == signal.SIGKILL else ""
+                    with log.open("a") as file:
+                        file.write(f"ofq: error: killed by {signal.Signals(number).name}{memory}")
+                        file.write(f"; {explain(job['job_rule'].name, job['wildcards'])}\n")
             raise
 
     local.run_wrapper = run_and_explain

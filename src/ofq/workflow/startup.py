@@ -48,8 +48,8 @@ _log = logging.getLogger(__name__)
 _SNAKEMAKE = Path(".snakemake")
 _ERROR = "ofq: error: "
 _ANEW = "write it anew: python -m ofq stages > dvc.yaml"
-# In a study with `rerun_on_code: false`, what these rules have finished stays when the code changes.
 _TRAINING = {"teacher", "qat", "cga"}
+# In a study with `rerun_on_code: false`, what these rules have finished stays when the code changes.
 _KEPT = {"data", *_TRAINING, "probe", "noise"}
 
 
