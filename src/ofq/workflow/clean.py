@@ -37,7 +37,7 @@ def clean(*, yes: bool) -> None:
         raise UserError(f"{PARAMS} not found in {Path.cwd()}; run from the project's root")
     if _snakemake_works_here():
         raise UserError("snakemake works in this directory; wait for it or end it")
-    chosen = {top: files for top, files in _candidates(runs=yes).items() if files}
+    chosen = {top: files for top, files in _candidates(runs=yes).items() if files or (top.is_dir() and not _files(top))}
     if not chosen:
         print("Nothing to remove.")
         return
