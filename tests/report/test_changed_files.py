@@ -126,8 +126,9 @@ def test_every_problem_of_a_run_is_found(params: Params) -> None:
     in_json(ONE.files.metrics)
     ONE.files.weights.unlink()
     in_parquet(ONE.files.noise)
+    write_json(ONE.files.probe, {"digests": []})
     assert [str(error).split()[0] for error in problems(ONE.files.root) or []] == [
-        str(path) for path in (ONE.files.metrics, ONE.files.weights, ONE.files.noise)
+        str(path) for path in (ONE.files.metrics, ONE.files.weights, ONE.files.noise, ONE.files.probe)
     ]
 
 

@@ -42,7 +42,7 @@ def clean(*, yes: bool) -> None:
         print("Nothing to remove.")
         return
     for top, files in chosen.items():
-        others = len([path for path in _files(top) if path not in files]) if files != [top] else 0
+        others = len({*_files(top)} - {*files}) if files != [top] else 0
         print(f"{_mebibytes(files):>10}  {top}{f' (without {others} files of other origin)' if others else ''}")
     if not yes and not _agreed():
         print("Nothing was removed.")
