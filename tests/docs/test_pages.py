@@ -94,6 +94,9 @@ def test_clean_leaves_the_reference_the_store_and_unless_told_the_runs(
     kept = {"params.yaml", "mlflow.db", "results/reference/digits/record.json"}
     assert left == kept | ({"runs/digits/a/checkpoint.pt"} if runs_stay else set())
     assert clean(tmp_path, *options).stdout == "Nothing to remove.\n"
+    (tmp_path / "runs/digits/vit_micro/w2a2/statsq/seed1").mkdir(parents=True)
+    clean(tmp_path, "--yes")
+    assert not (tmp_path / "runs").exists(), "not even empty folders"
 
 
 def test_clean_leaves_what_the_pipeline_did_not_make(tmp_path: Path) -> None:

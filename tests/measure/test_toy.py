@@ -80,6 +80,7 @@ def test_the_picture_is_drawn_from_the_file_and_the_same_again(here: pd.DataFram
     [
         (None, "does not exist; make it with: snakemake"),
         ("case,step\nfixed,0\n", "is no trace of the toy"),
+        ("case,step,weight,latent,value,code,scale\nlearned,0,0,x,1,0,1\n", "is no trace of the toy"),
         ("case,step,weight,latent,value,code,scale\nfixed,0,0,0,0,0,1\n", "has no case 'learned'"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from ofq.config import params
 from ofq.config.grid import Grid
+from ofq.errors import UserError
 from ofq.report.parts.agreement import AGREES, DIFFERS, NOT_RECORDED, ONE_SEED, QUANTITIES, compare, write_agreement
 from tests.conftest import ROOT
 
@@ -68,3 +69,14 @@ def test_without_a_record_the_table_says_how_to_make_one(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     write_agreement(GRID, table(90.0, 1.0))
     assert "`python -m ofq reference digits`" in Path("results/digits/report/tables/agreement.md").read_text()
+
+
+@pytest.mark.parametrize("damage", ["column", "text"])
+def test_a_record_of_another_form_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("results/reference/digits/tables/main.csv")
+    path.parent.mkdir(parents=True)
+    record = table(90.0, 1.0)
+    (record.drop(columns="top1_sd") if damage == "column" else record.assign(top1_sd="x")).to_csv(path, index=False)
+    with pytest.raises(UserError, match=rf"^{path} has no column top1_sd .*python -m ofq reference digits$"):
+        write_agreement(GRID, table(90.0, 1.0))

@@ -25,6 +25,7 @@ from ofq.runs.files import read_json, write_json
 from ofq.runs.paths import Run
 from ofq.runs.published import digests_of, problems, read_info, seal, sealed
 from ofq.workflow.cost import table as cost
+from ofq.workflow.reference import record
 from ofq.workflow.verify import verify
 from tests.report.conftest import Made
 
@@ -125,8 +126,9 @@ def test_every_problem_of_a_run_is_found(params: Params) -> None:
     in_json(ONE.files.metrics)
     ONE.files.weights.unlink()
     in_parquet(ONE.files.noise)
+    write_json(ONE.files.probe, {"digests": []})
     assert [str(error).split()[0] for error in problems(ONE.files.root) or []] == [
-        str(path) for path in (ONE.files.metrics, ONE.files.weights, ONE.files.noise)
+        str(path) for path in (ONE.files.metrics, ONE.files.weights, ONE.files.noise, ONE.files.probe)
     ]
 
 
@@ -164,25 +166,44 @@ def agreement(params: Params) -> dict[str, str]:
 def test_runs_that_repeat_the_recorded_ones_must_equal_them(params: Params) -> None:
     grid = Grid(params, "digits")
     write_tables(grid)
-    record = Path("results/reference/digits")
-    (record / "tables").mkdir(parents=True)
+    folder = Path("results/reference/digits")
+    (folder / "tables").mkdir(parents=True)
     for name in ("main.csv", "main.runs.json"):
-        (record / "tables" / name).write_bytes((REPORT / "tables" / name).read_bytes())
+        (folder / "tables" / name).write_bytes((REPORT / "tables" / name).read_bytes())
     infos = {run: read_info(run.files.info) for run in grid.runs}
     note = {
         **{name: infos[ONE][name] for name in ("machine", "device", "threads", "versions")},  # type: ignore[literal-required]
         "code": {step_of(resolve(params, run)): "c0de" for run in grid.runs},
         "settings": {str(run): settings_of(info) for run, info in infos.items()},
     }
-    write_json(record / "record.json", note)
+    write_json(folder / "record.json", note)
     assert set(agreement(params).values()) == {AGREES}
     saved = read_json(ONE.files.metrics)
     write_json(ONE.files.metrics, saved | {"top1": saved["top1"] + 1e-6})
     publish(params, ONE)
     assert agreement(params) == {"statsq": DIFFERS, "lsq": AGREES, "statsq-cga": AGREES}
     for change in ({"settings": {}}, {"versions": {"torch": "3"}}, {"code": {}}, {"machine": {"cpu": "other"}}):
-        write_json(record / "record.json", note | change)
+        write_json(folder / "record.json", note | change)
         assert agreement(params)["statsq"] == AGREES, "within chance of other code, settings or machine"
+
+
+def test_a_record_is_of_files_that_were_not_changed_and_leaves_what_a_person_put_there(params: Params) -> None:
+    write_tables(Grid(params, "digits"))
+    (REPORT / "figures").mkdir()
+    record(params, "digits")
+    folder = Path("results/reference/digits")
+    mine = [folder / "NOTES.md", folder / "tables/mine.csv", folder / "own/plot.png"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    (folder / "tables/noise.csv").write_text("of an earlier report")
+    record(params, "digits")
+    assert [path.read_text() for path in mine] == ["mine"] * 3 and not (folder / "tables/noise.csv").exists()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    in_parquet(ONE.files.weights)
+    with pytest.raises(UserError, match=f"{ONE.files.weights} was changed"):
+        record(params, "digits")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 ODD = [[], 3, {}, "text", None]

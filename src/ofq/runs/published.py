@@ -49,6 +49,10 @@ class Info(TypedDict, total=False):
     changed: list[str]
 
 
+class _Measured(TypedDict, total=False):
+    digests: Digests
+
+
 def read_info(path: Path, *names: str) -> Info:
     """Read a run's ``run.json``.
 
@@ -145,21 +149,16 @@ def digests_of(paths: Sequence[Path]) -> dict[str, str]:
     return {path.name: file_digest(path) for path in paths}
 
 
-def check(path: Path) -> bool:
-    """Compare a file with the digest in the ``run.json`` beside it.
-
-    Returns:
-        Whether there is one; runs of older versions have none.
+def check(path: Path) -> None:
+    """Compare a file with the digest in the ``run.json`` beside it, if there is one; older runs have none.
 
     Raises:
         UserError: the file is not what its run published.
     """
     info = path.with_name(INFO)
     known = read_info(info).get("digests", {}).get("outputs", {}) if info.exists() else {}
-    if path.name not in known:
-        return False
-    _compare(path, known[path.name])
-    return True
+    if path.name in known:
+        _compare(path, known[path.name])
 
 
 def problems(root: Path, *, large: bool = True) -> list[UserError] | None:
@@ -186,7 +185,8 @@ def _wrong(path: Path) -> UserError | None:
         if path.name == "noise.parquet":
             read_frame(path, [])
         elif path.name.startswith("probe"):
-            for name, digest in read_measured(path, dict[str, Any]).get("digests", {}).get("outputs", {}).items():
+            measured: _Measured = read_measured(path, _Measured)
+            for name, digest in measured.get("digests", {}).get("outputs", {}).items():
                 with reading(path.with_name(name)):
                     _compare(path.with_name(name), digest)
         else:

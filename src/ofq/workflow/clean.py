@@ -37,12 +37,12 @@ def clean(*, yes: bool) -> None:
         raise UserError(f"{PARAMS} not found in {Path.cwd()}; run from the project's root")
     if _snakemake_works_here():
         raise UserError("snakemake works in this directory; wait for it or end it")
-    chosen = {top: files for top, files in _candidates(runs=yes).items() if files}
+    chosen = {top: files for top, files in _candidates(runs=yes).items() if files or (top.is_dir() and not _files(top))}
     if not chosen:
         print("Nothing to remove.")
         return
     for top, files in chosen.items():
-        others = len([path for path in _files(top) if path not in files]) if files != [top] else 0
+        others = len({*_files(top)} - {*files}) if files != [top] else 0
         print(f"{_mebibytes(files):>10}  {top}{f' (without {others} files of other origin)' if others else ''}")
     if not yes and not _agreed():
         print("Nothing was removed.")

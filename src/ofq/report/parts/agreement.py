@@ -1,12 +1,14 @@
 """Agreement of a study with its committed record: one verdict for each cell of the main table."""
 
 from collections.abc import Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ofq.config.grid import Grid
+from ofq.errors import UserError
 from ofq.report import collect
 from ofq.report.record import repeats
 from ofq.report.render import write_table
@@ -26,9 +28,12 @@ def write_agreement(grid: Grid, main: pd.DataFrame) -> None:
     Args:
         grid: the grid whose report is written.
         main: the main table as in ``main.csv``, one row for each model, bit width and variant.
+
+    Raises:
+        UserError: the record is damaged or of another form.
     """
     path = record_dir(grid.directory) / "tables" / "main.csv"
-    record = collect.read_table(path) if path.exists() else main.iloc[:0]
+    record = _recorded(path, grid) if path.exists() else main.iloc[:0]
     cells = compare(main, record, {str(run) for run in repeats(grid)})
     shown = main[collect.KEYS].copy()
     for name, title in QUANTITIES.items():
@@ -50,6 +55,17 @@ def write_agreement(grid: Grid, main: pd.DataFrame) -> None:
             f"Make this run the record with `python -m ofq reference {grid.study}`."
         )
     write_table(grid.directory / "tables", "agreement", cells, shown, list(main["runs"]), caption)
+
+
+def _recorded(path: Path, grid: Grid) -> pd.DataFrame:
+    table = collect.read_table(path)
+    numbers = ["n", *(f"{name}_{part}" for name in QUANTITIES for part in ("mean", "sd"))]
+    lacking = [name for name in collect.KEYS if name not in table]
+    lacking += [name for name in numbers if name not in table or not pd.api.types.is_numeric_dtype(table[name])]
+    if lacking:
+        mend = f"write it anew: python -m ofq reference {grid.study}"
+        raise UserError(f"{path} has no column {', '.join(lacking)} as a main table has; {mend}")
+    return table
 
 
 def compare(main: pd.DataFrame, record: pd.DataFrame, repeated: Set[str] = frozenset()) -> pd.DataFrame:

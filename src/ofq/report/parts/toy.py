@@ -30,7 +30,9 @@ def write_toy() -> None:
     """
     path = TOY / "trace.csv"
     trace = read_table(path)
-    if not {"case", "step", "weight", "latent", "value", "code", "scale"} <= set(trace.columns):
+    numbers = ["step", "weight", "latent", "value", "code", "scale"]
+    whole = {"case", *numbers} <= set(trace.columns)
+    if not whole or not all(map(pd.api.types.is_numeric_dtype, trace[numbers].dtypes)):
         raise UserError(f"{path} is no trace of the toy; write it anew: python -m ofq toy")
     figure, axes = plt.subplots(3, len(_CASES), figsize=(WIDTH, 7.5), height_ratios=(2, 1, 1))
     for column, (case, title) in zip(axes.T, _CASES.items(), strict=True):
