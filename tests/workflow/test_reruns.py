@@ -127,7 +127,7 @@ def test_oscillation_is_recorded_by_layer_at_intervals(finished: Project) -> Non
     record = pd.read_parquet(finished.root / RUN / "statsq/seed0/oscillation.parquet")
     assert set(record["group"]) == {"q", "k", "v", "proj", "fc1", "fc2"}
     assert record["layer"].nunique() == 12
-    assert list(record["step"].unique()) == list(range(2, 25, 2))
+    assert list(record["step"].unique()) == list(range(0, 25, 2))
     weights = record.groupby("layer")["weights"].first()
     assert (record["distance_histogram"].map(sum) == record["layer"].map(weights)).all()
 

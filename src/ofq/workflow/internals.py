@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from inspect import signature
@@ -32,8 +33,10 @@ from ofq.environment import LOCKS
 from ofq.errors import UserError
 from ofq.report.artefacts import Artefact
 from ofq.workflow.limits import memory_mb, processors
+from ofq.workflow.warm import SIGNALS
 
 _SHELLS = {"bash", "sh"}
+_TOGETHER = 0.5  # seconds
 _FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
 
 
@@ -197,6 +200,8 @@ def explain_deaths(explain: Callable[[str, Any], str]) -> None:
         except RuleException as error:
             code = getattr(error.__context__, "returncode", 0)
             number = -code if code < 0 else code - 128  # of the shell itself, or of what it ran
+            if number in SIGNALS:
+                time.sleep(_TOGETHER)  # what told a whole group has told Snakemake too, which then says the rest
             for log, before in sizes.items() if number in list(signal.Signals) else ():
                 last = log.read_bytes()[before:].splitlines()[-1:] if log.exists() else []
                 if not b"".join(last).startswith(b"ofq: "):
