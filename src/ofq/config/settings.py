@@ -95,6 +95,25 @@ class ModelSettings(Strict):
         return values
 
 
+class Augmentation(Strict):
+    """How training images are changed, anew in each epoch; nothing is done where all is left out.
+
+    Order: crop, flip, cutout. What is evaluated, and what `noise` measures, is never changed.
+    """
+
+    crop: Annotated[int, Field(ge=0, le=10**4)] = Field(
+        default=0,
+        description="pixels by which an image is shifted at most, up or down and sideways; black where it is not",
+    )
+    flip: bool = Field(default=False, description="half of the images are mirrored left to right")
+    cutout: Annotated[int, Field(ge=0, le=10**4)] = Field(
+        default=0, description="side in pixels of a square of the mean colour, whose middle is anywhere in the image"
+    )
+
+
+UNCHANGED = Augmentation()
+
+
 class TrainingRecipe(Strict):
     """How one phase (teacher or quantization-aware training) is trained."""
 
@@ -113,6 +132,11 @@ class TrainingRecipe(Strict):
         exclude_if=lambda count: count == 12,
         description="least number of progress lines, curve points and oscillation records of a run, evenly spread over "
         "its steps",
+    )
+    augment: Augmentation = Field(
+        default_factory=Augmentation,
+        exclude_if=UNCHANGED.__eq__,
+        description="how training images are changed; annealing goes on with that of qat",
     )
 
     @model_validator(mode="after")
@@ -149,6 +173,15 @@ class Recipe(Strict):
         description="the teacher's output on every training image is computed once and shared by all students of its "
         "seed; false: at every step",
     )
+
+    @model_validator(mode="after")
+    def _stored_output_fits(self) -> "Recipe":
+        if self.teacher_once and self.qat.augment != UNCHANGED:
+            raise ValueError(
+                "qat.augment changes the images at every step, and the teacher's output is stored for unchanged ones: "
+                "write teacher_once: false"
+            )
+        return self
 
 
 class Cga(Strict):
