@@ -166,6 +166,14 @@ def test_how_often_a_run_is_evaluated_stands_in_its_settings_only_where_it_was_s
         assert again == config and again.train.evaluations == shown.get("evaluations", 12)
 
 
+def test_what_images_are_called_stands_in_a_runs_settings_only_where_it_was_said(tmp_path: Path) -> None:
+    run = Run("digits", "vit_micro", "w2a2", "statsq", 0)
+    renamed = params.load(edited(tmp_path, "data: {name: digits}", "data: {name: digits, called: Scans}"))
+    expected = json.loads(resolve(PARAMS, run).canonical())
+    assert json.loads(resolve(renamed, run).canonical())["data"] == expected["data"] | {"called": "Scans"}
+    assert "called" not in PARAMS.studies["digits"].data.model_dump()
+
+
 def test_an_augmentation_stands_in_a_runs_settings_where_there_is_one_and_goes_on_while_it_is_annealed(
     tmp_path: Path,
 ) -> None:

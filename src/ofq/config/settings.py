@@ -56,6 +56,12 @@ class Data(Strict):
         None,
         description="directory of its files; where it is left out data/<name>, or data/<module>; digits needs none",
     )
+    called: Text | None = Field(
+        None,
+        exclude_if=lambda title: title is None,
+        description="what tables and run.json call the images where they are not quite those of the name: another copy "
+        "of them, a part",
+    )
     evaluate: Literal["test", "validation"] = Field(
         "test",
         description="'validation' holds out a sixth of the training images and never touches the test set: "
@@ -66,6 +72,11 @@ class Data(Strict):
     def entry(self) -> Entry:
         """The reader's class."""
         return find("reader", self.name)
+
+    @property
+    def title(self) -> str:
+        """What readers of a table are told that the images are."""
+        return self.called or self.name
 
 
 class ModelSettings(Strict):
