@@ -26,6 +26,12 @@ def some(augment: Augmentation = ALL, count: int = 40) -> batches.InMemory:
     return batches.InMemory(pixels, torch.arange(count), pixels[:5], torch.arange(5), count, mean, std, augment)
 
 
+def placed(data: batches.InMemory, where: str) -> batches.InMemory:
+    """The same images on another device."""
+    tensors = ("train_images", "train_labels", "eval_images", "eval_labels", "mean", "std")
+    return replace(data, **{name: getattr(data, name).to(where) for name in tensors})
+
+
 def draws_of(augment: Augmentation, count: int = 40, epoch: int = 0) -> torch.Tensor:
     return drawn(augment, count, SIZE, 0, epoch, CPU)
 
@@ -97,9 +103,7 @@ def test_images_that_are_evaluated_are_not_changed() -> None:
 
 @pytest.mark.parametrize("augment", [Augmentation(), ALL], ids=["plain", "augmented"])
 def test_batches_are_made_where_the_images_are(augment: Augmentation) -> None:
-    data = some(augment)
-    tensors = ("train_images", "train_labels", "eval_images", "eval_labels", "mean", "std")
-    there = replace(data, **{name: getattr(data, name).to("meta") for name in tensors})
+    there = placed(some(augment), "meta")
     for batch in (there.train(0, 0, 8), *there.evaluation(), *there.of_training(slice(None)).evaluation()):
         assert {each.device.type for each in batch} == {"meta"}
     batch = there.train(0, 0, 8)
