@@ -166,6 +166,31 @@ def test_how_often_a_run_is_evaluated_stands_in_its_settings_only_where_it_was_s
         assert again == config and again.train.evaluations == shown.get("evaluations", 12)
 
 
+def test_what_images_are_called_stands_in_a_runs_settings_only_where_it_was_said(tmp_path: Path) -> None:
+    run = Run("digits", "vit_micro", "w2a2", "statsq", 0)
+    renamed = params.load(edited(tmp_path, "data: {name: digits}", "data: {name: digits, called: Scans}"))
+    expected = json.loads(resolve(PARAMS, run).canonical())
+    assert json.loads(resolve(renamed, run).canonical())["data"] == expected["data"] | {"called": "Scans"}
+    assert "called" not in PARAMS.studies["digits"].data.model_dump()
+
+
+def test_an_augmentation_stands_in_a_runs_settings_where_there_is_one_and_goes_on_while_it_is_annealed(
+    tmp_path: Path,
+) -> None:
+    for given, shown in {
+        ", augment: {}": {},
+        ", augment: {flip: true}": {"crop": 0, "flip": True, "cutout": 0},
+    }.items():
+        path = edited(tmp_path, "constant_steps: 200}", f"constant_steps: 200{given}}}\n    teacher_once: false")
+        loaded = params.load(path)
+        for variant in ("statsq", "statsq-cga"):
+            config = resolve(loaded, Run("digits", "vit_micro", "w2a2", variant, 0))
+            assert json.loads(config.canonical())["train"].get("augment", {}) == shown
+            again = TypeAdapter(RunConfig).validate_json(config.model_dump_json(exclude_none=True))
+            assert again == config and again.canonical() == config.canonical()
+        assert "augment" not in resolve(loaded, Run("digits", "vit_micro", "fp", "teacher", 0)).canonical()
+
+
 def test_only_what_changes_a_number_is_part_of_a_run(tmp_path: Path) -> None:
     changed = params.load(edited(tmp_path, "paper_model: deit_small", "paper_model: deit_tiny"))
     run = Run("digits", "vit_micro", "w2a2", "statsq", 0)

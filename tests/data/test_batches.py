@@ -8,6 +8,7 @@ import torch
 
 from ofq.config.settings import Data
 from ofq.data import batches
+from ofq.data.manifest import read_manifest
 from ofq.data.prepare import prepare
 from ofq.data.readers.digits import AFFINE_COPIES
 from ofq.errors import UserError
@@ -35,11 +36,20 @@ def test_validation_images_come_from_the_training_set_and_leave_it(here: Path) -
     data = batches.load("tune")
     assert len(data.eval_labels) == 200 and len(data.train_labels) == 1000 * (AFFINE_COPIES + 1)
     test = {image.tobytes() for image in read(Data(name="digits")).test[0]}
-    std, mean = (json.loads(Path("results/tune/data/manifest.json").read_text())[key][0] for key in ("std", "mean"))
-    pixels = ((data.eval_images * std + mean) * 255).round().to(torch.uint8).numpy()
-    assert not any(image.tobytes() in test for image in pixels[:, 0])
-    kept = ((data.train_images[:1000] * std + mean) * 255).round().to(torch.uint8).numpy()
-    assert not {image.tobytes() for image in kept[:, 0]} & {image.tobytes() for image in pixels[:, 0]}
+    assert not any(image.numpy().tobytes() in test for image in data.eval_images)
+    kept = {image.numpy().tobytes() for image in data.train_images[:1000]}
+    assert not kept & {image.numpy().tobytes() for image in data.eval_images}
+
+
+def test_a_batch_holds_the_pixels_normalised_as_a_whole_set_would_be_to_the_bit(here: Path) -> None:
+    prepare("digits", Data(name="digits"))
+    data = batches.load("digits")
+    manifest = read_manifest("digits")
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (manifest.mean, manifest.std))
+    train, evaluation = ((pixels.float() / 255 - mean) / std for pixels in (data.train_images, data.eval_images))
+    indices, images, labels = data.train(0, 5, 64)
+    assert torch.equal(images, train[indices]) and torch.equal(labels, data.train_labels[indices])
+    assert torch.equal(torch.cat([batch.images for batch in data.evaluation()]), evaluation)
 
 
 def test_a_batch_is_a_function_of_seed_and_step(here: Path) -> None:
@@ -61,9 +71,10 @@ def test_an_epoch_meets_no_image_twice(here: Path) -> None:
 
 
 def small(train: int = 60, evaluation: int = 600) -> batches.InMemory:
-    """Images that are their own positions, those of evaluation negative."""
-    images, others = (torch.arange(float(count)).view(-1, 1, 1, 1) for count in (train, evaluation))
-    return batches.InMemory(images, torch.arange(train), -others, -torch.arange(evaluation), classes=10)
+    """Images of one pixel: the last eight bits of their positions; of evaluation images the labels are negative."""
+    images, others = (torch.arange(count).to(torch.uint8).view(-1, 1, 1, 1) for count in (train, evaluation))
+    one = torch.ones(1, 1, 1, 1)
+    return batches.InMemory(images, torch.arange(train), others, -torch.arange(evaluation), 10, 0 * one, one / 255)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -80,7 +91,8 @@ def test_processes_share_exactly_the_images_of_one_alone(world: int) -> None:
     shared = [torch.cat([batch.indices for batch in data.evaluation(rank, world)]) for rank in range(world)]
     assert torch.equal(torch.cat(shared).sort().values, alone) and torch.equal(alone, torch.arange(600))
     for batch in data.evaluation(world - 1, world):
-        assert torch.equal(-batch.indices, batch.labels) and torch.equal(-batch.indices, batch.images.flatten())
+        assert torch.equal(-batch.indices, batch.labels)
+        assert torch.equal(batch.indices % 256, batch.images.flatten().round())
         assert len(batch.labels) <= batches.EVAL_BATCH
 
 
@@ -92,7 +104,9 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
 def test_training_images_can_take_the_place_of_the_evaluation_images() -> None:
     data = small()
     (every,) = data.of_training(slice(None)).evaluation()
-    assert torch.equal(every.labels, torch.arange(60)) and torch.equal(every.images.flatten(), torch.arange(60.0))
+    assert torch.equal(every.labels, torch.arange(60)) and torch.equal(
+        every.images.flatten().round(), torch.arange(60.0)
+    )
     (some,) = data.of_training(torch.tensor([7, 3])).evaluation()
     assert some.labels.tolist() == [7, 3] and data.of_training(torch.tensor([7, 3])).count == 60
 

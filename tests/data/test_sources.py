@@ -290,6 +290,17 @@ def test_an_archive_other_than_the_published_one_is_noted(
     assert ("not the published one" in found.terms) is not same
 
 
+@pytest.mark.parametrize("called", [None, "CIFAR-10 (JPEG copy)"])
+def test_a_copy_without_a_name_of_its_own_is_warned_of(
+    cifar10: Path, caplog: pytest.LogCaptureFixture, called: str | None
+) -> None:
+    data = Data(name="cifar10", called=called)
+    prepare("small", data)
+    said = f"small: {cifar10} is not the archive as published; name it in studies.small.data.called, or tables call it"
+    assert [record.getMessage() for record in caplog.records] == ([] if called else [f"{said} cifar10"])
+    assert data.title == (called or "cifar10")
+
+
 def test_other_digits_than_those_of_this_project_are_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     levels, labels = digits.arrays()
     levels[5, 3, 3] += 1

@@ -310,5 +310,6 @@ def test_mean_and_deviation_are_by_channel_and_those_of_numpy(cifar10: Path) -> 
     np.testing.assert_allclose(said.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(said.std, pixels.std(axis=(0, 2, 3)), rtol=1e-12)
     data = batches.load("small")
-    assert data.channels == 3 and data.train_images.mean(dim=(0, 2, 3)).abs().max() < 1e-5
-    assert (data.train_images.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-4
+    (every,) = data.of_training(slice(None)).evaluation()
+    assert data.channels == 3 and every.images.mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    assert (every.images.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-4

@@ -41,9 +41,10 @@ BASE: dict[str, Any] = {
     },
     "recipes": {
         "short": {
-            "teacher": {"lr": 3e-3, "min_lr": 1e-4, "batch_size": 16, "steps": 4},
-            "qat": {"lr": 3e-3, "min_lr": 1e-4, "batch_size": 16, "steps": 4},
+            "teacher": {"lr": 3e-3, "min_lr": 1e-4, "batch_size": 16, "steps": 4, "augment": {"crop": 1}},
+            "qat": {"lr": 3e-3, "min_lr": 1e-4, "batch_size": 16, "steps": 4, "augment": {"crop": 1}},
             "cga": {"steps": 2},
+            "teacher_once": False,
         }
     },
     "models": {

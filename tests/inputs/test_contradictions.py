@@ -18,7 +18,8 @@ from tests.inputs.test_fields import refusal
 PLAIN, RATES = ("studies", "plain"), ("studies", "rates")
 GROUP = (*PLAIN, "groups", "further")
 SWEEP = (*RATES, "sweep_lr")
-TEACHER, QAT = ("recipes", "short", "teacher"), ("recipes", "short", "qat")
+RECIPE = ("recipes", "short")
+TEACHER, QAT = (*RECIPE, "teacher"), (*RECIPE, "qat")
 STATSQ, CGA = ("variants", "statsq"), ("variants", "statsq-cga")
 MODEL: dict[str, Any] = {"timm": "vit_tiny_patch16_224"}
 
@@ -56,6 +57,11 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*STATSQ, "remedy"): {"name": "calm:"}}, "variants.statsq.remedy.name: 'calm:' should be module:Class"),
     ({(*STATSQ, "remedy"): {"name": "../calm:Calm"}}, "should be module:Class"),
     ({(*STATSQ, "remedy"): {"name": "calm:Calm"}}, "no module 'calm' here; it should be the file calm.py"),
+    # augmentation
+    ({(*RECIPE, "teacher_once"): True}, "recipes.short: qat.augment changes the images at every step, and the teacher's output is stored for unchanged ones: write teacher_once: false"),
+    ({(*RECIPE, "teacher_once"): ABSENT}, "recipes.short: qat.augment changes the images at every step"),
+    ({(*QAT, "augment", "crop"): -1}, "recipes.short.qat.augment.crop: Input should be greater than or equal to 0, not -1"),
+    ({(*QAT, "augment"): {"flop": True}}, "recipes.short.qat.augment: unknown key 'flop'; did you mean 'flip'?"),
     # schedules
     ({(*QAT, "min_lr"): 0.5}, "recipes.short.qat: min_lr 0.5 is above lr"),
     ({(*TEACHER, "warmup"): 0.9, (*TEACHER, "constant_steps"): 1}, "recipes.short.teacher: constant_steps and warmup leave no step"),

@@ -120,9 +120,10 @@ def test_another_place_is_refused(make: Callable[[], nn.Module]) -> None:
 
 def data(train: int) -> InMemory:
     generator = torch.Generator().manual_seed(2)
-    images = torch.rand(train + 40, 1, 8, 8, generator=generator)
+    images = torch.randint(256, (train + 40, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(5, (train + 40,), generator=generator)
-    return InMemory(images[40:], labels[40:], images[:40], labels[:40], classes=5)
+    mean, std = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    return InMemory(images[40:], labels[40:], images[:40], labels[:40], classes=5, mean=mean, std=std)
 
 
 def test_a_table_holds_every_trial_and_is_the_same_again(make: Callable[[], nn.Module]) -> None:
@@ -134,7 +135,7 @@ def test_a_table_holds_every_trial_and_is_the_same_again(make: Callable[[], nn.M
     assert list(frame[["where", "range", "trial"]].itertuples(index=False, name=None)) == rows
     assert tuple(frame[["top1", "loss"]].iloc[0]) == evaluate(model, images)
     # All training images of so small a study, in whatever order.
-    everything = InMemory(*[images.train_images, images.train_labels] * 2, classes=5)
+    everything = images.of_training(slice(None))
     assert frame["train_loss"][0] == pytest.approx(evaluate(model, everything)[1], abs=1e-5)
     position = torch.cat([weight.position().flatten() for weight in block_weights(model)])
     for limit in RANGES:

@@ -157,6 +157,7 @@ def test_the_description_of_a_setting_reruns_nothing(package: Path) -> None:
         ("report/parts/tables.py", {"tables"}),
         ("report/collect.py", {"tables", "figures"}),
         ("data/prepare.py", {"data of cifar10", "data of digits", "data of fashion-mnist"}),
+        ("data/augment.py", {"teacher", *STUDENTS}),
         ("data/readers/digits.py", {"data of digits"}),
         ("data/readers/cifar.py", {"data of cifar10"}),
         ("tracking/mirror.py", {"track"}),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -93,12 +94,9 @@ def test_the_student_starts_from_every_weight_and_bias_of_the_teacher(here: para
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: params.Params) -> None:
     config = resolve(here, TEACHER)
     hot = config.model_copy(update={"train": config.train.model_copy(update={"lr": 1.0, "min_lr": 1.0, "warmup": 0.0})})
-    data = torch.full((64, 1, 8, 8), float("nan"))
-
-    real = batches.load("digits")
-    broken = batches.InMemory(data, real.train_labels[:64], real.eval_images, real.eval_labels, 10)
+    broken = replace(batches.load("digits"), mean=torch.full((1, 1, 1, 1), float("nan")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "load", lambda study: broken)
+        patch.setattr(batches, "load", lambda *_: broken)
         with pytest.raises(UserError, match=r"fp teacher s0: the loss is nan before step 2; lower lr"):
             run_teacher(TEACHER, hot)
 

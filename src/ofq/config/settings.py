@@ -56,6 +56,12 @@ class Data(Strict):
         None,
         description="directory of its files; where it is left out data/<name>, or data/<module>; digits needs none",
     )
+    called: Text | None = Field(
+        None,
+        exclude_if=lambda title: title is None,
+        description="what tables and run.json call the images where they are not quite those of the name: another copy "
+        "of them, a part",
+    )
     evaluate: Literal["test", "validation"] = Field(
         "test",
         description="'validation' holds out a sixth of the training images and never touches the test set: "
@@ -66,6 +72,11 @@ class Data(Strict):
     def entry(self) -> Entry:
         """The reader's class."""
         return find("reader", self.name)
+
+    @property
+    def title(self) -> str:
+        """What readers of a table are told that the images are."""
+        return self.called or self.name
 
 
 class ModelSettings(Strict):
@@ -95,6 +106,25 @@ class ModelSettings(Strict):
         return values
 
 
+class Augmentation(Strict):
+    """How training images are changed, anew in each epoch; nothing is done where all is left out.
+
+    Order: crop, flip, cutout. What is evaluated, and what `noise` measures, is never changed.
+    """
+
+    crop: Annotated[int, Field(ge=0, le=10**4)] = Field(
+        default=0,
+        description="pixels by which an image is shifted at most, up or down and sideways; black where it is not",
+    )
+    flip: bool = Field(default=False, description="half of the images are mirrored left to right")
+    cutout: Annotated[int, Field(ge=0, le=10**4)] = Field(
+        default=0, description="side in pixels of a square of the mean colour, whose middle is anywhere in the image"
+    )
+
+
+UNCHANGED = Augmentation()
+
+
 class TrainingRecipe(Strict):
     """How one phase (teacher or quantization-aware training) is trained."""
 
@@ -113,6 +143,11 @@ class TrainingRecipe(Strict):
         exclude_if=lambda count: count == 12,
         description="least number of progress lines, curve points and oscillation records of a run, evenly spread over "
         "its steps",
+    )
+    augment: Augmentation = Field(
+        default_factory=Augmentation,
+        exclude_if=UNCHANGED.__eq__,
+        description="how training images are changed; annealing goes on with that of qat",
     )
 
     @model_validator(mode="after")
@@ -149,6 +184,15 @@ class Recipe(Strict):
         description="the teacher's output on every training image is computed once and shared by all students of its "
         "seed; false: at every step",
     )
+
+    @model_validator(mode="after")
+    def _stored_output_fits(self) -> "Recipe":
+        if self.teacher_once and self.qat.augment != UNCHANGED:
+            raise ValueError(
+                "qat.augment changes the images at every step, and the teacher's output is stored for unchanged ones: "
+                "write teacher_once: false"
+            )
+        return self
 
 
 class Cga(Strict):

@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import logging
 import math
 from numbers import Integral
 from typing import Any
@@ -18,6 +19,8 @@ from ofq.runs.code_digest import code_digest
 from ofq.runs.files import write_bytes, write_json
 from ofq.runs.paths import data_dir, data_info
 from ofq.runs.provenance import machine, versions
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(study: str, data: Data) -> None:
@@ -66,6 +69,12 @@ def prepare(study: str, data: Data) -> None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(f"read() of data set {data.name} gives a Source with a wrong {place}: {first['msg']}") from None
+    for name, file in source.origin.items():
+        if file.as_published is False and data.called is None:
+            _log.warning(
+                "%s: %s is not the archive as published; name it in studies.%s.data.called, or tables call it %s",
+                *(study, reader.place(name), study, data.title),
+            )
     for stored, content in packed.values():
         write_bytes(data_dir(study) / stored.name, content)
     write_manifest(study, manifest)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ofq.config.resolve import RunConfig, TeacherConfig
-from ofq.data.batches import Batches, seeded
+from ofq.data.batches import Batches
+from ofq.data.seeds import seeded
 from ofq.errors import UserError
 from ofq.models.weights import load_weights
 from ofq.oscillation.thresholds import threshold_distance

@@ -89,7 +89,7 @@ class Job(Generic[HeldConfig]):
     def batch(self, step: int) -> Batch:
         """Return this process's part of the batch of an optimizer step, counted from 0, on the device."""
         rank = self.rank
-        return self.device.move(self.data.train(self.seed, step, self.config.train.batch_size, rank.index, rank.count))
+        return self.data.train(self.seed, step, self.config.train.batch_size, rank.index, rank.count)
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def started(
     inputs = [data_dir(run.study) / "manifest.json", *step.inputs]
     if absent := [path for path in inputs if not path.exists()]:
         raise missing(absent[0])
-    data = batches.load(run.study)
+    data = batches.load(run.study, config.train.augment, device.where)
     code, read = code_digest(step.module, *config.modules), {str(path): file_digest(path) for path in inputs}
     base = run.state(step.aside)
     key = config.key(str({"code": code, "inputs": read}))

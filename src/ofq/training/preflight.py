@@ -7,6 +7,7 @@ from torch import nn
 
 from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
 from ofq.data import batches
+from ofq.data.augment import check
 from ofq.data.batches import Batches
 from ofq.errors import UserError
 from ofq.remedies.load import make_remedy, remedy_class
@@ -25,7 +26,7 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
 
     Raises:
         UserError: timm cannot build the model, it does not fit the images, it cannot be quantized as asked, a
-            remedy cannot be made, or a batch is larger than the data.
+            remedy cannot be made, a batch is larger than the data, or an augmentation can blank an image.
     """
     data = batches.load(study)
     model = configs[0].model
@@ -35,6 +36,7 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
                 f"batch_size {config.train.batch_size} of {config.phase} is larger than the {data.count} "
                 f"training images of {study}; lower it in params.yaml"
             )
+        check(config.train.augment, data.image_size)
     with torch.device("meta"):
         _check_fit(build_model(configs[0], data), model.timm, data)
         students = [config for config in configs if not isinstance(config, TeacherConfig)]

@@ -68,7 +68,7 @@ def page(grid: Grid, file: ClaimsFile, rows: Sequence[Row]) -> str:
     verdicts = ", ".join(f"{counts[name]} {name}" for name in ("supported", "contradicted", "undecided", "untested"))
     parts = [
         f"# The papers' claims on {grid.study}",
-        f"The {grid.data.evaluate} images of {grid.data.name}; {_named('model', models)}; "
+        f"The {grid.data.evaluate} images of {grid.data.title}; {_named('model', models)}; "
         f"{_named('seed', [str(seed) for seed in seeds])}. Of {len(rows)} claims: {verdicts}.",
         _EXPLAINED.format(tested=tested, level=100 * LEVEL, study=grid.study),
     ]

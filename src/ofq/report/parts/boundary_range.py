@@ -45,7 +45,7 @@ def _table(grid: Grid, ranges: dict[str, float], metrics: pd.DataFrame, record: 
     }
     caption = (
         f"Study {grid.study}: annealing with bands of different width; mean ± standard deviation over "
-        f"{grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.name}. Boundary range: "
+        f"{grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.title}. Boundary range: "
         "half-width of the band round each rounding threshold, in code steps; weights outside it are frozen. Left in "
         f"the band: weights that still train at the last step, of those that annealing governs. {BOUNDARY_RANGE}"
     )

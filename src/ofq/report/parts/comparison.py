@@ -36,7 +36,7 @@ def write_comparison(grid: Grid) -> None:
     }
     caption = (
         f"Study {grid.study}: pairs of variants, the first less the second, paired by seed; mean ± standard deviation "
-        f"of the differences over {grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.name}. "
+        f"of the differences over {grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.title}. "
         f"Oscillating: share of weights whose reversal frequency is {collect.OFTEN} at the end. Reversals of annealed "
         "variants are counted over the annealing alone: there is a dash where only one of a pair is annealed."
     )

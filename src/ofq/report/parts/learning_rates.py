@@ -43,7 +43,7 @@ def write_learning_rates(grid: Grid) -> None:
         "lowest": data["best"].map({True: "✓", False: ""}),
     }
     caption = (
-        f"Study {grid.study}: peak learning rates compared on the {grid.data.evaluate} images of {grid.data.name}; "
+        f"Study {grid.study}: peak learning rates compared on the {grid.data.evaluate} images of {grid.data.title}; "
         f"mean ± standard deviation over {grid.seeds_in_words} (the last rows: over all variants, bits and "
         "seeds). The lowest learning rate of the schedule keeps its ratio to the peak."
     )

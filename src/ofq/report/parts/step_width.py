@@ -93,7 +93,7 @@ def _table(grid: Grid, points: pd.DataFrame) -> None:
     }
     caption = (
         f"Study {grid}: steps and oscillation, mean ± standard deviation over {grid.seeds_in_words}, on the "
-        f"{grid.data.evaluate} images of {grid.data.name}. Width: step in standard deviations of its row, mean over "
+        f"{grid.data.evaluate} images of {grid.data.title}. Width: step in standard deviations of its row, mean over "
         f"the low-bit weights. The curve goes, seed by seed, through {', '.join(grid.curve)}, straight between "
         "neighbours; a run is compared with it at its own width, reversals at that over the run, the share at that of "
         "the end. In brackets: how many runs lie within the range of the curve, if not all; the others are left out."

@@ -134,7 +134,7 @@ def _has_remedies(grid: Grid) -> bool:
 
 def _evaluated(grid: Grid) -> str:
     data = grid.data
-    return f"on the {data.evaluate} images of {data.name}; the model after the last step is evaluated"
+    return f"on the {data.evaluate} images of {data.title}; the model after the last step is evaluated"
 
 
 def _teacher_accuracy(grid: Grid) -> str:
