@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -136,20 +137,14 @@ def _take(finished: Finished, made: Made, source: Path) -> bool:
         raise UserError(f"{other[0]} here is another file, and stays; to take this one, delete {other[0].parent} first")
     if len(there) == len(files):
         return False
-    if isinstance(made.of, Run):
-        with only_trainer(made.of.state(""), patience=0):
-            _copy(source, digests, [path for path in reversed(files) if path not in there])
-    else:
-        _copy(source, digests, [path for path in reversed(files) if path not in there])
+    with only_trainer(made.of.state(""), patience=0) if isinstance(made.of, Run) else nullcontext():
+        for path in reversed(files):
+            if path not in there:
+                with replacing(RESULTS / path) as temporary:
+                    shutil.copyfile(source / path, temporary)
+                    if file_digest(temporary) != digests[path]:
+                        raise UserError(f"{path.name} was changed while it was copied; run the same again")
     return True
-
-
-def _copy(source: Path, digests: dict[Path, str], paths: list[Path]) -> None:
-    for path in paths:
-        with replacing(RESULTS / path) as temporary:
-            shutil.copyfile(source / path, temporary)
-            if file_digest(temporary) != digests[path]:
-                raise UserError(f"{path.name} was changed while it was copied; run the same again")
 
 
 def _note(finished: Finished, right: list[Made]) -> None:
