@@ -27,6 +27,7 @@ OF_A_STUDY = [
     "claims",
     "learning-rates",
     "cost",
+    "runs",
     "reference",
     "track",
 ]
@@ -86,6 +87,11 @@ def test_a_run_that_does_not_exist_is_one_line(bare: Path, refusal: Refusal, ste
         ([""], "unknown command ''; known: "),
         (["qat"], "the following arguments are required: RUN"),
         (["qat", RUN, RUN], "unrecognized arguments"),
+        (["runs", "plain", "swep"], "unknown group of study 'plain': 'swep'"),
+        (["adopt"], "the following arguments are required: FOLDER"),
+        (["adopt", "params.yaml"], "params.yaml is no folder; name the results of another project"),
+        (["adopt", "."], "there are no runs in .; name the results of another project"),
+        (["adopt", ".", "plane"], "unknown study 'plane'; did you mean 'plain'?"),
         (["data"], "which study? name one"),
         (["data", "--verify"], "no study has prepared data here"),
         (["data", "plain", "--force"], "unrecognized arguments: --force"),
@@ -143,6 +149,8 @@ def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal
         if step in OF_A_STUDY
         else ["plain/vit/w2a2/statsq/seed0"]
         if step in OF_A_RUN
+        else ["elsewhere"]
+        if step == "adopt"
         else []
     )
     assert refusal(step, *name).startswith("params.yaml: cannot be read: ")

@@ -144,6 +144,56 @@ def track(study: str | None, follow: bool, keep_going: bool) -> None:
         mirror.track(study, keep_going=keep_going)
 
 
+@COMMANDS(
+    ("folder", {"metavar": "FOLDER", "help": "results of another project, or a folder that has results"}),
+    ("studies", {"metavar": "STUDY", "nargs": "*", "help": "which; left out: all that have runs there"}),
+)
+def adopt(folder: str, studies: list[str]) -> None:
+    """Take up the finished runs of another machine, so that snakemake runs none of them again.
+
+    FOLDER is the results of another checkout, an unpacked archive of them, or a folder that has results. Every run
+    there is checked: its settings are those that params.yaml gives here, its code is that of this checkout, each file
+    is what the run published (sha256), and data, teacher and parent are the same as here, or are taken too. What is
+    right is copied, and Snakemake notes it as made; a file here that differs stays, and the run is refused.
+
+    Prints a line for each: taken, here (before), or refused with the reason; ends with exit code 2 where something was
+    refused. The same command again goes on where it was interrupted.
+
+    examples: python -m ofq adopt /mnt/node7/ofq
+              python -m ofq adopt unpacked/results digits
+    """
+    from ofq.workflow.adopt import adopt as adopt_runs
+    from ofq.workflow.targets import check_project, load_project
+
+    params = load_project()
+    check_project(writing=True)
+    adopt_runs(params, Path(folder), studies)
+
+
+@COMMANDS(STUDY, ("group", {"metavar": "GROUP", "nargs": "?", "help": "of the study, or everything; see above"}))
+def runs(study: str, group: str | None) -> None:
+    """Print what is left to run of a study, one command a line, for machines without Snakemake.
+
+    Without GROUP: what `snakemake STUDY` runs, the groups that are always part of it included. A line is a command and
+    what it is called with, such as `qat digits/vit_micro/w2a2/statsq/seed0`, each after those that it needs. Left out
+    is what is right: finished, and made from the settings, the code and the files that are here. Tables, figures and
+    claims are left to `python -m ofq report`. This runs all of it, and this only the teachers, 8 at a time:
+
+        python -m ofq runs digits | xargs -n 2 python -m ofq
+        python -m ofq runs digits | grep ^teacher | xargs -P 8 -n 2 python -m ofq
+
+    examples: python -m ofq runs digits
+              python -m ofq runs digits everything
+    """
+    from ofq.workflow.finished import Finished
+    from ofq.workflow.targets import load_project
+
+    finished = Finished(load_project())
+    left = [made for made in finished.wanted(study, group) if not finished.is_right(made)]
+    for made in left:  # only now: what takes the lines may begin to make these
+        print(made)
+
+
 @COMMANDS(STUDY)
 def cost(study: str) -> None:
     """Print what each step of a study cost.

@@ -9,7 +9,7 @@ from pathlib import Path
 from ofq.config.params import Params
 from ofq.config.studies import Study, swept_names
 from ofq.errors import UserError, unknown
-from ofq.runs.paths import FULL_PRECISION, SEEDS, TEACHER, Run, report_dir
+from ofq.runs.paths import EVERYTHING, FULL_PRECISION, SEEDS, TEACHER, Run, report_dir
 
 
 class Grid:
@@ -110,9 +110,35 @@ def grids(params: Params, study: str) -> list[Grid]:
     return [Grid(params, study), *(Grid(params, study, group) for group in params.study_named(study).groups)]
 
 
+def grids_named(params: Params, study: str, group: str | None) -> list[Grid]:
+    """Return the grids of what can be asked for: one group, ``everything``, or (None) the main grid with its company.
+
+    The main grid is made with the groups that always go with it.
+
+    Raises:
+        UserError: no such study or group.
+    """
+    groups = params.study_named(study).groups
+    if group == EVERYTHING:
+        names = [None, *groups]
+    elif group is None:
+        names = [None, *(name for name, spec in groups.items() if spec.always)]
+    else:
+        names = [group]
+    return [Grid(params, study, name) for name in names]
+
+
 def all_runs(params: Params, study: str) -> list[Run]:
     """Return the runs of a study's main grid and of all its groups, each once."""
     return list(dict.fromkeys(run for grid in grids(params, study) for run in grid.runs))
+
+
+def with_sources(params: Params, runs: Iterable[Run]) -> list[Run]:
+    """Return runs, their teachers, and the runs that annealed ones continue, sorted."""
+    asked = set(runs)
+    parents = {run: params.variant(run.variant).parent for run in asked if not run.full_precision}
+    continued = {run.sibling(parent) for run, parent in parents.items() if parent is not None}
+    return sorted({*asked, *(run.teacher for run in asked), *continued})
 
 
 def published(params: Params, run: Run) -> list[Path]:

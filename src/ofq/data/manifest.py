@@ -13,7 +13,7 @@ from pydantic.types import FiniteFloat, NonNegativeInt, PositiveInt
 
 from ofq.errors import UserError, missing
 from ofq.runs.files import write_json
-from ofq.runs.paths import data_dir
+from ofq.runs.paths import RESULTS, data_dir
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Plain names only: a manifest from elsewhere must not point outside its folder.
@@ -110,14 +110,18 @@ def write_manifest(study: str, manifest: Manifest) -> None:
     write_json(manifest_path(study), content | {"sha256": _digest(content)})
 
 
-def read_manifest(study: str) -> Manifest:
+def read_manifest(study: str, folder: Path = RESULTS) -> Manifest:
     """Read the manifest of a study.
+
+    Args:
+        study: its name.
+        folder: the results that hold it.
 
     Raises:
         UserError: it is missing, is not JSON, lacks a key, holds a value out of range, or was changed by even one byte
             since it was written; in one line.
     """
-    path = manifest_path(study)
+    path = folder / manifest_path(study).relative_to(RESULTS)
     try:
         text = path.read_bytes().decode()
         content = json.loads(text)

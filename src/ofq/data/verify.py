@@ -63,7 +63,7 @@ def findings(study: str, data: Data) -> Iterator[Finding]:
                 yield Finding("bad", f"{file} does not exist", again(study))
         return
     good = f"{path}  {manifest.data}, {manifest.classes} classes, by {manifest.evaluate} images"
-    yield from _report(study, good, path, _manifest_problems(manifest, data))
+    yield from _report(study, good, path, manifest_problems(manifest, data))
     for split, stored in (("train", manifest.files.train), ("eval", manifest.files.eval)):
         good = f"{files[split]}  {stored.images} images, sha256 {stored.sha256[:12]}..."
         yield from _report(study, good, files[split], _stored_problems(files[split], split, stored, manifest))
@@ -77,7 +77,8 @@ def _report(study: str, good: str, path: Path, problems: Iterable[str]) -> Itera
     yield from bad or [Finding("ok", good)]
 
 
-def _manifest_problems(manifest: Manifest, data: Data) -> Iterator[str]:
+def manifest_problems(manifest: Manifest, data: Data) -> Iterator[str]:
+    """Yield what a manifest has that its study's settings do not ask for, in words that go on after its path."""
     if (manifest.data, manifest.evaluate) != (data.name, data.evaluate):
         yield (
             f"is of {manifest.data}, evaluated on {manifest.evaluate} images; "

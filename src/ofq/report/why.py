@@ -108,7 +108,9 @@ def _current(runs: list[Run]) -> list[str]:
             f"    metrics   {', '.join(f'{name} {value:.6g}' for name, value in metrics.items())}",
             f"    files     {'not verified: run.json has no digests of them' if wrong is None else 'as published'}",
             f"    code      {info['digests']['code']}",
-            *([f"    commit    {info['git']}{_changes(info)}"] if "git" in info else []),
+            f"    commit    {info['git']}{_changes(info)}"
+            if "git" in info
+            else "    commit    unknown: git did not know the project",
             *(f"    input     {digest[:16]} {name}" for name, digest in inputs.items()),
             f"    MLflow    {_mlflow_id(run)}",
         ]

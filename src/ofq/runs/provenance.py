@@ -1,5 +1,6 @@
 """Where a number came from: versions of the libraries, the machine, the commit."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -51,9 +52,12 @@ def _git(*arguments: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that numbers depend on."""
-    names = ["torch", "timm", "numpy", "scikit-learn", "snakemake", PACKAGE]
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    """Return the versions of Python and of the libraries that numbers depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "timm", "numpy", "scikit-learn", "snakemake", PACKAGE):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # steps run without Snakemake, from a folder
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def machine() -> dict[str, Any]:

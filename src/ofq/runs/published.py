@@ -49,7 +49,9 @@ class Info(TypedDict, total=False):
     changed: list[str]
 
 
-class _Measured(TypedDict, total=False):
+class Measured(TypedDict, total=False):
+    """What is read of any measurement in JSON."""
+
     digests: Digests
 
 
@@ -185,7 +187,7 @@ def _wrong(path: Path) -> UserError | None:
         if path.name == "noise.parquet":
             read_frame(path, [])
         elif path.name.startswith("probe"):
-            measured: _Measured = read_measured(path, _Measured)
+            measured: Measured = read_measured(path, Measured)
             for name, digest in measured.get("digests", {}).get("outputs", {}).items():
                 with reading(path.with_name(name)):
                     _compare(path.with_name(name), digest)

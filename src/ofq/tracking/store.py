@@ -86,7 +86,10 @@ class Store:
                     from mlflow import MlflowClient
                     from mlflow.exceptions import MlflowException
                     from sqlalchemy.exc import SQLAlchemyError
-                except RuntimeError as error:  # a user without a home directory
+                except (
+                    RuntimeError,
+                    ModuleNotFoundError,
+                ) as error:  # a user without a home directory, or without MLflow
                     raise self._failure(error) from None
                 try:
                     yield MlflowClient(self.uri)

@@ -35,7 +35,7 @@ def clean(*, yes: bool) -> None:
     """
     if not PARAMS.is_file():
         raise UserError(f"{PARAMS} not found in {Path.cwd()}; run from the project's root")
-    if _snakemake_works_here():
+    if snakemake_works_here():
         raise UserError("snakemake works in this directory; wait for it or end it")
     chosen = {top: files for top, files in _candidates(runs=yes).items() if files or (top.is_dir() and not _files(top))}
     if not chosen:
@@ -54,7 +54,8 @@ def clean(*, yes: bool) -> None:
     print("Removed.")
 
 
-def _snakemake_works_here() -> bool:
+def snakemake_works_here() -> bool:
+    """Return whether a snakemake works in this directory."""
     path = _SNAKEMAKE / "ofq.lock"
     if not path.exists():
         return False

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from ofq.config.grid import all_runs, grids
+from ofq.config.grid import all_runs, grids, with_sources
 from ofq.config.params import Params
 from ofq.runs.paths import TEACHER, Run
 from ofq.runs.published import read_info
@@ -42,7 +42,7 @@ def table(params: Params, study: str) -> str:
     """Return Markdown tables of a study's and its groups' finished runs: by step, and by the target that makes them."""
     main, *others = grids(params, study)
     runs = all_runs(params, study)
-    infos = {run: read_info(run.files.info, *_NEEDED) for run in _with_sources(params, runs) if run.files.info.exists()}
+    infos = {run: read_info(run.files.info, *_NEEDED) for run in with_sources(params, runs) if run.files.info.exists()}
     if not infos:
         return f"No run of study {study} is finished."
     steps = [TEACHER if run.full_precision else run.variant for run in infos]
@@ -54,22 +54,15 @@ def table(params: Params, study: str) -> str:
         )
     if others:
         lines += ["", "| grid | runs | CPU-seconds | runs beside the main grid | CPU-seconds |", "| --- " * 5 + "|"]
-        of_the_main_grid = _with_sources(params, main.runs)
+        of_the_main_grid = with_sources(params, main.runs)
         for grid in (main, *others):
-            finished = [run for run in _with_sources(params, grid.runs) if run in infos]
+            finished = [run for run in with_sources(params, grid.runs) if run in infos]
             further = [run for run in finished if run not in of_the_main_grid]
             cells = [
                 f"{len(part)} | {sum(infos[run]['cpu_seconds'] for run in part):.0f}" for part in (finished, further)
             ]
             lines.append(f"| {grid.group or study} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _with_sources(params: Params, runs: list[Run]) -> list[Run]:
-    """Return the runs, their teachers, and the runs that annealed ones continue."""
-    parents = {run: params.variant(run.variant).parent for run in runs if not run.full_precision}
-    continued = {run.sibling(parent) for run, parent in parents.items() if parent is not None}
-    return sorted({*runs, *(run.teacher for run in runs), *continued})
 
 
 def _minutes(seconds: float) -> str:

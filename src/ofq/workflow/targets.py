@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ofq.config.grid import Grid, check_run, published
+from ofq.config.grid import Grid, check_run, grids_named, published
 from ofq.config.params import Params, load
 from ofq.errors import UserError, shortened, unknown
 from ofq.report.artefacts import ARTEFACTS, CLAIMS, files_of
@@ -71,14 +71,7 @@ def tracked(study: str, group: str | None) -> Path:
 
 def report_files(params: Params, study: str, group: str | None) -> list[Path]:
     """Return the files that a name asks for; a study itself is its main grid and the groups that always go with it."""
-    groups = params.studies[study].groups
-    if group == EVERYTHING:
-        names = [None, *groups]
-    elif group is None:
-        names = [None, *(name for name, spec in groups.items() if spec.always)]
-    else:
-        names = [group]
-    files = [path for name in names for path in grid_files(Grid(params, study, name))]
+    files = [path for grid in grids_named(params, study, group) for path in grid_files(grid)]
     claims = [report_dir(study) / name for name in CLAIMS.makes] if group == EVERYTHING else []
     return list(dict.fromkeys([*files, *claims]))
 
