@@ -26,6 +26,7 @@ APART = {
     "ofq.runs.code_digest": "is this digest",
     "ofq.runs.registry": "says which file holds a class that a run names, and that file counts",
     "ofq.training.resume": "chooses the saved state to go on from, which holds all that a run needs",
+    "ofq.training.progress": "says how far a run is, in its log",
     "ofq.training.signals": "says when a run is told to stop",
     "ofq.errors": "words of errors",
     "ofq.environment": "names of environment variables, and how much is told",

@@ -43,9 +43,13 @@ def git_state(modules: Sequence[str]) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
+    return _output(["git", *arguments])
+
+
+def _output(command: Sequence[str]) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except OSError:  # no git
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # not installed
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
@@ -54,6 +58,20 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that numbers depend on."""
     names = ["torch", "timm", "numpy", "scikit-learn", "snakemake", PACKAGE]
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def version(name: str) -> str | None:
+    """Return the version of a library, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def driver() -> str | None:
+    """Return the version of the driver of NVIDIA's cards, or None where nvidia-smi does not tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return next(iter((_output(command) or "").splitlines()), None)
 
 
 def machine() -> dict[str, Any]:
