@@ -57,6 +57,7 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def train(settings: params.Params, run: Run) -> None:
+    torch._dynamo.reset()  # as in a process of its own
     RUNS[run](run, resolve(settings, run), Keeping(runs_per_gpu=settings.studies["digits"].hardware.runs_per_gpu))
 
 

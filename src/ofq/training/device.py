@@ -151,7 +151,7 @@ class Device:
         with ExitStack() as stack:
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(self.where, enabled=False))
-            if self.precision == "tf32":
+            if self.where != "cpu":
                 stack.enter_context(_tf32(False))
             if self.compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))

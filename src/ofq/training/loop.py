@@ -16,11 +16,11 @@ from ofq.config.resolve import RunConfig
 from ofq.data.batches import Batch, Batches
 from ofq.errors import Stopped, UserError, shortened
 from ofq.quant.hook import Hook
+from ofq.runs.progress import Progress
 from ofq.training.device import CPU, Device
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Job
 from ofq.training.optim import make_schedule
-from ofq.training.progress import Progress
 from ofq.training.signals import Stop
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def train(
         job.events.restore(state["events"] if state else None)
         if state:
             _log.info("%s  resumed after step %d", job.label, first)
-    progress = Progress(job.label, recipe, device, first)
+    progress = Progress(job.label, steps=recipe.steps, images=recipe.batch_size, first=first)
 
     stop = Stop(saved=first)
     with stop.listening():
@@ -113,10 +113,10 @@ def train(
                     values |= _metrics(hook, values, step)
                 if rank.leads:
                     job.events.append("step", step=step, **values)
-                    progress.tell(step, values)
+                    progress.tell(step, device.memory_mib, values)
                 loss_sum.zero_()
             elif rank.leads and progress.due():
-                progress.tell(step)
+                progress.tell(step, device.memory_mib)
 
             signum = rank.agreed(stop.signum)
             if step == first + 1:

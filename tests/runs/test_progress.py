@@ -2,11 +2,7 @@
 
 import pytest
 
-from ofq.config.settings import TrainingRecipe
-from ofq.training import progress
-from ofq.training.device import CPU, Device
-
-RECIPE = TrainingRecipe(lr=1.0, min_lr=0.1, batch_size=10, steps=1000)
+from ofq.runs import progress
 
 
 def test_a_line_says_how_far_how_fast_and_how_long(
@@ -15,17 +11,16 @@ def test_a_line_says_how_far_how_fast_and_how_long(
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with caplog.at_level("INFO", logger="ofq"):
-        line = progress.Progress("run", RECIPE, CPU, first=100)
+        line = progress.Progress("run", steps=1000, images=10, first=100)
         now[0] += 50
-        line.tell(200, {"train/loss": 1.5, "val/top1": 70.0, "osc/share": 0.5})
+        line.tell(200, 0, {"train/loss": 1.5, "val/top1": 70.0, "osc/share": 0.5})
         assert not line.due()
         now[0] += 121
         assert line.due()
-        line.tell(300)
+        line.tell(300, 0)
         assert not line.due()
-        monkeypatch.setattr(Device, "memory_mib", 2048)
         now[0] += 10
-        line.tell(400)
+        line.tell(400, 2048)
     first, second, third = caplog.messages
     assert first.endswith("step  200/1000  loss  1.500  top1  70.00 %  osc  0.50 %  20 images/s  left 6:40")
     assert second.endswith("step  300/1000  8 images/s  left 9:58")
