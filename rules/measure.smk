@@ -16,7 +16,8 @@ rule probe:
         "../envs/ofq.yaml"
     threads: PLAN.threads
     resources:
-        mem_mb=1500,
+        mem_mb=PLAN.mem_mb,
+        gpu=PLAN.gpu,
     params:
         settings=PLAN.settings,
         step="probe",

@@ -11,7 +11,8 @@ rule teacher:
         "../envs/ofq.yaml"
     threads: PLAN.threads
     resources:
-        mem_mb=1500,
+        mem_mb=PLAN.mem_mb,
+        gpu=PLAN.gpu,
     params:
         settings=PLAN.settings,
         code=PLAN.code_of("teacher"),
@@ -38,7 +39,8 @@ rule qat:
         "../envs/ofq.yaml"
     threads: PLAN.threads
     resources:
-        mem_mb=1500,
+        mem_mb=PLAN.mem_mb,
+        gpu=PLAN.gpu,
     params:
         step="qat",
         settings=PLAN.settings,

@@ -19,6 +19,9 @@ RESUME_ACROSS_CODE = "OFQ_RESUME_ACROSS_CODE"
 WARM_SOCKET = "OFQ_WARM_SOCKET"
 """Address at which a job reaches the warm process."""
 
+OWN_PROCESS = "OFQ_OWN_PROCESS"
+"""Studies whose jobs do not run in children of the warm process, by their names: CUDA does not outlive a fork."""
+
 SETTINGS = "OFQ_SETTINGS"
 """File with the settings of Snakemake's jobs; without it they read ``params.yaml``."""
 
@@ -34,7 +37,7 @@ DRILL = "OFQ_DRILL"
 GOLDEN = "OFQ_GOLDEN"
 """Folder of other numeric fixtures, for ``tests/golden``."""
 
-_KNOWN = {UNDER_SNAKEMAKE, RESUME_ACROSS_CODE, WARM_SOCKET, SETTINGS, LOG_LEVEL, DRILL, GOLDEN}
+_KNOWN = {UNDER_SNAKEMAKE, RESUME_ACROSS_CODE, WARM_SOCKET, OWN_PROCESS, SETTINGS, LOCKS, LOG_LEVEL, DRILL, GOLDEN}
 
 SOURCE = Path(__file__).resolve().parents[1]
 """The folder that this package is imported from."""

@@ -10,6 +10,7 @@ import tomllib
 
 import pytest
 
+from ofq import environment
 from ofq.cli import main as cli
 from ofq.cli.run import commands
 from ofq.environment import configure_logging
@@ -158,3 +159,11 @@ def test_a_variable_that_would_do_nothing_is_one_line(
     assert cli.main(["schema"]) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and said in shown.err and shown.err.count("\n") == 1
+
+
+def test_every_variable_that_the_project_reads_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [value for value in vars(environment).values() if isinstance(value, str) and value.startswith("OFQ_")]
+    assert {"OFQ_LOCKS", "OFQ_LOG_LEVEL", "OFQ_OWN_PROCESS"} <= set(names)
+    for name in names:
+        monkeypatch.setenv(name, "0")
+    environment.check_variables()

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from ofq.config import params
 from ofq.config.grid import Grid, all_runs, check_run
 from ofq.config.quant_config import QuantConfig
-from ofq.config.resolve import QatConfig, RunConfig, resolve
+from ofq.config.resolve import QatConfig, RunConfig, keeping, resolve
 from ofq.config.timm_models import timm_models
 from ofq.errors import UserError
 from ofq.runs.paths import Run
@@ -51,6 +51,27 @@ def test_every_run_of_a_group_can_be_resolved_and_named() -> None:
         for run in all_runs(PARAMS, study):
             assert resolve(PARAMS, run).seed == run.seed
             assert Run.parse(str(run.files.metrics)) == run
+
+
+def test_hardware_is_part_of_a_run_where_it_is_not_the_processor_and_how_many_share_a_card_never(
+    tmp_path: Path,
+) -> None:
+    run = Run("digits", "vit_micro", "w2a2", "statsq", 0)
+    plain = resolve(PARAMS, run)
+    assert "hardware" not in plain.shown() and keeping(PARAMS, "digits").runs_per_gpu == 1
+
+    def on(hardware: str) -> params.Params:
+        return params.load(
+            edited(tmp_path, "    data: {name: digits}\n", f"    data: {{name: digits}}\n    hardware: {hardware}\n")
+        )
+
+    assert resolve(on("{device: cpu}"), run).canonical() == plain.canonical()
+    cards = on("{device: cuda, precision: bf16, compile: true, runs_per_gpu: 8}")
+    settings = resolve(cards, run)
+    assert settings.shown()["hardware"] == {"device": "cuda", "precision": "bf16", "compile": True}
+    assert keeping(cards, "digits").runs_per_gpu == 8
+    again = TypeAdapter(RunConfig).validate_json(settings.canonical())
+    assert again == settings
 
 
 def test_fidelity_is_one_switch_each_and_two_presets(tmp_path: Path) -> None:

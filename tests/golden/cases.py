@@ -49,7 +49,8 @@ class Case:
         return arrays(self.file)[name]
 
     def __getitem__(self, leaf: str) -> torch.Tensor:
-        return torch.from_numpy(np.array(self.numpy(leaf)))
+        # The processor, but where the tests are those of a card (tests/gpu).
+        return torch.from_numpy(np.array(self.numpy(leaf))).to(torch.get_default_device())
 
     def below(self, branch: str) -> list[str]:
         """Leaves below a branch of the case, such as the parameters' names below ``param``."""

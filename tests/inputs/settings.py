@@ -18,6 +18,7 @@ BASE: dict[str, Any] = {
             "seeds": [0, 1],
             "recipe": "short",
             "learning_rates": "rates",
+            "hardware": {"device": "cuda", "precision": "tf32", "compile": True, "runs_per_gpu": 2},
             "groups": {
                 "further": {
                     "models": ["vit"],

@@ -20,6 +20,7 @@ GROUP = (*PLAIN, "groups", "further")
 SWEEP = (*RATES, "sweep_lr")
 RECIPE = ("recipes", "short")
 TEACHER, QAT = (*RECIPE, "teacher"), (*RECIPE, "qat")
+HARDWARE = (*PLAIN, "hardware")
 STATSQ, CGA = ("variants", "statsq"), ("variants", "statsq-cga")
 MODEL: dict[str, Any] = {"timm": "vit_tiny_patch16_224"}
 
@@ -68,6 +69,12 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*QAT, "constant_steps"): 4}, "recipes.short.qat: constant_steps and warmup leave no step"),
     ({(*QAT, "constant_steps"): 5}, "leave no step"),
     ({(*QAT, "warmup"): 1.0}, "recipes.short.qat.warmup: Input should be less than 1"),
+    # hardware
+    ({(*HARDWARE, "device"): "cpu"}, "studies.plain.hardware: precision tf32 needs device: cuda"),
+    ({HARDWARE: {"precision": "bf16"}}, "studies.plain.hardware: precision bf16 needs device: cuda"),
+    ({HARDWARE: {"runs_per_gpu": 2}}, "studies.plain.hardware: runs_per_gpu needs device: cuda"),
+    ({(*HARDWARE, "precision"): "bfloat16"}, "studies.plain.hardware.precision: Input should be 'float32', 'tf32' or 'bf16', not 'bfloat16'"),
+    ({(*HARDWARE, "gpu"): True}, "studies.plain.hardware: unknown key 'gpu'"),
     # names that lead nowhere
     ({("study",): "plane"}, "study: unknown study 'plane'; did you mean 'plain'?"),
     ({("studies",): {}}, "study: unknown study 'plain'; known: none"),

@@ -161,3 +161,12 @@ def test_the_meter_changes_nothing(
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert meter.names == [weight.name for weight in weights]
+
+
+def test_a_state_goes_on_where_the_codes_are() -> None:
+    meter, other = OscillationMeter(), OscillationMeter()
+    meter.update({"w": torch.tensor([1, 2])})
+    other.load_state_dict(meter.state_dict())
+    other.update({"w": torch.empty(2, dtype=torch.int64, device="meta")})
+    other.update({"w": torch.empty(2, dtype=torch.int64, device="meta")})
+    assert other.frequency("w").is_meta and other.reversals("w").is_meta

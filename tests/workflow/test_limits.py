@@ -1,11 +1,16 @@
 """What jobs may use together: no more than the machine, or the container, has."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ofq.workflow import limits
+from ofq.config.params import load
+from ofq.config.settings import PROCESSOR
+from ofq.workflow import internals, limits
+from ofq.workflow.plan import Plan
 from tests.conftest import Project
 
 GIB = 2**30
@@ -43,6 +48,42 @@ def test_the_least_limit_of_a_group_counts(group: Path, place: str) -> None:
     assert limits.processors(64) == 1 and limits.memory_mb() == 8 * GIB // 10**6
 
 
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Return a function that gives the machine a number of cards."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(limits, "_DEVICES", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def has(cards: int) -> None:
+        program = tmp_path / "nvidia-smi"
+        lines = "".join(f"echo 'GPU {card}: NVIDIA H (UUID: GPU-{card})'\n" for card in range(cards))
+        program.write_text(f"#!/bin/sh\n{lines}echo '  MIG 1g.10gb Device 0: (UUID: MIG-0)'\n")
+        program.chmod(0o755)
+
+    return has
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [(None, 4), ("", 0), ("-1", 0), ("2", 1), ("0,3", 2), ("GPU-1,GPU-2,GPU-3", 3), ("1,-1,2", 1), ("0,1,2,3,4,5", 4)],
+)
+def test_cards_are_those_that_are_visible(
+    machine: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: int
+) -> None:
+    machine(4)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert limits.cards() == seen
+
+
+def test_without_nvidia_smi_the_devices_are_counted(machine: object, tmp_path: Path) -> None:
+    assert limits.cards() == 0
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert limits.cards() == 2
+
+
 def provided(project: Project, *arguments: str) -> list[int]:
     """Cores and megabytes that Snakemake gives its jobs."""
     done = project.run("snakemake", "--forceall", *arguments, "--", "results/toy/trace.csv")
@@ -60,3 +101,41 @@ def test_snakemake_bounds_memory_always_and_processors_where_all_were_asked_for(
     assert provided(project) == [1, 1200], "less than some jobs ask for is no error"
     assert provided(project, "--cores", "64") == [64, 1200], "a number is taken at its word"
     assert provided(project, "--resources", "mem_mb=5000") == [1, 5000]
+
+
+TEACHER = "results/digits/vit_micro/fp/teacher/seed0/metrics.json"
+
+
+def test_places_on_cards_are_offered_to_local_jobs_unless_their_number_was_given() -> None:
+    given: dict[str, int] = {}
+    workflow = SimpleNamespace(local_exec=True, global_resources=given, register_resource=given.__setitem__)
+    internals.offer_cards(workflow, 6)
+    internals.offer_cards(workflow, 8)
+    assert given == {"gpu": 6}
+    given.clear()
+    workflow.local_exec = False
+    internals.offer_cards(workflow, 6)
+    assert given == {}
+
+
+def test_a_study_trains_on_the_cards_that_are_there_or_is_refused(project: Project) -> None:
+    (project.root / "bin").mkdir()
+    program = project.root / "bin/nvidia-smi"
+    program.write_text("#!/bin/sh\nexit 9\n")
+    program.chmod(0o755)
+    env = {"PATH": f"{program.parent}:{project.env['PATH']}"}
+    project.params["studies"]["digits"]["hardware"] = {"device": "cuda", "runs_per_gpu": 3}
+    project.write_params()
+    plan, wildcards = Plan(load(project.root / "params.yaml")), SimpleNamespace(study="digits")
+    assert (plan.gpu(wildcards), plan.mem_mb(wildcards)) == (1, 6000)
+    plan.params.studies["digits"] = plan.params.studies["digits"].model_copy(update={"hardware": PROCESSOR})
+    assert (plan.gpu(wildcards), plan.mem_mb(wildcards)) == (0, 1500)
+    done = project.run("snakemake", TEACHER, env=env)
+    assert done.returncode == 2 and not (project.root / "results").exists()
+    assert "study digits trains on cuda, and there is no card here that nvidia-smi lists; start" in done.stderr
+    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H'\necho 'GPU 1: NVIDIA H'\n")
+    done = project.run("snakemake", TEACHER, env=env)
+    assert done.returncode == 1 and '"gpu", 6' in done.stderr
+    last = done.stderr.splitlines()[-2]
+    assert last.startswith("ofq: error: the study's hardware is cuda, and there is no card to be found (")
+    assert not list((project.root / "runs").glob("**/*")), "nothing was begun"

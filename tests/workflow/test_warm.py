@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ofq.cli.main import main
 from tests.conftest import Project
 
 TEACHER = "digits/vit_micro/fp/teacher/seed0"
@@ -71,6 +72,18 @@ def test_stopping_a_warm_job_saves_it_and_the_same_command_goes_on(served: tuple
     assert "stopped by SIGTERM after step" in err
     done = project.run("python", "-m", "ofq", "teacher", TEACHER, env=env)
     assert done.returncode == 0 and "resumed after step" in done.stderr
+
+
+def test_a_job_of_a_study_on_a_card_does_not_go_to_the_warm_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA does not outlive a fork."""
+    asked: list[str] = []
+    monkeypatch.setenv("OFQ_WARM_SOCKET", "/nobody")
+    monkeypatch.setenv("OFQ_OWN_PROCESS", "cifar10 digits")
+    monkeypatch.setattr("ofq.cli.main.run", lambda name, arguments: 7)
+    monkeypatch.setattr("ofq.cli.main.warm.delegate", lambda address, job: asked.append(job[1]["run"]) or 0)
+    for study, code in (("digits", 7), ("digits-lr", 0), ("fashion", 0)):
+        assert main(["teacher", f"{study}/vit/fp/teacher/seed0"]) == code
+    assert asked == ["digits-lr/vit/fp/teacher/seed0", "fashion/vit/fp/teacher/seed0"]
 
 
 def test_killing_the_caller_kills_the_warm_job(served: tuple[Project, dict[str, str]]) -> None:

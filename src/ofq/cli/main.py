@@ -2,10 +2,11 @@
 
 import os
 import sys
+from typing import Any
 
 from ofq.cli.command import PROGRAM
 from ofq.cli.run import commands, fail, find, interrupted, reader_gone, run
-from ofq.environment import WARM_SOCKET, check_checkout
+from ofq.environment import OWN_PROCESS, WARM_SOCKET, check_checkout
 from ofq.errors import UserError
 from ofq.workflow import warm
 
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments = command.parse(argv[1:])
     except UserError as error:
         return fail(str(error))
-    if command.warm and (address := os.environ.get(WARM_SOCKET)):
+    if command.warm and not _alone(arguments) and (address := os.environ.get(WARM_SOCKET)):
         try:
             code = warm.delegate(address, [command.name, arguments])
         except KeyboardInterrupt:  # before it was forked
@@ -53,3 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         if code is not None:
             return code
     return run(command.name, arguments)
+
+
+def _alone(arguments: dict[str, Any]) -> bool:
+    """Whether a job's study has hardware for which a job starts in a process of its own."""
+    return str(arguments["run"]).partition("/")[0] in os.environ.get(OWN_PROCESS, "").split()

@@ -199,7 +199,7 @@ def cost(study: str) -> None:
     """Print what each step of a study cost.
 
     Prints Markdown tables from run.json of the finished runs of a study and its groups: runs, CPU-seconds and peak
-    memory of each step; runs and CPU-seconds of each grid.
+    memory of each step; runs and CPU-seconds of each grid; GPU-seconds too where runs had a card.
 
     example: python -m ofq cost digits
     """

@@ -5,6 +5,7 @@ process (:mod:`ofq.workflow.warm`) must start in an instant.
 """
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -18,9 +19,15 @@ from ofq.environment import check_variables, configure_logging
 from ofq.errors import Missing, Stopped, UserError, refused, unknown
 from ofq.workflow.warm import SIGNALS
 
+_log = logging.getLogger(__name__)
+
 INTERRUPTED = 128  # plus the signal's number, as shells count
 # How torch says it; what Python and numpy raise is a MemoryError.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+_NO_CARD_MEMORY = re.compile("CUDA (error: )?out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED", re.IGNORECASE)
+_CARD = re.compile("(CUDA|cuDNN|cuBLAS|Triton) (error|driver)|CU(BLAS|DNN)_STATUS|NVIDIA driver", re.IGNORECASE)
+_COMPILERS = ("torch._dynamo.exc", "torch._inductor.exc")
+_NO_ORDER = "does not have a deterministic implementation"
 _MODULES = ("ofq.cli.training", "ofq.cli.project", "ofq.cli.reporting")
 
 
@@ -65,10 +72,37 @@ def run(name: str, arguments: dict[str, Any]) -> int:
     except KeyboardInterrupt as error:
         return interrupted(*error.args)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
-            raise
-        return fail("out of memory; run fewer jobs at once (snakemake --cores 1), or lower batch_size in params.yaml")
+        if said := _of_hardware(error):
+            _log.debug("where it happened:", exc_info=True)
+            return fail(said)
+        raise
     return 0
+
+
+def _of_hardware(error: Exception) -> str | None:
+    """Return what to say of an error of memory, of a card, or of what compiles for it; None for other faults."""
+    text = str(error)
+    first = " ".join((text.splitlines() or [""])[0].split())[:200]
+    if _NO_CARD_MEMORY.search(text):
+        return (
+            "the card is out of memory; lower hardware.runs_per_gpu, or batch_size, in params.yaml; what was saved is "
+            "kept, and with another runs_per_gpu the same command goes on from it"
+        )
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        return "out of memory; run fewer jobs at once (snakemake --cores 1), or lower batch_size in params.yaml"
+    if _CARD.search(text):
+        return (
+            f"the card failed ({first}); what was saved is kept, and the same command goes on from it; nvidia-smi "
+            "shows the card, OFQ_LOG_LEVEL=debug and CUDA_LAUNCH_BLOCKING=1 where it happened"
+        )
+    if type(error).__module__ in _COMPILERS:
+        return (
+            f"the model could not be compiled ({type(error).__name__}: {first}); torch.compile needs a C++ compiler, "
+            "as g++ is; install one, or set hardware.compile: false in params.yaml"
+        )
+    if _NO_ORDER in text:
+        return f"{first.partition(_NO_ORDER)[0]}{_NO_ORDER} on this device; use another operation in your own class"
+    return None
 
 
 def _made_by(error: Missing) -> str:

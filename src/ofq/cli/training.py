@@ -76,10 +76,10 @@ def probe(run: str, steps: int | None) -> None:
     from ofq.runs.paths import Run
 
     named = Run.named(run)
-    config = job_settings(named).config
+    job = job_settings(named)
     from ofq.measure.probe import WINDOW, run_probe
 
-    run_probe(named, config, steps=WINDOW if steps is None else steps)
+    run_probe(named, job.config, job.keeping, steps=WINDOW if steps is None else steps)
 
 
 @COMMANDS(RUN, warm=True)
@@ -96,10 +96,10 @@ def noise(run: str) -> None:
     from ofq.runs.paths import Run
 
     named = Run.named(run)
-    config = job_settings(named).config
+    job = job_settings(named)
     from ofq.measure.noise import run_noise
 
-    run_noise(named, config)
+    run_noise(named, job.config, job.keeping)
 
 
 def _train(phase: str, name: str, resume_across_code: bool) -> None:

@@ -10,24 +10,26 @@ from pydantic import Field, PlainSerializer
 from ofq.config.grid import check_run
 from ofq.config.params import Params
 from ofq.config.quant_config import QuantConfig, Strict, Switches
-from ofq.config.settings import Cga, Data, ModelSettings, RemedySettings, TrainingRecipe
+from ofq.config.settings import PROCESSOR, Cga, Data, Hardware, ModelSettings, RemedySettings, TrainingRecipe
 from ofq.runs.paths import TEACHER, Run
 from ofq.runs.registry import family_of
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """How the resumable state of a run is kept and resumed. It changes no number, so it is not part of the run.
+    """How a run is kept, resumed and placed. It changes no number, so it is not part of the run.
 
     Attributes:
         checkpoint_seconds: least time from one checkpoint to the next.
         rerun_on_code: the study's setting: whether other code runs everything again.
         resume_across_code: the caller's choice to resume from a state that other code saved.
+        runs_per_gpu: the study's setting: how many runs share a card.
     """
 
     checkpoint_seconds: float = 30.0
     rerun_on_code: bool = True
     resume_across_code: bool = False
+    runs_per_gpu: int = 1
 
     @property
     def across_code(self) -> bool:
@@ -55,6 +57,7 @@ class _Run(Strict):
     model: ModelSettings
     seed: int
     train: TrainingRecipe
+    hardware: Hardware = Field(PROCESSOR, exclude_if=lambda hardware: hardware == PROCESSOR)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -117,7 +120,7 @@ RunConfig = Annotated[TeacherConfig | QatConfig | AnnealConfig, Field(discrimina
 def keeping(params: Params, study: str) -> Keeping:
     """Return how a study's runs keep their state."""
     spec = params.study_named(study)
-    return Keeping(spec.checkpoint_seconds, spec.rerun_on_code)
+    return Keeping(spec.checkpoint_seconds, spec.rerun_on_code, runs_per_gpu=spec.hardware.runs_per_gpu)
 
 
 def resolve(params: Params, run: Run) -> RunConfig:
@@ -129,12 +132,14 @@ def resolve(params: Params, run: Run) -> RunConfig:
     check_run(params, run)
     study = params.studies[run.study]
     recipe = params.recipes[study.recipe]
-    # The files' folder and the published numbers shown beside a model change no number: they are not part of a run.
+    # The files' folder, the published numbers shown beside a model and how many runs share a card change no number:
+    # they are not part of a run.
     common: dict[str, Any] = {
         "data": study.data.model_copy(update={"root": None}),
         "model": params.models[run.model].model_copy(update={"paper_model": None}),
         "seed": run.seed,
         "threads": study.threads,
+        "hardware": study.hardware.model_copy(update={"runs_per_gpu": 1}),
     }
     if run.full_precision:
         rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None

@@ -79,6 +79,37 @@ class Data(Strict):
         return self.called or self.name
 
 
+class Hardware(Strict):
+    """Where runs compute, and how exactly."""
+
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="the processor, or a CUDA card")
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        default="float32",
+        description="of the products of training: tf32 rounds their factors on the card, bf16 is automatic mixed "
+        "precision; quantizers, evaluation, probe and noise compute in float32 in any case",
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile each block for training; on the processor it needs a C++ compiler"
+    )
+    runs_per_gpu: Annotated[int, Field(gt=0, le=64)] = Field(
+        default=1,
+        exclude_if=lambda count: count == 1,
+        description="runs that share a card at a time; changes no number, so it is no part of a run",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Hardware":
+        if self.device == "cpu":
+            if self.precision != "float32":
+                raise ValueError(f"precision {self.precision} needs device: cuda")
+            if self.runs_per_gpu != 1:
+                raise ValueError("runs_per_gpu needs device: cuda; on the processor snakemake --cores decides")
+        return self
+
+
+PROCESSOR = Hardware()
+
+
 class ModelSettings(Strict):
     """A timm model: its registered name and what to override when it is built."""
 

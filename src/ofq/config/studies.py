@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ofq.config.quant_config import Strict
-from ofq.config.settings import Bits, Data, LearningRate, Name
+from ofq.config.settings import Bits, Data, Hardware, LearningRate, Name
 from ofq.errors import unknown
 from ofq.runs.paths import SEEDS, TEACHER
 
@@ -102,6 +102,7 @@ class Study(Reported):
     threads: Annotated[int, Field(gt=0, le=1024)] = Field(
         1, description="CPU threads of one run; part of what a number depends on"
     )
+    hardware: Hardware = Field(default_factory=Hardware, description="where its runs compute, and how exactly")
     checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         30.0, description="from one checkpoint to the next, at least; more where saving would take over 2 % of the time"
     )

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ofq.config.resolve import RunConfig, TeacherConfig
+from ofq.config.resolve import KEEPING, Keeping, RunConfig, TeacherConfig
 from ofq.data.batches import Batches
 from ofq.data.seeds import seeded
 from ofq.errors import UserError
@@ -25,6 +25,7 @@ from ofq.runs import states
 from ofq.runs.files import replacing
 from ofq.runs.paths import Run
 from ofq.runs.published import seal
+from ofq.training.device import CPU, Device, hardware_to_measure
 from ofq.training.job import Step, started
 from ofq.training.loop import evaluate
 from ofq.training.student import make_student
@@ -89,7 +90,7 @@ class FixedQuantizer(Quantizer):
         return self._rounded.codes
 
 
-def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
+def run_noise(run: Run, config: RunConfig, keeping: Keeping = KEEPING, *, trials: int = TRIALS) -> None:
     """Evaluate a finished student with noise on its codes, near rounding thresholds and anywhere; write the results.
 
     The rows of ``noise.parquet`` are one ``none`` (range and trial are 0), then for each range and trial one
@@ -100,6 +101,7 @@ def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
     Args:
         run: quantized and finished.
         config: of the run.
+        keeping: how many runs share a card, if it is measured on one.
         trials: draws for each kind of noise.
 
     Raises:
@@ -109,12 +111,14 @@ def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
     """
     if isinstance(config, TeacherConfig):
         raise UserError(f"{run} is a full-precision run: it has no codes to change")
-    with started(run, config, Step(__name__, [*run.teacher.files.taught, run.files.model], aside="noise")) as job:
+    step = Step(__name__, [*run.teacher.files.taught, run.files.model], aside="noise")
+    here = config.model_copy(update={"hardware": hardware_to_measure(config.hardware)})
+    with started(run, here, step, keeping) as job:
         try:
             student = make_student(job)
             load_weights(student, run.files.model)
-            frame = measure(student, job.data, seed=run.seed, trials=trials)
-            seal(frame, digests=job.digests)
+            frame = measure(student, job.data, job.device, seed=run.seed, trials=trials)
+            seal(frame, digests=job.digests, **job.device.described())
             with replacing(run.files.noise) as temporary:
                 frame.to_parquet(temporary, index=False)
         finally:
@@ -122,12 +126,13 @@ def run_noise(run: Run, config: RunConfig, *, trials: int = TRIALS) -> None:
     print(f"{run}: {trials} trials\n{summary(frame)}\nwritten to {run.files.noise}")
 
 
-def measure(student: nn.Module, data: Batches, *, seed: int, trials: int) -> pd.DataFrame:
+def measure(student: nn.Module, data: Batches, device: Device = CPU, *, seed: int, trials: int) -> pd.DataFrame:
     """Measure the rows of ``noise.parquet``; afterwards the student is as before.
 
     Args:
         student: quantized, with its learned steps.
         data: of its study.
+        device: where the student is.
         seed: of the noise and of the choice of training images.
         trials: draws for each kind of noise.
     """
@@ -137,8 +142,8 @@ def measure(student: nn.Module, data: Batches, *, seed: int, trials: int) -> pd.
     trained_on = data.of_training(chosen)
 
     def row(where: str, limit: float, trial: int, injected: int) -> dict[str, Any]:
-        top1, loss = evaluate(student, data)
-        values = [where, limit, trial, 100 * injected / count, top1, loss, evaluate(student, trained_on)[1]]
+        top1, loss = evaluate(student, data, device)
+        values = [where, limit, trial, 100 * injected / count, top1, loss, evaluate(student, trained_on, device)[1]]
         return dict(zip(_COLUMNS, values, strict=True))
 
     rows = [row("none", 0.0, 0, 0)]
@@ -180,7 +185,7 @@ def inject(weights: list[BlockWeight], noise: Noise) -> tuple[dict[Layer, Tensor
     parts: dict[Layer, list[Tensor]] = {}
     injected = 0
     for weight in weights:  # the thirds of qkv follow each other, in the order of its rows
-        position = weight.position()
+        position = weight.position().cpu()  # the same draws on every device
         near = threshold_distance(position) <= noise.range
         parts.setdefault(weight.layer, []).append(draw(position, near, weight.bits, generator))
         injected += int(near.sum())

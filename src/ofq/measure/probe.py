@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
+from ofq.config.resolve import KEEPING, Keeping, QatConfig, RunConfig, TeacherConfig
 from ofq.errors import UserError
 from ofq.oscillation.boundary import BoundaryObserver
 from ofq.oscillation.coupling import CouplingObserver
@@ -17,6 +17,7 @@ from ofq.runs.files import replacing, write_json
 from ofq.runs.paths import Run
 from ofq.runs.published import digests_of, read_frame, sealed
 from ofq.training.continued import hold_rate, last_state
+from ofq.training.device import hardware_to_measure
 from ofq.training.job import Step, started
 from ofq.training.loop import train
 from ofq.training.student import loss_from
@@ -37,7 +38,7 @@ def outputs(run: Run, steps: int = WINDOW) -> tuple[Path, Path]:
     return run.files.root / f"{name}.json", run.files.root / f"{name}.parquet"
 
 
-def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
+def run_probe(run: Run, config: RunConfig, keeping: Keeping = KEEPING, *, steps: int = WINDOW) -> None:
     """Train a copy of a finished student on at its last learning rate, without remedy, and write what its codes did.
 
     Written are the oscillation of each layer, what weights near a rounding threshold did
@@ -48,6 +49,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
     Args:
         run: quantized and finished.
         config: of the run.
+        keeping: how its own state is kept, and how many runs share a card.
         steps: length of the window, in optimizer steps.
 
     Raises:
@@ -61,10 +63,11 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
         raise UserError(f"a window has at most {_LONGEST} steps, not {steps}")
     files = run.files
     inputs = [*run.teacher.files.taught, files.model, files.trainer]
-    window = config.model_copy(update={"train": config.train.held(config.train.min_lr, steps)})
+    train_on, here = config.train.held(config.train.min_lr, steps), hardware_to_measure(config.hardware)
+    window = config.model_copy(update={"train": train_on, "hardware": here})
     if isinstance(window, QatConfig):
         window = window.model_copy(update={"remedy": None})
-    with started(run, window, Step(__name__, inputs, aside="probe", order=_ORDER)) as job:
+    with started(run, window, Step(__name__, inputs, aside="probe", order=_ORDER), keeping) as job:
         student, optimizer, recorder = last_state(job, run)
         before = read_frame(files.oscillation, ["step", "weights", *_COLUMNS])
         rate = optimizer.param_groups[0]["lr"]
@@ -91,6 +94,7 @@ def run_probe(run: Run, config: RunConfig, *, steps: int = WINDOW) -> None:
             "band": boundary.band(),
             "coupling": coupling.coupling(),
             "coupling_codes": coupling.codes,
+            **job.device.described(),
             "digests": {**job.digests, "outputs": digests_of([record])},
         }
         write_json(summary, sealed(content))

@@ -43,7 +43,9 @@ class BoundaryObserver(Hook):
     def __init__(self, recorder: OscillationRecorder) -> None:
         self._recorder = recorder
         self._weights = [weight for weight in recorder.weights if isinstance(weight.layer, QuantLinear)]
-        self._counts = torch.zeros(3, DISTANCE_BINS, dtype=torch.int64)  # pairs, gradient turns, reversals
+        here = self._weights[0].latent().device
+        # Pairs, gradient turns, reversals.
+        self._counts = torch.zeros(3, DISTANCE_BINS, dtype=torch.int64, device=here)
         # Of every weight at the latest step, one vector (weights,) each.
         self._bins: Tensor | None = None
         self._signs: Tensor | None = None

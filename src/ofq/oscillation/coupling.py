@@ -56,7 +56,9 @@ class CouplingObserver(Hook):
                 if isinstance(attention, QKRAttention):
                     self._shadows.append((StatsQuantizer(weight.bits), attention))
         heads = sum(count for _, _, count in self._heads)
-        self._sums = torch.zeros(4, heads, dtype=torch.int64)  # of q, k, q*k, and q*(sum of k of the other heads)
+        here = next(model.parameters()).device
+        # Of q, k, q*k, and q*(sum of k of the other heads).
+        self._sums = torch.zeros(4, heads, dtype=torch.int64, device=here)
         self._before: Tensor | None = None  # (2, heads): reversals of q and k so far
         self._steps = 0
 

@@ -70,8 +70,10 @@ class OscillationMeter:
         if not self._shapes:
             self._shapes, self._flat = shapes, _unchanged(torch.cat(parts))
             return
+        if self._flat["codes"].device != parts[0].device:  # those of a file
+            self._flat = {name: flat.to(parts[0].device) for name, flat in self._flat.items()}
         old = self._flat["codes"]
-        if self._next.shape != old.shape or self._next.dtype != parts[0].dtype:
+        if (self._next.shape, self._next.dtype, self._next.device) != (old.shape, parts[0].dtype, old.device):
             self._next = torch.empty_like(old, dtype=parts[0].dtype)
         torch.cat(parts, out=self._next)
         self._count()

@@ -117,7 +117,8 @@ class OscillationRecorder(Hook):
             **{column: 100 * (frequency > limit).float().mean().item() for column, limit in SHARES.items()},
             "reversals": self.meter.reversals(name).float().mean().item(),
             "step_width": weight.step_width(),
-            "distance_histogram": torch.histc(distance, DISTANCE_BINS, 0.0, HALF_STEP).int().tolist(),
+            # On the processor: cards have no deterministic one.
+            "distance_histogram": torch.histc(distance.cpu(), DISTANCE_BINS, 0.0, HALF_STEP).int().tolist(),
         }
 
 

@@ -155,8 +155,10 @@ def _canonical(value: Any) -> Any:
     """Return an equal value in new containers, with equal strings as one object.
 
     A pickle refers back to an object that it has already written, so equal states that share objects differently, such
-    as one read from a file, would give different bytes.
+    as one read from a file, would give different bytes. Tensors are those of the processor, whichever card had them.
     """
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
     if isinstance(value, str):
         return sys.intern(value)
     if isinstance(value, dict):

@@ -21,6 +21,7 @@ APART = {
     "ofq.runs.files": "writes files whole or not at all, whatever they hold",
     "ofq.runs.locks": "says who holds a run",
     "ofq.runs.states": "says which saved state belongs to a run",
+    "ofq.runs.progress": "says how far a run is, in its log",
     "ofq.runs.published": "says whether a file is still what its run published",
     "ofq.runs.provenance": "says what a number came from, in files that nobody compares",
     "ofq.runs.code_digest": "is this digest",

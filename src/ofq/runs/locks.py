@@ -11,7 +11,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -45,15 +45,32 @@ def exclusive(path: Path, *, patience: float = 0.0, taken: Callable[[str], Excep
             holder = _holder(_place(path))
             raise taken(holder) if taken else Held(f"{path} is held by {holder}")
         time.sleep(_POLL_SECONDS)
-    with file:
-        now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            _place(path).unlink(missing_ok=True)
+    with _held(file, path):
+        yield
+
+
+@contextlib.contextmanager
+def one_of(paths: Sequence[Path], *, waiting: Callable[[str], None]) -> Iterator[int]:
+    """Hold the first of several locks that is free, and wait until one is; yields its number.
+
+    Args:
+        paths: files of the locks.
+        waiting: called once if none is free, with the holder of the first.
+
+    Raises:
+        UserError: the file system has no locks.
+    """
+    told = False
+    while True:
+        for number, path in enumerate(paths):
+            if file := _acquire(path):
+                with _held(file, path):
+                    yield number
+                return
+        if not told:
+            waiting(_holder(_place(paths[0])))
+            told = True
+        time.sleep(_POLL_SECONDS)
 
 
 def shared(path: Path) -> tuple[IO[str], bool]:
@@ -69,6 +86,20 @@ def shared(path: Path) -> tuple[IO[str], bool]:
     alone = _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     _flock(file, fcntl.LOCK_SH)
     return file, alone and not os.environ.get(LOCKS)
+
+
+@contextlib.contextmanager
+def _held(file: IO[str], path: Path) -> Iterator[None]:
+    """Let a locked file name this process, and remove it at the end."""
+    with file:
+        now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            _place(path).unlink(missing_ok=True)
 
 
 def _place(path: Path) -> Path:

@@ -44,9 +44,13 @@ def git_state(modules: Sequence[str]) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
+    return _output(["git", *arguments])
+
+
+def _output(command: Sequence[str]) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except OSError:  # no git
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # not installed
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
@@ -58,6 +62,20 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # steps run without Snakemake, from a folder
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def version(name: str) -> str | None:
+    """Return the version of a library, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def driver() -> str | None:
+    """Return the version of the driver of NVIDIA's cards, or None where nvidia-smi does not tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return next(iter((_output(command) or "").splitlines()), None)
 
 
 def machine() -> dict[str, Any]:

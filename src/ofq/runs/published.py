@@ -37,7 +37,9 @@ class Info(TypedDict, total=False):
     seconds: float
     cpu_seconds: float
     peak_memory_mib: float
+    gpu_seconds: float
     device: str
+    hardware: dict[str, Any]
     threads: int
     machine: dict[str, Any]
     versions: dict[str, str]

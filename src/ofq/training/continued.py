@@ -34,7 +34,7 @@ def last_state(job: Job[StudentConfig], run: Run) -> tuple[nn.Module, AdamW, Osc
     recorder = OscillationRecorder(student)
     try:
         optimizer.load_state_dict(before["optimizer"])
-        recorder.load_state_dict(before["recorder"])
+        recorder.load_state_dict(job.device.move_state(before["recorder"]))
         # In the model's file stands the floor of those below it. Older files have no steps here, and these ones there.
         student.load_state_dict(before.get("steps", {}), strict=False)
     except (KeyError, ValueError, RuntimeError) as error:

@@ -22,7 +22,7 @@ from ofq.runs.events import EventLog
 from ofq.runs.files import remove_unfinished
 from ofq.runs.paths import Run, data_dir
 from ofq.runs.provenance import file_digest, git_state, versions
-from ofq.training.device import CPU, Device
+from ofq.training.device import Device, device_of
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.resume import state_to_continue
 
@@ -94,57 +94,56 @@ class Job(Generic[HeldConfig]):
 
 @contextmanager
 def started(
-    run: Run, config: Config, step: Step, keeping: Keeping = KEEPING, device: Device = CPU, rank: Rank = ALONE
+    run: Run, config: Config, step: Step, keeping: Keeping = KEEPING, rank: Rank = ALONE
 ) -> Iterator[Job[Config]]:
-    """Prepare a run: fixed threads, deterministic kernels, a locked directory keyed by all that the run depends on.
+    """Prepare a run: its device, fixed threads, deterministic kernels, a locked directory keyed by what it depends on.
 
     Args:
         run: coordinates.
         config: everything in ``params.yaml`` that the run depends on.
         step: that trains or measures it.
-        keeping: how the resumable state is kept.
-        device: where it computes.
+        keeping: how the resumable state is kept, and how many runs share a card.
         rank: which of its processes this is; the first alone locks and cleans up.
 
     Raises:
-        UserError: an input is missing, the data are damaged, or another process trains this run.
+        UserError: an input or the device is missing, the data are damaged, or another process trains this run.
     """
-    now = time.monotonic(), time.process_time()
-    torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True)
-    # A debugging aid that would cost a tenth of a small step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.manual_seed(config.seed)
-    inputs = [data_dir(run.study) / "manifest.json", *step.inputs]
-    if absent := [path for path in inputs if not path.exists()]:
-        raise missing(absent[0])
-    data = batches.load(run.study, config.train.augment, device.where)
-    code, read = code_digest(step.module, *config.modules), {str(path): file_digest(path) for path in inputs}
-    base = run.state(step.aside)
-    key = config.key(str({"code": code, "inputs": read}))
-    state = states.State(base / key, states.Origin(config.canonical(), read, code))
-    with states.only_trainer(base) if rank.leads else nullcontext():
-        earlier = state_to_continue(run, state, states.of_run(base), keeping)
-        if rank.leads:
-            state.begin()
-            remove_unfinished(state.directory)
-            if not step.aside:
-                remove_unfinished(run.files.root)
-        yield Job(
-            run,
-            config,
-            keeping,
-            state,
-            Checkpoints(state.directory, Maker(code, versions()), seconds=keeping.checkpoint_seconds, earlier=earlier),
-            EventLog(state.directory / "events.jsonl", run=str(run), config=config.shown()),
-            data,
-            device,
-            rank,
-            seed=config.seed + step.order,
-            label=f"{run.label} {step.aside}".rstrip(),
-            started=now,
-            git=git_state(config.modules),
-        )
+    device, label = device_of(config.hardware), f"{run.label} {step.aside}".rstrip()
+    with device.shared(keeping.runs_per_gpu, label), device.begun():
+        now = time.monotonic(), time.process_time()
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        inputs = [data_dir(run.study) / "manifest.json", *step.inputs]
+        if absent := [path for path in inputs if not path.exists()]:
+            raise missing(absent[0])
+        data = batches.load(run.study, config.train.augment, device.where)
+        code, read = code_digest(step.module, *config.modules), {str(path): file_digest(path) for path in inputs}
+        base = run.state(step.aside)
+        key = config.key(str({"code": code, "inputs": read}))
+        state = states.State(base / key, states.Origin(config.canonical(), read, code))
+        maker = Maker(code, versions())
+        with states.only_trainer(base) if rank.leads else nullcontext():
+            earlier = state_to_continue(run, state, states.of_run(base), keeping)
+            if rank.leads:
+                state.begin()
+                remove_unfinished(state.directory)
+                if not step.aside:
+                    remove_unfinished(run.files.root)
+            yield Job(
+                run,
+                config,
+                keeping,
+                state,
+                Checkpoints(state.directory, maker, seconds=keeping.checkpoint_seconds, earlier=earlier),
+                EventLog(state.directory / "events.jsonl", run=str(run), config=config.shown()),
+                data,
+                device,
+                rank,
+                seed=config.seed + step.order,
+                label=label,
+                started=now,
+                git=git_state(config.modules),
+            )
 
 
 def build_model(config: RunConfig, data: Batches) -> nn.Module:

@@ -3,7 +3,6 @@
 import logging
 import math
 import re
-import time
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -17,6 +16,7 @@ from ofq.config.resolve import RunConfig
 from ofq.data.batches import Batch, Batches
 from ofq.errors import Stopped, UserError, shortened
 from ofq.quant.hook import Hook
+from ofq.runs.progress import Progress
 from ofq.training.device import CPU, Device
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Job
@@ -56,20 +56,20 @@ def train(
     recipe, device, rank = job.config.train, job.device, job.rank
     schedule = make_schedule(optimizer, recipe)
     interval = max(1, recipe.steps // recipe.evaluations)
-    started = time.monotonic()
     loss_sum = torch.zeros((), device=device.where)
     first = 0
     if state := job.checkpoints.latest():
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         for hook, hook_state in zip(hooks, state["hooks"], strict=True):
-            _restore(hook, hook_state, job)
+            _restore(hook, device.move_state(hook_state), job)
         device.restore_random(state)
         loss_sum, first = state["loss_sum"].to(device.where), state["step"]
     if rank.leads:
         job.events.restore(state["events"] if state else None)
         if state:
             _log.info("%s  resumed after step %d", job.label, first)
+    progress = Progress(job.label, steps=recipe.steps, images=recipe.batch_size, first=first)
 
     stop = Stop(saved=first)
     with stop.listening():
@@ -79,7 +79,10 @@ def train(
             schedule.step_update(step - 1)
             with device.forward():
                 loss = loss_of(job.batch(step - 1))
-            terms = [term for hook in hooks if (term := _term(hook, loss, step)) is not None]
+            at_interval = step % interval == 0 or step == recipe.steps
+            # A device would have to be waited for.
+            looked_at = device.where == "cpu" or at_interval
+            terms = [term for hook in hooks if (term := _term(hook, loss, step, looked_at)) is not None]
             rate = optimizer.param_groups[0]["lr"]
             optimizer.zero_grad()
             sum(terms, loss).backward()  # the logged loss is that of the batch alone, without the hooks' terms
@@ -91,7 +94,7 @@ def train(
                 hook.after_update(rate)
             loss_sum += rank.mean(loss.detach())
 
-            if step % interval == 0 or step == recipe.steps:
+            if at_interval:
                 count = step - (step - 1) // interval * interval
                 values = {"train/loss": loss_sum.item() / count, "train/lr": optimizer.param_groups[0]["lr"]}
                 if not math.isfinite(values["train/loss"]):
@@ -110,14 +113,10 @@ def train(
                     values |= _metrics(hook, values, step)
                 if rank.leads:
                     job.events.append("step", step=step, **values)
-                    left = round((time.monotonic() - started) / (step - first) * (recipe.steps - step))
-                    oscillating = f"  osc {values['osc/share']:5.2f} %" if "osc/share" in values else ""
-                    _log.info(
-                        f"{job.label:<28}  step {step:>{len(str(recipe.steps))}}/{recipe.steps}"
-                        f"  loss {values['train/loss']:6.3f}  top1 {values['val/top1']:6.2f} %{oscillating}"
-                        f"  left {left // 60}:{left % 60:02d}"
-                    )
+                    progress.tell(step, device.memory_mib, values)
                 loss_sum.zero_()
+            elif rank.leads and progress.due():
+                progress.tell(step, device.memory_mib)
 
             signum = rank.agreed(stop.signum)
             if step == first + 1:
@@ -143,17 +142,17 @@ def train(
                 raise Stopped(signum, step)
 
 
-def _term(hook: Hook, loss: Tensor, step: int) -> Tensor | None:
+def _term(hook: Hook, loss: Tensor, step: int, looked_at: bool) -> Tensor | None:
     """Return what a hook adds to the loss of a batch.
 
     Anything but a scalar that depends on a parameter is refused: it would silently do nothing. So is one that is not
-    finite, where the loss is: it would be taken for a learning rate that is too high.
+    finite, if its value is to be looked at, where the loss is: it would be taken for a learning rate that is too high.
     """
     term = hook.loss()
     if term is None:
         return None
     if isinstance(term, Tensor) and term.numel() == 1 and term.requires_grad:
-        if loss.isfinite() and not term.isfinite():
+        if looked_at and loss.isfinite() and not term.isfinite():
             raise UserError(
                 f"loss() of {type(hook).__name__} returned {term.item()} at step {step}; it should be finite"
             )
@@ -225,16 +224,18 @@ def _restore(hook: Hook, state: dict[str, Any], job: Job[RunConfig]) -> None:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Batches, device: Device = CPU, rank: Rank = ALONE) -> tuple[float, float]:
-    """Return top-1 accuracy in percent and mean cross-entropy over all evaluation images, in evaluation mode."""
+    """Return top-1 accuracy in percent and mean cross-entropy over all evaluation images.
+
+    In evaluation mode, and in float32 whatever trained.
+    """
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=device.where)  # right answers, loss, images
-    for batch in data.evaluation(rank.index, rank.count):
-        _, images, labels = device.move(batch)
-        with device.forward():
+    with device.exact():
+        for batch in data.evaluation(rank.index, rank.count):
+            _, images, labels = batch
             logits = model(images)
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums[0] += (logits.argmax(dim=1) == labels).sum()
-        sums[1] += loss
-        sums[2] += len(labels)
+            sums[0] += (logits.argmax(dim=1) == labels).sum()
+            sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+            sums[2] += len(labels)
     correct, total, count = rank.mean(sums).tolist()
     return 100 * correct / count, total / count

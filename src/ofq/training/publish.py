@@ -54,13 +54,17 @@ def publish(
 
 
 def _info(job: Job[RunConfig], outputs: dict[str, str]) -> dict[str, Any]:
+    seconds = time.monotonic() - job.started[0]
+    card = {"gpu_seconds": round(seconds / job.keeping.runs_per_gpu, 2), "gpu_memory_mib": job.device.memory_mib}
     return {
         "run": str(job.run),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - job.started[0], 2),
+        "seconds": round(seconds, 2),
         "cpu_seconds": round(time.process_time() - job.started[1], 2),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        **(card if job.device.where != "cpu" else {}),
         "device": job.device.name,
+        **job.device.described(),
         "threads": job.config.threads,
         "machine": machine(),
         "versions": versions(),

@@ -24,7 +24,8 @@ def run_qat(run: Run, config: QatConfig, keeping: Keeping = KEEPING) -> None:
         student = make_student(job)
         first = range(config.calibration_batches)
         size = config.train.batch_size
-        calibrate(student, [job.data.train(job.seed, step, size).images for step in first])
+        with job.device.exact():
+            calibrate(student, [job.data.train(job.seed, step, size).images for step in first])
         optimizer = make_optimizer(student, config.train)
         recorder = OscillationRecorder(student)
         remedies = [make_remedy(config.remedy, student, config.train.steps)] if config.remedy else []

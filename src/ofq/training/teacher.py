@@ -49,5 +49,7 @@ def _loss(logits: Logits, labels: Tensor) -> Tensor:
 def _outputs(job: Job[TeacherConfig], model: nn.Module) -> Tensor:
     """Compute the logits of every training image (n, classes), in evaluation mode and batches of a fixed size."""
     model.eval()
-    # Batches (B, channels, height, width)
-    return torch.cat([model(job.device.move(batch).images) for batch in job.data.of_training(slice(None)).evaluation()])
+    with job.device.exact():
+        batches = job.data.of_training(slice(None)).evaluation()
+        # Batches (B, channels, height, width)
+        return torch.cat([model(batch.images) for batch in batches])

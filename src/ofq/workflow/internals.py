@@ -113,6 +113,12 @@ def limit(workflow: Any, given: Namespace) -> None:
         workflow.register_resource("_cores", given.cores)
 
 
+def offer_cards(workflow: Any, amount: int) -> None:
+    """Let local jobs together hold so many places on cards, unless ``--resources gpu=`` was given."""
+    if workflow.local_exec and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", amount)
+
+
 def jobs_to_run(workflow: Any) -> Iterable[Any]:
     """Return the jobs that will run; the job graph must have been built."""
     jobs: Iterable[Any] = workflow.dag.needrun_jobs()

@@ -1,12 +1,16 @@
-"""What jobs may use together: processors and memory of this machine, or of the container that Snakemake runs in."""
+"""What jobs may use together: processors, memory and cards of this machine, or of the container of Snakemake."""
 
 import math
+import os
+import subprocess
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
 _GROUPS = Path("/sys/fs/cgroup")
+_DEVICES = Path("/dev")
 _OWN_GROUP = Path("/proc/self/cgroup")
 
 
@@ -23,6 +27,19 @@ def processors(available: int) -> int:
 def memory_mb() -> int:
     """Return the machine's memory or the container's, the lesser of them, in megabytes."""
     return int(min([psutil.virtual_memory().total, *map(int, _limits("memory.max"))]) // 10**6)
+
+
+def cards() -> int:
+    """Return how many CUDA cards a job on this machine sees; ``CUDA_VISIBLE_DEVICES`` may hide some."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
+        found = sum(line.startswith("GPU ") for line in listed.splitlines())
+    except (OSError, subprocess.CalledProcessError):  # containers may lack it
+        found = len(list(_DEVICES.glob("nvidia[0-9]*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    return min(found, len(list(takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(",")))))
 
 
 def _limits(name: str) -> Iterator[str]:

@@ -29,6 +29,8 @@ ENTRIES = {
 }
 _LARGE = {".safetensors", ".pt", ".parquet"}
 
+_MEMORY, _WITH_A_CARD = 1500, 6000  # megabytes: CUDA's libraries alone take a few thousand
+
 Wildcards = Any  # Snakemake's: an attribute for each wildcard of the rule
 
 
@@ -122,6 +124,14 @@ class Plan:
     def threads(self, wildcards: Wildcards) -> int:
         """Return the number of threads of a study's jobs."""
         return self.params.studies[wildcards.study].threads
+
+    def gpu(self, wildcards: Wildcards) -> int:
+        """Return how many cards, or places on a shared one, a job of a study asks for."""
+        return int(self.params.studies[wildcards.study].hardware.device == "cuda")
+
+    def mem_mb(self, wildcards: Wildcards) -> int:
+        """Return the memory in megabytes that a training job of a study is reckoned with."""
+        return _WITH_A_CARD if self.gpu(wildcards) else _MEMORY
 
     def manifest(self, wildcards: Wildcards) -> Path:
         """Return the path of the manifest of a study's data."""

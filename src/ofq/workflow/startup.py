@@ -4,7 +4,7 @@ import atexit
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -12,8 +12,10 @@ from typing import IO, Any, NoReturn
 from ofq.config.handover import hand_over
 from ofq.config.params import Params
 from ofq.config.resolve import keeping, resolve
+from ofq.config.settings import PROCESSOR
 from ofq.data.sources import check_sources
 from ofq.environment import (
+    OWN_PROCESS,
     RESUME_ACROSS_CODE,
     SETTINGS,
     SOURCE,
@@ -31,6 +33,7 @@ from ofq.workflow import internals
 from ofq.workflow.checks import RESUME, check_place, check_software, resumes
 from ofq.workflow.cost import summary
 from ofq.workflow.dvc_file import unlisted
+from ofq.workflow.limits import cards
 from ofq.workflow.plan import ENTRIES, Plan
 from ofq.workflow.stopping import Stopping
 from ofq.workflow.targets import (
@@ -49,8 +52,9 @@ _SNAKEMAKE = Path(".snakemake")
 _ERROR = "ofq: error: "
 _ANEW = "write it anew: python -m ofq stages > dvc.yaml"
 _TRAINING = {"teacher", "qat", "cga"}
+_ON_CARDS = _TRAINING | {"probe", "noise"}
 # In a study with `rerun_on_code: false`, what these rules have finished stays when the code changes.
-_KEPT = {"data", *_TRAINING, "probe", "noise"}
+_KEPT = {"data", *_ON_CARDS}
 
 
 class Startup:
@@ -102,6 +106,8 @@ class Startup:
         jobs = [job for job in internals.jobs_to_run(self._workflow) if hasattr(job.wildcards, "seed")]
         path = _SNAKEMAKE / f"ofq-settings-{os.getpid()}.json"
         hand_over(path, self.params, dict.fromkeys(self.plan.run(job.wildcards) for job in jobs))
+        elsewhere = [name for name, study in self.params.studies.items() if study.hardware != PROCESSOR]
+        os.environ[OWN_PROCESS] = " ".join(elsewhere)
         self._trains = {self.plan.run(job.wildcards) for job in jobs if job.rule.name in _TRAINING}
         os.environ[SETTINGS] = str(path.resolve())
         atexit.register(path.unlink, missing_ok=True)
@@ -173,11 +179,28 @@ class Startup:
         return params
 
     def _check_plan(self) -> None:
-        """Check what only the job graph tells: whether images that will be prepared can be read."""
+        """Check what only the job graph tells: whether images can be read, and whether there are cards to train on."""
+        jobs = list(internals.jobs_to_run(self._workflow))
         with _one_line():
-            for job in internals.jobs_to_run(self._workflow):
+            for job in jobs:
                 if job.rule.name == "data":
                     check_sources(job.wildcards.study, self.params.studies[job.wildcards.study].data)
+            self._offer_cards([job for job in jobs if job.rule.name in _ON_CARDS and self.plan.gpu(job.wildcards)])
+
+    def _offer_cards(self, jobs: Collection[Any]) -> None:
+        """Offer jobs the places of this machine's cards: of each as many as the study that shares least allows."""
+        if not jobs or not self._workflow.local_exec:
+            return
+        found = cards()
+        trained = [job.wildcards.study for job in jobs if job.rule.name in _TRAINING]
+        if found:
+            shared = min(self.params.studies[job.wildcards.study].hardware.runs_per_gpu for job in jobs)
+            internals.offer_cards(self._workflow, found * shared)
+        elif trained and not self._workflow.dryrun:
+            raise UserError(
+                f"study {trained[0]} trains on cuda, and there is no card here that nvidia-smi lists; start snakemake "
+                f"where there is one, or set studies.{trained[0]}.hardware.device: cpu in params.yaml"
+            )
 
     def _after_death(self, step: str, wildcards: Any) -> str:
         """Return how a job goes on whose process was killed."""
