@@ -30,7 +30,7 @@ from snakemake.shell import shell
 from snakemake.utils import available_cpu_count
 
 from ofq.environment import LOCKS
-from ofq.errors import UserError
+from ofq.errors import UserError, first_of
 from ofq.report.artefacts import Artefact
 from ofq.workflow.limits import memory_mb, processors
 from ofq.workflow.warm import SIGNALS
@@ -161,12 +161,8 @@ def shorten_reasons() -> None:
 
 def _shorten_reason(record: logging.LogRecord) -> bool:
     if reason := getattr(record, "reason", None):
-        record.reason = _FILES.sub(lambda match: _first_three(match[0].split(", ")), reason)
+        record.reason = _FILES.sub(lambda match: first_of(sorted(match[0].split(", ")), 3), reason)
     return True
-
-
-def _first_three(names: list[str]) -> str:
-    return f"{', '.join(sorted(names)[:3])} and {len(names) - 3} more"
 
 
 def explain_locks() -> None:
