@@ -163,6 +163,8 @@ def test_a_layer_that_is_replaced_later_is_named_at_once(
         wanted = torch.rand(2, 1, *each.patch_embed.img_size)
         with pytest.raises(ValueError, match=message):
             calibrate(each, wanted) if each is fresh else each(wanted)
+        with pytest.raises(ValueError, match=message):
+            each.forward_features(wanted)
 
 
 def test_a_model_without_a_head_goes_on(images: Tensor) -> None:
