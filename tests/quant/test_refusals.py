@@ -146,6 +146,10 @@ LATER: dict[str, tuple[Callable[[Any], Any], str]] = {
         r"blocks\.2\.attn\.qkv",
     ),
     "another layer": (put("blocks.0.mlp.fc1", lambda: nn.Linear(16, 32)), r"blocks\.0\.mlp\.fc1 would compute"),
+    "a computed weight": (
+        put("blocks.0.mlp.fc1", lambda: parametrizations.weight_norm(nn.Linear(16, 32, bias=False))),
+        r"blocks\.0\.mlp\.fc1 would compute",
+    ),
 }
 
 
