@@ -4,11 +4,15 @@ It uses the quantizers and the meter that training uses. Run in the project's ro
 docs/images/toy.png and prints the table of the page.
 """
 
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+
+# The package of this checkout, whichever one is installed.
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from ofq.measure.toy import BITS, LR, OTHERS, START, STEP, TARGET, Trace, learned, train
 from ofq.quant import StatsQuantizer

@@ -37,7 +37,7 @@ DRILL = "OFQ_DRILL"
 GOLDEN = "OFQ_GOLDEN"
 """Folder of other numeric fixtures, for ``tests/golden``."""
 
-_KNOWN = {UNDER_SNAKEMAKE, RESUME_ACROSS_CODE, WARM_SOCKET, OWN_PROCESS, SETTINGS, LOCKS, LOG_LEVEL, DRILL, GOLDEN}
+_KNOWN = {value for value in [*globals().values()] if isinstance(value, str) and value.startswith("OFQ_")}
 
 SOURCE = Path(__file__).resolve().parents[1]
 """The folder that this package is imported from."""
@@ -58,7 +58,7 @@ def check_variables() -> None:
     """
     for name in sorted(os.environ):
         if name.upper().startswith("OFQ_") and name not in _KNOWN:
-            raise unknown("environment variable", name, [LOG_LEVEL, RESUME_ACROSS_CODE])
+            raise unknown("environment variable", name, [LOG_LEVEL, LOCKS, RESUME_ACROSS_CODE])
     if (value := os.environ.get(RESUME_ACROSS_CODE, "0")) not in ("0", "1"):
         raise UserError(f"{RESUME_ACROSS_CODE} should be 1 or 0, not '{value}'")
 

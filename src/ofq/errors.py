@@ -4,7 +4,7 @@ import difflib
 import errno
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _MEND = {
@@ -61,10 +61,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     names = sorted(known)
     name = shortened(name)
     matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    known = ", ".join(names[:_MOST_NAMES]) or "none"
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    hint = f"did you mean '{matches[0]}'?" if matches else f"known: {known}{more}"
+    hint = f"did you mean '{matches[0]}'?" if matches else f"known: {first_of(names, _MOST_NAMES) or 'none'}"
     return UserError(f"unknown {kind} '{name}'; {hint}")
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """Return a list in words: the first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def shortened(text: str, length: int = 80) -> str:

@@ -147,6 +147,7 @@ def test_a_job_for_the_warm_process_starts_without_reading_settings() -> None:
     [
         ("OFQ_LOGLEVEL", "info", "unknown environment variable 'OFQ_LOGLEVEL'; did you mean 'OFQ_LOG_LEVEL'?"),
         ("OFQ_RESUME_ACROSS_COD", "1", "did you mean 'OFQ_RESUME_ACROSS_CODE'?"),
+        ("OFQ_LOKCS", "/tmp", "did you mean 'OFQ_LOCKS'?"),
         ("ofq_log_level", "info", "unknown environment variable 'ofq_log_level'; "),
         ("OFQ_", "", "unknown environment variable 'OFQ_'; "),
         ("OFQ_RESUME_ACROSS_CODE", "true", "OFQ_RESUME_ACROSS_CODE should be 1 or 0, not 'true'"),
@@ -161,9 +162,9 @@ def test_a_variable_that_would_do_nothing_is_one_line(
     assert shown.out == "" and said in shown.err and shown.err.count("\n") == 1
 
 
-def test_every_variable_that_the_project_reads_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [value for value in vars(environment).values() if isinstance(value, str) and value.startswith("OFQ_")]
-    assert {"OFQ_LOCKS", "OFQ_LOG_LEVEL", "OFQ_OWN_PROCESS"} <= set(names)
+def test_every_variable_of_the_project_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [value for value in vars(environment).values() if str(value).startswith("OFQ_")]
+    assert {"OFQ_LOCKS", "OFQ_LOG_LEVEL", "OFQ_OWN_PROCESS", "OFQ_SETTINGS"} < set(names)
     for name in names:
         monkeypatch.setenv(name, "0")
     environment.check_variables()

@@ -1,6 +1,8 @@
 """The oscillation page: what it says of the toy is so, and its table is what the toy printed."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,17 @@ def toy() -> ModuleType:
     sys.modules["toy"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_picture_is_drawn_by_this_checkout_whichever_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "ofq").mkdir()
+    (tmp_path / "ofq/__init__.py").touch()
+    script = "import runpy; print(runpy.run_path('docs/toy.py')['train'].__code__.co_filename)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(ROOT / "src/ofq/measure/toy.py"), done.stderr
 
 
 def test_a_weight_turns_round_as_often_as_its_targets_place_says_at_any_learning_rate(toy: ModuleType) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from ofq.errors import UserError
-from ofq.quant import QuantConfig, block_weights, calibrate, quantize_model
+from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, block_weights, calibrate, quantize_model
 from ofq.quant.families.vit import VisionTransformers
 from ofq.quant.modules.qkr import QKRAttention
 from tests.quant.small import KINDS, name_of, small_model
@@ -146,6 +146,10 @@ LATER: dict[str, tuple[Callable[[Any], Any], str]] = {
         r"blocks\.2\.attn\.qkv",
     ),
     "another layer": (put("blocks.0.mlp.fc1", lambda: nn.Linear(16, 32)), r"blocks\.0\.mlp\.fc1 would compute"),
+    "a computed weight": (
+        put("blocks.0.mlp.fc1", lambda: parametrizations.weight_norm(nn.Linear(16, 32, bias=False))),
+        r"blocks\.0\.mlp\.fc1 would compute",
+    ),
 }
 
 
@@ -163,6 +167,8 @@ def test_a_layer_that_is_replaced_later_is_named_at_once(
         wanted = torch.rand(2, 1, *each.patch_embed.img_size)
         with pytest.raises(ValueError, match=message):
             calibrate(each, wanted) if each is fresh else each(wanted)
+        with pytest.raises(ValueError, match=message):
+            each.forward_features(wanted)
 
 
 def test_a_model_without_a_head_goes_on(images: Tensor) -> None:
@@ -242,6 +248,16 @@ def test_a_step_that_would_not_be_finite_is_named() -> None:
     with pytest.raises(ValueError, match=r"input of blocks\.0\.attn.* is not finite, although the batches are"):
         calibrate(model, IMAGES)
     assert not any("scale" in key for key in model.state_dict())
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_there_are_no_codes_of_what_is_not_finite(value: float) -> None:
+    w = torch.tensor([[0.5, value, -1.0]])
+    lsq = LSQQuantizer(2)
+    calibrate(lsq, w[:, :1])
+    for quantizer in (StatsQuantizer(2), lsq):
+        with pytest.raises(ValueError, match="no codes of values that are not finite"):
+            quantizer.codes(w)
 
 
 def test_one_tensor_a_generator_and_pairs_are_the_same_batches() -> None:

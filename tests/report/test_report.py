@@ -12,7 +12,7 @@ from ofq.report import collect
 from ofq.report.parts.learning_rates import write_learning_rates
 from ofq.report.render import markdown, number, signed, write_table
 from ofq.report.style import look
-from ofq.runs.files import write_json
+from ofq.runs.files import write_json, write_text
 from ofq.runs.paths import Run
 from tests.conftest import ROOT
 
@@ -130,7 +130,14 @@ def test_metrics_that_lack_a_number_are_one_line_and_no_mean_of_the_others(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = Run("digits", "vit_micro", "w2a2", "lsq", 0)
-    for found in ({}, [], {"top1": "x", "loss": 1.0}, {"top": 90.0, "loss": 1.0}):
-        write_json(run.files.metrics, found)
-        with pytest.raises(UserError, match=r"metrics\.json has no top1 and loss; delete it and run snakemake again"):
-            collect.metrics([run])
+    for found, said in {
+        '{"steps": 3}': "has no top1 and loss and reversals",
+        '{"top": 90.0, "loss": 1}': "has no top1 and reversals",
+        '{"top1": true, "loss": 1.0}': r"cannot be read \(top1: Input should be a valid number\)",
+        '{"top1": "90", "loss": 1.0}': r"cannot be read \(top1: Input should be a valid number\)",
+        '{"top1": 1e999, "loss": 1.0}': r"cannot be read \(top1: Input should be a finite number\)",
+        "[]": r"cannot be read \(Input should be a valid dictionary\)",
+    }.items():
+        write_text(run.files.metrics, found)
+        with pytest.raises(UserError, match=rf"metrics\.json {said}; delete it and run snakemake again"):
+            collect.metrics([run], "reversals")

@@ -34,6 +34,16 @@ def sleeper(
         )
 
 
+FORK = """
+import os, time
+from setproctitle import setproctitle
+if not os.fork():
+    os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT), 1)
+    setproctitle("ofq qat {run}")
+time.sleep(60)
+"""
+
+
 def scanned(processes: Processes, count: int, *, ours: bool = True) -> dict[int, Process]:
     """The processes by number, once that many (of ``python -m ofq``) show what they are, which takes a moment."""
     deadline = time.monotonic() + 30
@@ -74,6 +84,22 @@ def test_only_processes_that_carry_the_mark_are_found_and_by_what_they_do(tmp_pa
         for child in started:
             child.kill()
             child.wait()
+
+
+def test_a_fork_under_a_title_of_its_own_is_found(tmp_path: Path) -> None:
+    """The title takes the place of the environment by which the others are found."""
+    processes = Processes(tmp_path, "mine")
+    (tmp_path / "logs" / str(STATSQ)).parent.mkdir(parents=True)
+    script = FORK.format(log=f"{tmp_path}/logs/{STATSQ}.log", run=STATSQ)
+    parent = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {DRILL: "mine"})
+    try:
+        trainer = next(living for living in scanned(processes, 1).values() if living.role != "other")
+        assert (trainer.role, trainer.work) == ("trainer", STATSQ) and trainer.system.pid != parent.pid
+        processes.end()
+        assert not processes.scan()
+    finally:
+        parent.kill()
+        parent.wait()
 
 
 def test_no_signal_reaches_a_process_that_was_given_the_number_of_one_that_ended(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The losses' arguments, and that they agree with their formula."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -22,6 +24,11 @@ def test_bad_arguments_are_named() -> None:
         for teacher in (wrong, (wrong, logits)):
             with pytest.raises(ValueError, match="the teacher's logits hold values that are not finite"):
                 distillation_loss(logits, teacher, torch.zeros(len(logits), dtype=torch.int64))
+    labels = torch.tensor([0, 1])
+    several: list[Any] = [(logits, torch.randn(2, 4)), (logits, None), ((logits, logits[:1]), logits), (logits[0],) * 2]
+    for student, teacher in [*several, (logits[:0], logits[:0]), ("ab", "ab")]:
+        with pytest.raises(ValueError, match=r"should have one shape \(images, classes\), not "):
+            distillation_loss(student, teacher, labels)
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"temperature must be positive and finite, not {temperature}"):
             soft_cross_entropy(logits, logits, temperature=temperature)

@@ -123,7 +123,7 @@ def test_each_entry_is_a_module() -> None:
 def test_a_reason_names_three_files_and_counts_the_others() -> None:
     record = logging.LogRecord("snakemake", logging.INFO, "", 0, "", None, None)
     record.reason = f"Missing output files: {', '.join(f'results/{name}' for name in 'edcba')}; Code has changed"
-    assert internals._shorten_reason(record)
+    assert internals._reworded(record)
     assert record.reason == "Missing output files: results/a, results/b, results/c and 2 more; Code has changed"
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ofq.cli.main import main
@@ -97,6 +98,7 @@ def test_killing_the_caller_kills_the_warm_job(served: tuple[Project, dict[str, 
     lock = next((project.root / "runs").rglob("lock"))
     child = int(lock.read_text().split()[1])
     assert child != job.pid
+    assert " ".join(psutil.Process(child).cmdline()).strip() == f"ofq teacher {TEACHER}", "ps says which run it trains"
     job.kill()
     job.wait()
     deadline = time.monotonic() + 30

@@ -90,7 +90,8 @@ class Processes:
         except psutil.AccessDenied:  # another user's
             self._foreign.add(process)
             return False
-        if variables.get(DRILL) == self._mark:
+        # A job of the warm process shows none once it has a title.
+        if variables.get(DRILL) == self._mark or (not variables and process.parent() in self._own):
             self._own[process] = time.monotonic()
             return True
         if variables:  # a process that is just being started shows none for a moment
@@ -98,13 +99,14 @@ class Processes:
         return False
 
     def _describe(self, process: psutil.Process) -> Process:
-        words, log = process.cmdline(), ""
+        words, log = " ".join(process.cmdline()).split(), ""  # a title is one text with zeros behind it
         with contextlib.suppress(OSError):
             log = os.readlink(f"/proc/{process.pid}/fd/1")  # noqa: PTH115 - many times a second
         name = log.removeprefix(self._logs).removesuffix(".log") if log.startswith(self._logs) else ""
         work = Run.parse(name) or name.rpartition("/")[2]
         role = "other"
-        if words[1:4] == ["-m", "ofq", "warm"]:  # a fork keeps the command line, but prints to the log of its run
+        # A fork prints to the log of its run, at first under the command line of the warm process.
+        if words[1:4] == ["-m", "ofq", "warm"] or words[:1] == ["ofq"]:
             role = "trainer" if work else "warm process"
         elif words[1:3] == ["-m", "ofq"]:
             role = "caller" if isinstance(work, Run) else "job"

@@ -1,5 +1,6 @@
 """Turn a model of timm into a quantized one."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,7 +48,9 @@ def quantize_model(model: nn.Module, config: QuantConfig) -> nn.Module:
         raise ValueError(f"{name} would stay in full precision; supported are {family.supported}")
     for (parent, name), layer in made.items():
         setattr(parent, name, layer)
-    model.register_forward_pre_hook(_refuse_full_precision)
+    # timm's forward_features does not enter the model as such, but its first child.
+    for entered in (model, next(model.children())):
+        entered.register_forward_pre_hook(partial(_refuse_full_precision, model))
     return model
 
 
@@ -70,7 +73,7 @@ def families() -> list[Family]:
     return [entry.load()() for entry in registered("family").values()]
 
 
-def _refuse_full_precision(model: nn.Module, inputs: Any) -> None:
+def _refuse_full_precision(model: nn.Module, entered: nn.Module, inputs: Any) -> None:
     """Raise ValueError if a layer of a quantized model was replaced by one in full precision."""
     if not torch.compiler.is_compiling() and (name := full_precision_layer(model)):
         raise ValueError(

@@ -9,7 +9,7 @@ import pandas as pd
 from ofq.config.grid import Grid
 from ofq.errors import UserError
 from ofq.oscillation.thresholds import SHARES
-from ofq.runs.files import AGAIN, read_json, reading
+from ofq.runs.files import read_json, reading
 from ofq.runs.paths import Run
 from ofq.runs.provenance import file_digest
 from ofq.runs.published import digest_of, read_frame, read_metrics
@@ -48,14 +48,7 @@ def metrics(runs: Sequence[Run], *further: str) -> pd.DataFrame:
     Raises:
         UserError: a file is missing, damaged, lacks one of these, or was changed since it was published.
     """
-    rows = []
-    for run in runs:
-        path = run.files.metrics
-        saved = read_metrics(path, "top1", "loss")
-        if absent := [name for name in further if name not in saved]:
-            raise UserError(f"{path} has no {' and '.join(absent)}; {AGAIN}")
-        rows.append(coordinates(run) | saved)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(coordinates(run) | read_metrics(run.files.metrics, "top1", "loss", *further) for run in runs)
 
 
 def records(runs: Sequence[Run], file: str) -> pd.DataFrame:

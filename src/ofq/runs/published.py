@@ -1,11 +1,11 @@
 """What a run has published: reading it in the form that it should have, and whether it was changed since."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired
 
+from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
 from ofq.errors import UserError
@@ -81,13 +81,11 @@ def read_metrics(path: Path, *names: str) -> dict[str, float]:
         names: what must stand in it.
 
     Raises:
-        UserError: missing, damaged, without one of the names, or changed since it was published.
+        UserError: missing, damaged, no numbers by name, without one of the names, or changed since it was published.
     """
-    found = read_json(path)
-    if not isinstance(found, dict) or not all(_is_number(found.get(name)) for name in names):
-        raise UserError(f"{path} has no {' and '.join(names)}; {AGAIN}")
-    if odd := [name for name, value in found.items() if not _is_number(value)]:
-        raise UserError(f"{path}: {' and '.join(odd)} should be a number; {AGAIN}")
+    found: dict[str, float] = read_json(path, dict[str, FiniteFloat])
+    if absent := [name for name in names if name not in found]:
+        raise UserError(f"{path} has no {' and '.join(absent)}; {AGAIN}")
     check(path)
     return found
 
@@ -212,7 +210,3 @@ def _changed(path: Path) -> UserError:
 
 def _digest_of_rows(frame: "pd.DataFrame") -> str:
     return digest_of(frame.to_csv(index=False))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -59,12 +59,20 @@ def distillation_loss(student: Logits, teacher_logits: Logits, labels: Tensor) -
         Scalar, mean over the batch.
 
     Raises:
-        ValueError: the teacher's logits are not finite; not looked at on a device, which would have to be waited for.
+        ValueError: the logits are no matrices of one shape, or hold no image; the teacher's are not finite, which is
+            not looked at on a device: it would have to be waited for.
 
     Source: tests/golden/README.md section 8.
     """
-    class_logits, distillation_logits = (student, student) if isinstance(student, Tensor) else student
-    teacher = teacher_logits if isinstance(teacher_logits, Tensor) else teacher_logits[0]
+    class_logits, distillation_logits = student if isinstance(student, tuple | list) else (student, student)
+    teacher = teacher_logits[0] if isinstance(teacher_logits, tuple | list) else teacher_logits
+    given = (class_logits, distillation_logits, teacher)
+    forms = [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in given]
+    if len(set(forms)) > 1 or len(forms[0]) != 2 or not isinstance(teacher, Tensor) or not teacher.numel():
+        raise ValueError(
+            "the logits of student (for the class and for distillation) and teacher should have one shape (images, "
+            f"classes), not {forms[0]}, {forms[1]} and {forms[2]}"
+        )
     if teacher.device.type == "cpu" and not teacher.isfinite().all():
         raise ValueError("the teacher's logits hold values that are not finite")
     return F.cross_entropy(class_logits, labels) + soft_cross_entropy(distillation_logits, teacher)

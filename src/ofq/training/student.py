@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ofq.config.quant_config import QuantConfig
 from ofq.config.resolve import QatConfig, StudentConfig
 from ofq.data.batches import Batch
-from ofq.errors import UserError, missing
+from ofq.errors import UserError, first_of, missing
 from ofq.models.backbone import draw_attention, train_both_heads
 from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
@@ -134,13 +134,13 @@ def publish_student(
     metrics = {"top1": top1, "top1_best": best, "loss": loss, **measured}
     steps = learned_steps(student)
     low = {name: (scale < STEP_FLOOR).float().mean().item() for name, scale in steps.items()}
-    for name, share in low.items():
-        if share:
-            _log.warning(
-                "%s: %.1f %% of the steps in %s ended below %g, which acts in their place: what they scale is rounded "
-                "to nearly 0; a lower lr may keep them above",
-                *(job.label, 100 * share, name, STEP_FLOOR),
-            )
+    if sunk := sorted((name for name in low if low[name]), key=low.__getitem__, reverse=True):
+        _log.warning(
+            "%s: steps of %d of %d quantizers ended below %g, which acts in their place: %s; what they scale is "
+            "rounded to nearly 0; a lower lr may keep them above",
+            *(job.label, len(sunk), len(low), STEP_FLOOR),
+            first_of([f"{100 * low[name]:.1f} % of {name}" for name in sunk], 3),
+        )
     # The weights are for whoever computes with them; who trains on needs the steps that the optimizer moved.
     weights = student.state_dict() | {name: scale.clamp_min(STEP_FLOOR) for name, scale in steps.items()}
     trainer = {"optimizer": optimizer.state_dict(), "recorder": recorder.state_dict(), "steps": steps}

@@ -30,7 +30,7 @@ from snakemake.shell import shell
 from snakemake.utils import available_cpu_count
 
 from ofq.environment import LOCKS
-from ofq.errors import UserError
+from ofq.errors import UserError, first_of
 from ofq.report.artefacts import Artefact
 from ofq.workflow.limits import memory_mb, processors
 from ofq.workflow.warm import SIGNALS
@@ -160,28 +160,15 @@ def end_terminal_output() -> None:
             handler.addFilter(lambda record: False)
 
 
-def shorten_reasons() -> None:
-    """Make the reason of a job name three files and count the others; a study's target has a thousand."""
-    logger.addFilter(_shorten_reason)
+def reword() -> None:
+    """Put two things that Snakemake says into better words: the reason of a job, and that its files are locked."""
+    logger.addFilter(_reworded)
 
 
-def _shorten_reason(record: logging.LogRecord) -> bool:
-    if reason := getattr(record, "reason", None):
-        record.reason = _FILES.sub(lambda match: _first_three(match[0].split(", ")), reason)
-    return True
-
-
-def _first_three(names: list[str]) -> str:
-    return f"{', '.join(sorted(names)[:3])} and {len(names) - 3} more"
-
-
-def explain_locks() -> None:
-    """Say what to do where another Snakemake works on the same files; its own words recommend to remove its locks."""
-    logger.addFilter(_explain_lock)
-
-
-def _explain_lock(record: logging.LogRecord) -> bool:
-    if getattr(record, "exception", None) == LockException.__name__:
+def _reworded(record: logging.LogRecord) -> bool:
+    if reason := getattr(record, "reason", None):  # a study's target has a thousand files
+        record.reason = _FILES.sub(lambda match: first_of(sorted(match[0].split(", ")), 3), reason)
+    if getattr(record, "exception", None) == LockException.__name__:  # its own words: to remove the locks
         record.msg = (
             "ofq: error: another snakemake makes some of these files; wait for it or end it, then start this one again"
         )

@@ -75,8 +75,7 @@ class Startup:
         _first_in("PATH", Path(sys.executable).parent)
         _first_in("PYTHONPATH", SOURCE)
         os.environ[UNDER_SNAKEMAKE] = "1"
-        internals.shorten_reasons()
-        internals.explain_locks()
+        internals.reword()
         internals.explain_deaths(self._after_death)
         internals.append_to_logs()
         internals.end_by(_end)

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from ofq.errors import first_of
 from ofq.runs import states
 from ofq.runs.paths import Run
 from ofq.workflow import internals
@@ -61,8 +62,7 @@ class Stopping:
         """Let the last line name those of these runs that will go on from a saved step."""
         found = sorted((run, state.step) for run, state in states.unfinished().items() if run in runs)
         names = [f"{run} (step {step})" for run, step in found]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        self._saved = f"; saved: {', '.join(names[:_NAMED])}{more}" if names else ""
+        self._saved = f"; saved: {first_of(names, _NAMED)}" if names else ""
 
     def _stop(self, signum: int, frame: object) -> None:
         """Stop at the first signal; let jobs end at once at a further one."""

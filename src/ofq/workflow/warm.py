@@ -3,9 +3,9 @@
 Importing torch and timm and building the first optimizer costs some nine CPU seconds, about as much as training one run
 of the digits study, and Snakemake starts one process for each of its 57 runs. So the Snakefile starts one server beside
 local jobs: it imports the libraries (none of this package's modules) at the first request and forks a child for each
-job. The child gets the caller's arguments, directory, environment, standard streams and signals, and its exit code;
-killing the caller kills the child. Without a server, or where it does not answer, a job runs in its own process, with
-the same numbers.
+job. The child gets the caller's arguments, directory, environment, standard streams and signals, and its exit code, and
+``ps`` shows it as ``ofq qat digits/...``; killing the caller kills the child. Without a server, or where it does not
+answer, a job runs in its own process, with the same numbers.
 
 Three lines go over a caller's connection: from the server the child's process id, from the caller the job, which the
 child reads, and from the server the exit code. If the connection ends before that, the other side is gone.
@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from setproctitle import setproctitle
+
 from ofq.environment import WARM_SOCKET
 
 LIBRARIES = ("pydantic", "yaml", "pandas", "pyarrow.parquet", "safetensors.torch", "timm", "torch._dynamo")
@@ -51,7 +53,8 @@ def delegate(address: str, job: Sequence[Any]) -> int | None:
             connection.connect(address)
             child = int(answers.readline())
             if child != _REFUSED:
-                request = json.dumps({"job": job, "cwd": str(Path.cwd()), "env": dict(os.environ)})
+                title = " ".join(["ofq", *sys.argv[1:]])
+                request = json.dumps({"job": job, "title": title, "cwd": str(Path.cwd()), "env": dict(os.environ)})
                 socket.send_fds(connection, [b" "], [0, 1, 2])  # file descriptors travel with a byte
                 connection.sendall(f"{request}\n".encode())
         except (OSError, ValueError):  # there is no server, or it ended before it answered
@@ -194,6 +197,7 @@ def _fork(caller: socket.socket, run: Callable[..., int], heard: Iterable[signal
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
         os.closerange(3, 256)
+        setproctitle(request["title"])  # what ps and top show; while the environment is still that of its start
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])

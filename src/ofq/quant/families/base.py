@@ -134,19 +134,18 @@ def full_precision_layer(model: nn.Module, instead: Replacements | None = None) 
     waiting = [("", model)]
     while waiting:
         name, module = waiting.pop()
-        if isinstance(module, _ROUNDED):
-            continue
         # Most modules have neither, and every forward pass comes by.
-        if module._parameters and _multiplies(module):
+        if not (module._parameters or module._modules) or isinstance(module, _ROUNDED):
+            continue
+        if _multiplies(module):
             return name[1:] or type(module).__name__
-        if module._modules:
-            left = _PRODUCT if isinstance(module, QKRAttention) else ()
-            children = [(f"{name}.{part}", child, part) for part, child in module._modules.items() if child is not None]
-            waiting += [
-                (path, instead.get((module, part), child) if instead else child)
-                for path, child, part in reversed(children)
-                if part not in left
-            ]
+        left = _PRODUCT if isinstance(module, QKRAttention) else ()
+        children = [(f"{name}.{part}", child, part) for part, child in module._modules.items() if child is not None]
+        waiting += [
+            (path, instead.get((module, part), child) if instead else child)
+            for path, child, part in reversed(children)
+            if part not in left
+        ]
     return None
 
 

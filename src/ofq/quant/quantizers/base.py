@@ -96,7 +96,13 @@ class Quantizer(nn.Module, ABC):
 
     @torch.no_grad()
     def codes(self, w: Tensor) -> Tensor:
-        """Return the integer codes of ``w`` (int8, uint8 where unsigned, int16 where the sign is detected)."""
+        """Return the integer codes of ``w`` (int8, uint8 where unsigned, int16 where the sign is detected).
+
+        Raises:
+            ValueError: ``w`` is not finite; not looked at on a device, which would have to be waited for.
+        """
+        if w.device.type == "cpu" and not w.isfinite().all():
+            raise ValueError("there are no codes of values that are not finite")
         codes = self.position(w).round_() if self.hook is None else self.rounded(w).codes
         return codes.to(self._code_dtype())
 
