@@ -10,7 +10,7 @@ from torch import Tensor
 from ofq.quant.kernels.attention import plain_attention
 from ofq.quant.kernels.products import Weight, float_weight, integer_weight, quantized_linear
 from ofq.quant.kernels.qkr import qkr_attention
-from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.base import NARROW, Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
 
 Mode = Literal["eager", "autocast", "compile"]
@@ -38,10 +38,11 @@ _FLOATS, _INTEGERS = Kernels(float_weight), Kernels(integer_weight)
 def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels | None:
     """Return the fused functions for tensors of a dtype on a device, or None where the modules compute part by part.
 
-    Autocast casts the parts one by one and the compiler traces them, so there are none for these modes. In float32 on
-    a CPU that multiplies 8-bit integers fast, forward products multiply integer codes.
+    Autocast casts the parts one by one and the compiler traces them, so there are none for these modes, nor for numbers
+    of fewer bits than float32, in which no quantizer computes. In float32 on a CPU that multiplies 8-bit integers fast,
+    forward products multiply integer codes.
     """
-    if mode != "eager":
+    if mode != "eager" or dtype in NARROW:
         return None
     return _INTEGERS if device.type == "cpu" and dtype == torch.float32 and _multiplies_integers() else _FLOATS
 

@@ -1,12 +1,17 @@
-"""The base class of all quantizers, and what they return."""
+"""The base class of all quantizers, what they return, and the precision in which they compute."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from ofq.quant.hook import Hook
+
+NARROW = (torch.float16, torch.bfloat16)
+"""What autocast makes of numbers; too few bits for steps, and for deciding which code is the nearest."""
 
 
 class Rounded(NamedTuple):
@@ -14,7 +19,7 @@ class Rounded(NamedTuple):
 
     Attributes:
         values: fake-quantized, with gradient.
-        codes: integers in the dtype and shape of the values.
+        codes: integers in the shape of the values, float32 where these have fewer bits, else in their dtype.
         step: broadcasts against the codes; no gradient.
         offset: 0 or 1/2.
     """
@@ -30,6 +35,9 @@ class Quantizer(nn.Module, ABC):
 
     A new one needs :meth:`step` only. It then rounds to the nearest level straight through: the gradient of a value is
     that of its weight, and none flows to the step. With other gradients it has a :meth:`rounded` of its own.
+
+    All computes in float32 at least, whatever autocast does, and a quantizer's own tensors stay float32 when the model
+    is cast to fewer bits: a code of a bfloat16 step would be another one. Values come back in the dtype of the input.
 
     Args:
         bits: code width, 2 to 8.
@@ -68,11 +76,12 @@ class Quantizer(nn.Module, ABC):
     def rounded(self, x: Tensor) -> Rounded:
         """Fake-quantize ``x``, and return its codes and steps too."""
         passed = x
-        with torch.no_grad():
-            step = self.spread_step(x)
-            u = x / step.clamp_min(torch.finfo(step.dtype).tiny) - self.offset
+        with torch.no_grad(), without_autocast(x.device):
+            w = wide(x)
+            step = self.spread_step(w)
+            u = w / step.clamp_min(torch.finfo(step.dtype).tiny) - self.offset
             codes = self.round_codes(u, step)
-            values = step * (codes + self.offset)
+            values = (step * (codes + self.offset)).to(x.dtype)
         if self.hook is not None and x.requires_grad and torch.is_grad_enabled():
             passed = x.clone()
             passed.register_hook(lambda g: self.pass_gradient(g, u, codes))
@@ -90,6 +99,7 @@ class Quantizer(nn.Module, ABC):
 
         Rounding thresholds lie at half-integers.
         """
+        w = wide(w)
         step = self.spread_step(w)
         u = (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(self.offset)  # a row of zeros has no 0/0
         return torch.clamp(u, *self.levels())
@@ -126,6 +136,15 @@ class Quantizer(nn.Module, ABC):
     def _code_dtype(self) -> torch.dtype:
         return torch.int8
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the quantizer's tensors, as ``module.to()`` does, but leave float32 where it would become less."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return tensor.to(found.device) if found.dtype in NARROW else found
+
+        return super()._apply(moved, recurse)
+
     @torch.no_grad()
     def _keep(self, codes: Tensor) -> None:
         if self.record:
@@ -136,3 +155,15 @@ class Quantizer(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"bits={self.bits}"
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return x in float32 if its dtype has fewer bits, else x itself."""
+    return x.float() if x.dtype in NARROW else x
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which autocast leaves the dtypes of products alone."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
