@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ofq.quant.kernels.attention import plain_attention
+from ofq.quant.kernels.mixed import mixed_attention, mixed_linear, mixed_qkr, mixed_weight
 from ofq.quant.kernels.products import Weight, float_weight, integer_weight, quantized_linear
 from ofq.quant.kernels.qkr import qkr_attention
 from ofq.quant.quantizers.base import NARROW, Quantizer
@@ -33,6 +34,8 @@ class Kernels(NamedTuple):
 
 
 _FLOATS, _INTEGERS = Kernels(float_weight), Kernels(integer_weight)
+_MIXED = Kernels(mixed_weight, mixed_linear, mixed_attention, mixed_qkr)
+DESIGN = __import__("os").environ.get("OFQ_DESIGN", "mixed")
 
 
 def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels | None:
@@ -43,7 +46,7 @@ def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels | No
     forward products multiply integer codes.
     """
     if mode != "eager" or dtype in NARROW:
-        return None
+        return _MIXED if DESIGN == "mixed" else None
     return _INTEGERS if device.type == "cpu" and dtype == torch.float32 and _multiplies_integers() else _FLOATS
 
 

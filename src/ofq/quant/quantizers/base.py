@@ -45,6 +45,7 @@ class Quantizer(nn.Module, ABC):
     Attributes:
         axis: the axis of a weight that has a step for each index, a tuple of neighbouring ones, or None for one step.
         offset: 0 for levels at whole steps, 1/2 for levels halfway between them.
+        rowwise: whether the step of an output row is a function of that row alone, so that matrices may be stacked.
         record: whether to keep the codes of the last forward pass in ``last_codes``; needs no second quantization.
         last_codes: integer codes of the last forward pass while ``record`` is set.
         hook: a remedy that rounds, or passes gradients, in its own way here.
@@ -55,6 +56,7 @@ class Quantizer(nn.Module, ABC):
 
     axis: int | tuple[int, ...] | None = 0
     offset = 0.0
+    rowwise = False
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -100,7 +102,10 @@ class Quantizer(nn.Module, ABC):
         Rounding thresholds lie at half-integers.
         """
         w = wide(w)
-        step = self.spread_step(w)
+        return self.placed(w, self.spread_step(w))
+
+    def placed(self, w: Tensor, step: Tensor) -> Tensor:
+        """Return :meth:`position` for given steps, which broadcast against ``w``."""
         u = (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(self.offset)  # a row of zeros has no 0/0
         return torch.clamp(u, *self.levels())
 

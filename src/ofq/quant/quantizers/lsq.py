@@ -343,5 +343,6 @@ class _LSQ(torch.autograd.Function):
             grad_x = passed
         elif codes is not None:
             grad_x = grid.mask(passed, u)
-        grad_x = grad_x.to(x.dtype) if needs_x else None
-        return grad_x, grad_scale, grad_before if before is not None else None, grad_after, None
+        if before is None:
+            grad_before = None
+        return grad_x.to(x.dtype) if needs_x else None, grad_scale, grad_before, grad_after, None

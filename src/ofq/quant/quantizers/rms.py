@@ -32,6 +32,7 @@ class RMSQuantizer(Quantizer):
 
     axis = -2  # as StatsQ's
     offset = 0.5
+    rowwise = True
 
     def __init__(self, bits: int, *, gradient_mask: bool = False) -> None:
         super().__init__(bits)

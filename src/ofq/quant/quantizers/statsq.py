@@ -33,6 +33,7 @@ class StatsQuantizer(Quantizer):
 
     axis = -2  # the rows of a matrix (rows, columns); of a 3-D weight each index of the last axis but one
     offset = 0.5
+    rowwise = True
 
     def __init__(self, bits: int, factor: float = 2.0) -> None:
         super().__init__(bits)
