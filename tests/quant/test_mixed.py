@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from ofq.quant import QuantConfig, calibrate, quantize_model
-from ofq.quant.kernels import choose
+from ofq.quant.kernels import choose, mixed
 from tests.quant.small import small_model
 from tests.quant.test_fused import _agree, _moved, _run
 
@@ -26,3 +27,14 @@ def test_mixed_functions_agree_with_their_parts(
     parts = _run(model, images.double())
     _as_mixed(monkeypatch)
     _agree(_run(model, images.double()), parts, rtol=1e-8, atol=1e-9)
+
+
+def test_probabilities_of_the_backward_pass_are_those_of_the_forward_pass() -> None:
+    products, query, key, shift = (
+        torch.randn(2, 3, 5, 8),
+        torch.rand(5, 1),
+        torch.rand(3, 1, 5),
+        torch.randn(2, 3, 1, 5),
+    )
+    scores = mixed.Scores(query, key, shift, torch.rand(5, 1), 3.0)
+    assert torch.equal(scores.probabilities(products), scores.probabilities_again(products))

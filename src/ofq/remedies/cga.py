@@ -1,5 +1,6 @@
 """Confidence-guided annealing (CGA): freeze every weight that is far from a rounding threshold."""
 
+from collections.abc import Iterable
 from numbers import Real
 
 import torch
@@ -39,7 +40,8 @@ class ConfidenceGuidedAnnealing(Annealing):
         super().__init__(model)
         self.boundary_range = boundary_range
         self._still = query_key_weights(model) if freeze_qk else []
-        self._stacks = _stacks(list(self.layers.values()))
+        # A small weight does not fill a card, and each operation on it costs a start; a processor's cache holds one.
+        self._stacks = stacks(self.layers.values(), together=next(model.parameters()).device.type != "cpu")
         self._frozen: list[Tensor] = []
         self._before: list[Tensor] = []
 
@@ -103,17 +105,13 @@ def far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:
     return threshold_distance(inside) > boundary_range
 
 
-def _stacks(layers: list[QuantLinear]) -> list[list[QuantLinear]]:
-    """Part layers into those that are annealed together: on a card all that are alike, on the CPU each alone.
-
-    Thousands of small weights fill no card, and each operation on them costs a start. A processor's cache holds one
-    matrix at a time.
-    """
+def stacks(layers: Iterable[QuantLinear], *, together: bool) -> list[list[QuantLinear]]:
+    """Part layers into those whose weights are stacked: ``together``, all that are alike, else each alone."""
     alike: dict[object, list[QuantLinear]] = {}
     for layer in layers:
         quantizer = weight_quantizer(layer)
         kind = layer.weight.shape, type(quantizer), quantizer.extra_repr()
-        alike.setdefault(layer if layer.weight.device.type == "cpu" else kind, []).append(layer)
+        alike.setdefault(kind if together else layer, []).append(layer)
     return list(alike.values())
 
 

@@ -41,11 +41,11 @@ DESIGN = __import__("os").environ.get("OFQ_DESIGN", "mixed")
 def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels | None:
     """Return the fused functions for tensors of a dtype on a device, or None where the modules compute part by part.
 
-    Autocast casts the parts one by one and the compiler traces them, so there are none for these modes, nor for numbers
-    of fewer bits than float32, in which no quantizer computes. In float32 on a CPU that multiplies 8-bit integers fast,
-    forward products multiply integer codes.
+    On a CPU there are those that work in place, and in float32, if it multiplies 8-bit integers fast, multiply integer
+    codes. Under autocast, in a compiled model, with numbers of fewer bits than float32 and on a card there are those
+    that say what is float32.
     """
-    if mode != "eager" or dtype in NARROW:
+    if mode != "eager" or dtype in NARROW or (device.type != "cpu" and DESIGN == "mixed"):
         return _MIXED if DESIGN == "mixed" else None
     return _INTEGERS if device.type == "cpu" and dtype == torch.float32 and _multiplies_integers() else _FLOATS
 

@@ -249,10 +249,19 @@ class Scores(NamedTuple):
 
     def probabilities(self, products: Tensor) -> Tensor:
         """Return softmax of the scores (B, H, N, N), float32."""
+        return self._shifted(products).mul(self.key).softmax(-1)
+
+    def probabilities_again(self, products: Tensor) -> Tensor:
+        """Return :meth:`probabilities` for the backward pass, equal to the bit and written differently.
+
+        The compiler joins equal expressions, and would keep their float32 result instead of the products that both are
+        made of, which are half as large.
+        """
+        return F.softmin(self._shifted(products).mul(-self.key), -1)
+
+    def _shifted(self, products: Tensor) -> Tensor:
         scores = wide(products[..., : len(self.query)]) * self.query
-        if self.shift is not None:
-            scores = scores + self.shift
-        return (scores * self.key).softmax(-1)
+        return scores if self.shift is None else scores + self.shift
 
     def codes(self, probabilities: Tensor) -> Tensor:
         """Return the codes of probabilities, float32."""
@@ -322,7 +331,7 @@ def _p_gradients(
 
     ``grad`` is that of the rounded probabilities times their step. The gradient of the scores lacks their factor.
     """
-    p = scores.probabilities(products)
+    p = scores.probabilities_again(products)
     u = p / scores.p_step
     codes = u.clamp(0, scores.high).round()
     g = wide(grad[..., : shape.tokens]) / scores.p_step
@@ -590,4 +599,4 @@ def _run(part: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
 
 @cache
 def _compiled(part: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(part, dynamic=False)
+    return torch.compile(part, dynamic=False, options={"deterministic": True})  # else it chooses sums by their speed

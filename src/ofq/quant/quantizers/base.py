@@ -138,6 +138,14 @@ class Quantizer(nn.Module, ABC):
         """Return the steps in the shape in which they broadcast against ``w``."""
         return self.step(w).view(self.step_shape(w.shape))  # step_shape
 
+    def recorded(self, w: Tensor | None) -> None:
+        """Keep the codes of each forward pass from now on, of weights such as ``w``, or no longer (None).
+
+        Their place is made here, because a compiled pass that found none would be compiled once more for the next.
+        """
+        self.record = w is not None
+        self.last_codes = None if w is None else torch.zeros_like(w, dtype=self._code_dtype(), requires_grad=False)
+
     def _code_dtype(self) -> torch.dtype:
         return torch.int8
 
@@ -153,9 +161,10 @@ class Quantizer(nn.Module, ABC):
     @torch.no_grad()
     def _keep(self, codes: Tensor) -> None:
         if self.record:
-            if self.last_codes is None or self.last_codes.shape != codes.shape:
-                self.last_codes = torch.empty_like(codes, dtype=self._code_dtype())
-            self.last_codes.copy_(codes)
+            last = self.last_codes
+            if last is None or last.shape != codes.shape or last.device != codes.device:
+                self.last_codes = last = torch.empty_like(codes, dtype=self._code_dtype())
+            last.copy_(codes)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
