@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 
+import timm
 import torch
 from torch import nn
 
-from benchmarks.rounds import conditions
 from benchmarks.subjects import KINDS, SIZES, Place, Size, Subject, backbone, subject
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.remedies import ConfidenceGuidedAnnealing
@@ -272,7 +272,8 @@ def main() -> None:
     # One function of timm's is the forward pass of every student's blocks.
     torch._dynamo.config.recompile_limit = 64
     name = torch.cuda.get_device_name() if card.is_card else "no card"
-    print(f"{arguments.size}: {size}\n{name}; {conditions()}; {arguments.rounds} x {arguments.steps} steps", flush=True)
+    libraries = f"torch {torch.__version__}, timm {timm.__version__}"  # a lent machine has few others
+    print(f"{arguments.size}: {size}\n{name}; {libraries}; {arguments.rounds} x {arguments.steps} steps", flush=True)
     print(f"{'':<32} {'ms':>8} {'images/s':>9} {'x fp':>6} {'peak GiB':>8} {'x fp':>5} {'cold s':>8}", flush=True)
     for mode in arguments.modes:
         if {"steps", "teacher", "torchao"} & set(arguments.parts):
