@@ -101,6 +101,8 @@ class Contestant:
         step: one training step.
         peak: bytes that it holds at most.
         compiling: seconds that the first step took longer than another.
+        graphs: how many the compiler made.
+        phases: of the compiler, seconds each.
     """
 
     def __init__(self, card: Card, make: Callable[[], Subject]) -> None:
@@ -108,12 +110,16 @@ class Contestant:
 
         before = card.held()
         made = make()
+        torch._dynamo.utils.counters.clear()
+        torch._dynamo.utils.compilation_time_metrics.clear()
         self.model, self.step = made.model, made.step
         with fresh_cache():
             first = _clock(card, self.step)
             for _ in range(2):
                 self.step()
         self.compiling = first - _clock(card, self.step)
+        self.graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        self.phases = {name: sum(spent) for name, spent in torch._dynamo.utils.compilation_time_metrics.items()}
         self.peak = card.peak(self.step) - before
 
 
@@ -145,7 +151,8 @@ def row(name: str, taken: dict[str, list[float]], base: str, size: Size, one: Co
     ratio = statistics.median(a / b for a, b in zip(taken[name], taken[base], strict=True))
     memory = f"{one.peak / GIB:>8.2f} {one.peak / fp.peak:>5.2f}" if fp.peak else f"{'-':>8} {'-':>5}"
     return (
-        f"{name:<32} {1000 * seconds:>8.2f} {size.batch / seconds:>9.0f} {ratio:>6.2f} {memory} {one.compiling:>8.1f}"
+        f"{name:<32} {1000 * seconds:>8.2f} {size.batch / seconds:>9.0f} {ratio:>6.2f} {memory} {one.compiling:>7.1f}"
+        f" {one.graphs:>6}"
     )
 
 
@@ -248,6 +255,8 @@ def profile(card: Card, one: Contestant, lines: int) -> Iterator[str]:
     if card.is_card:
         events = [event for event in events if event.self_device_time_total > 0 and not event.self_cpu_time_total]
     total, count = sum(getattr(event, order) for event in events) / 3000, sum(event.count for event in events) / 3
+    longest = sorted(one.phases.items(), key=lambda phase: -phase[1])[:12]
+    yield "    compiling: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in longest)
     yield f"    {total:.2f} ms in {count:.0f} kernels a step"
     for event in events[:lines]:
         yield f"    {getattr(event, order) / 3000:>8.3f} ms {event.count / 3:>6.1f} x  {event.key[:140]}"
@@ -269,12 +278,17 @@ def main() -> None:
     arguments = parser.parse_args()
     size = replace(SIZES[arguments.size], batch=arguments.batch)
     card = Card(arguments.device)
-    # One function of timm's is the forward pass of every student's blocks.
-    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.recompile_limit = 32  # one function of timm's is the forward pass of every student's blocks
+    torch.use_deterministic_algorithms(True)  # as runs do; the compiler then chooses kernels without trying them
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch._inductor.config.deterministic = True
     name = torch.cuda.get_device_name() if card.is_card else "no card"
     libraries = f"torch {torch.__version__}, timm {timm.__version__}"  # a lent machine has few others
     print(f"{arguments.size}: {size}\n{name}; {libraries}; {arguments.rounds} x {arguments.steps} steps", flush=True)
-    print(f"{'':<32} {'ms':>8} {'images/s':>9} {'x fp':>6} {'peak GiB':>8} {'x fp':>5} {'cold s':>8}", flush=True)
+    print(
+        f"{'':<32} {'ms':>8} {'images/s':>9} {'x fp':>6} {'peak GiB':>8} {'x fp':>5} {'cold s':>7} {'graphs':>6}",
+        flush=True,
+    )
     for mode in arguments.modes:
         if {"steps", "teacher", "torchao"} & set(arguments.parts):
             for line in students(arguments, card, size, mode):

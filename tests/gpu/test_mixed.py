@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ofq.oscillation import OscillationMeter
 from ofq.quant import QuantConfig, block_weights, calibrate, quantize_model
-from ofq.quant.kernels import choose, mixed
+from ofq.quant.kernels import choose
+from ofq.quant.kernels.mixed import parts
 from ofq.quant.weights import record_codes
 from ofq.remedies import ConfidenceGuidedAnnealing
 from tests.quant.small import KINDS, name_of, small_model
@@ -64,14 +65,14 @@ def test_mixed_functions_agree_with_their_parts_and_compiled_ones_with_both(
     block, run = model.blocks[0], _narrow if narrow else _run
     with monkeypatch.context() as patch:
         patch.setattr(choose, "choose", lambda *arguments: None)
-        parts = run(block, tokens)
+        apart = run(block, tokens)
     monkeypatch.setattr(choose, "choose", lambda *arguments: choose._MIXED)
-    monkeypatch.setattr(mixed, "_SMALL", 0)
+    monkeypatch.setattr(parts, "_SMALL", 0)
     pieces = run(block, tokens)
     block.compile(fullgraph=True)
     whole = run(block, tokens)
     limit = BAND if narrow else 1e-2  # a place that falls on a threshold may be rounded the other way
-    assert _difference(pieces, parts) < limit and _difference(whole, parts) < limit
+    assert _difference(pieces, apart) < limit and _difference(whole, apart) < limit
 
 
 @pytest.mark.parametrize("make", [lambda model: ConfidenceGuidedAnnealing(model, 0.1)], ids=["cga"])

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ofq.quant import QuantConfig, calibrate, quantize_model
-from ofq.quant.kernels import choose, mixed
+from ofq.quant.kernels import choose
+from ofq.quant.kernels.mixed.attention import Scores
 from tests.quant.small import small_model
 from tests.quant.test_fused import _agree, _moved, _run
 
@@ -36,5 +37,5 @@ def test_probabilities_of_the_backward_pass_are_those_of_the_forward_pass() -> N
         torch.rand(3, 1, 5),
         torch.randn(2, 3, 1, 5),
     )
-    scores = mixed.Scores(query, key, shift, torch.rand(5, 1), 3.0)
+    scores = Scores(query, key, shift, torch.rand(5, 1), 3.0)
     assert torch.equal(scores.probabilities(products), scores.probabilities_again(products))

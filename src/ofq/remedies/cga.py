@@ -48,7 +48,7 @@ class ConfidenceGuidedAnnealing(Annealing):
     @torch.no_grad()
     def before_update(self, lr: float) -> None:
         """Take the masks, zero the gradients of frozen weights, and remember the values of all."""
-        found = {}
+        found: dict[QuantLinear, tuple[Tensor, Tensor]] = {}
         for layers in self._stacks:
             before = torch.stack([layer.weight for layer in layers])  # (layers, rows, columns)
             frozen = far_from_thresholds(_positions(layers, before), self.boundary_range)

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from ofq.quant.kernels.attention import plain_attention
-from ofq.quant.kernels.mixed import mixed_attention, mixed_linear, mixed_qkr, mixed_weight
+from ofq.quant.kernels.mixed.attention import mixed_attention
+from ofq.quant.kernels.mixed.linear import mixed_linear
+from ofq.quant.kernels.mixed.parts import mixed_weight
+from ofq.quant.kernels.mixed.qkr import mixed_qkr
 from ofq.quant.kernels.products import Weight, float_weight, integer_weight, quantized_linear
 from ofq.quant.kernels.qkr import qkr_attention
 from ofq.quant.quantizers.base import NARROW, Quantizer
@@ -35,19 +38,18 @@ class Kernels(NamedTuple):
 
 _FLOATS, _INTEGERS = Kernels(float_weight), Kernels(integer_weight)
 _MIXED = Kernels(mixed_weight, mixed_linear, mixed_attention, mixed_qkr)
-DESIGN = __import__("os").environ.get("OFQ_DESIGN", "mixed")
 
 
-def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels | None:
-    """Return the fused functions for tensors of a dtype on a device, or None where the modules compute part by part.
+def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels:
+    """Return the fused functions for tensors of a dtype on a device.
 
     On a CPU there are those that work in place, and in float32, if it multiplies 8-bit integers fast, multiply integer
     codes. Under autocast, in a compiled model, with numbers of fewer bits than float32 and on a card there are those
     that say what is float32.
     """
-    if mode != "eager" or dtype in NARROW or (device.type != "cpu" and DESIGN == "mixed"):
-        return _MIXED if DESIGN == "mixed" else None
-    return _INTEGERS if device.type == "cpu" and dtype == torch.float32 and _multiplies_integers() else _FLOATS
+    if mode != "eager" or dtype in NARROW or device.type != "cpu":
+        return _MIXED
+    return _INTEGERS if dtype == torch.float32 and _multiplies_integers() else _FLOATS
 
 
 def fused(x: Tensor, *inputs: LSQQuantizer | None, weight: Quantizer | None = None) -> Kernels | None:
