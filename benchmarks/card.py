@@ -11,6 +11,7 @@ of the first step, less that of another, is what compiling from cold takes. Rows
 
 import argparse
 import gc
+import os
 import random
 import statistics
 import time
@@ -82,7 +83,7 @@ class Card:
 
         def compiled(model: nn.Module) -> None:
             for block in model.get_submodule("blocks").children():
-                block.compile()
+                block.compile(fullgraph=True)  # a break would be compiled around for ever, in every block anew
             if patches:
                 for name in ("patch_embed", "head", "head_dist"):
                     model.get_submodule(name).compile()
@@ -279,7 +280,9 @@ def main() -> None:
     size = replace(SIZES[arguments.size], batch=arguments.batch)
     card = Card(arguments.device)
     torch._dynamo.config.recompile_limit = 32  # one function of timm's is the forward pass of every student's blocks
-    torch.use_deterministic_algorithms(True)  # as runs do; the compiler then chooses kernels without trying them
+    # As runs do; the compiler then chooses kernels without trying them.
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch._inductor.config.deterministic = True
     name = torch.cuda.get_device_name() if card.is_card else "no card"
