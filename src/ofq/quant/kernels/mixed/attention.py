@@ -71,6 +71,10 @@ class Scores(NamedTuple):
     p_step: Tensor
     high: Any
 
+    def shifted(self, shift: Tensor | None) -> "Scores":
+        """Return these with what ``after`` adds."""
+        return Scores(self.query, self.key, shift, self.p_step, self.high)
+
     def probabilities(self, products: Tensor) -> Tensor:
         """Return softmax of the scores (B, H, N, N), float32."""
         return (self._scores(products, self.shift) * self.key).softmax(-1)
@@ -212,7 +216,7 @@ class _Attention(torch.autograd.Function):
         parts, scores = _Attention.sides(plan, vectors)
         q, k, v, shift = run(_split_codes)(qkv, parts, shape)
         products = q @ k.transpose(-1, -2)  # (B, H, N, d) x (B, H, d, K) to (B, H, N, K)
-        p, sums = run(p_codes)(products, scores._replace(shift=shift), mask, shape)
+        p, sums = run(p_codes)(products, scores.shifted(shift), mask, shape)
         ctx.save_for_backward(qkv, products, mask, shift, *vectors)
         ctx.plan = plan
         out: Tensor = run(context_of)(p @ v, sums, scores.p_step, parts[2])  # p (B, H, N, K), v (B, H, K, d)
@@ -227,7 +231,7 @@ class _Attention(torch.autograd.Function):
         parts, scores = _Attention.sides(ctx.plan, vectors)
         q, k, v, grad = run(_split_values)(qkv, g, scores.p_step, parts, shape)
         p, grad_scores, p_step = run(p_gradients)(
-            *(products, grad @ v.transpose(-1, -2), scores._replace(shift=shift), mask, shape)
+            *(products, grad @ v.transpose(-1, -2), scores.shifted(shift), mask, shape)
         )
         # grad_scores and p (B, H, N, K), queries by keys
         grads = grad_scores @ k, grad_scores.transpose(-1, -2) @ q, p.transpose(-1, -2) @ grad

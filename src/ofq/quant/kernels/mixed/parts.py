@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -117,7 +116,9 @@ def scaled(product: Tensor, step: Tensor, row: Tensor | None, bias: Tensor | Non
 
 def summed(x: Tensor, shape: torch.Size) -> Tensor:
     """Sum x to a shape that broadcasts against it, over the last axes first."""
-    ones = len(list(takewhile(lambda size: size == 1, reversed(shape))))
+    ones = 0
+    while ones < len(shape) and shape[-1 - ones] == 1:
+        ones += 1
     return (x.sum(list(range(-ones, 0)), keepdim=True) if ones else x).sum_to_size(shape)  # shape
 
 

@@ -131,7 +131,7 @@ class _QKR(torch.autograd.Function):
         # One product for all heads: (B, N, H*K), seen as (B, H, N, K).
         products = torch.bmm(codes, u_codes.flatten(1, 2).transpose(1, 2)).unflatten(-1, (shape.heads, -1))
         products = products.transpose(1, 2)
-        p, sums = run(p_codes)(products, scores._replace(shift=shift), mask, shape)
+        p, sums = run(p_codes)(products, scores.shifted(shift), mask, shape)
         ctx.save_for_backward(x, u, v, products, mask, shift, *tensors)
         ctx.plan = plan
         out: Tensor = run(context_of)(p @ v_codes, sums, scores.p_step, sides[2])
@@ -148,7 +148,7 @@ class _QKR(torch.autograd.Function):
         uv = _QKR.uv(u, v, sides[0], tensors)
         x_values, keys, values, grad = run(_uv_values)(uv, x, g, scores.p_step, sides, shape)
         p, grad_scores, p_step = run(p_gradients)(
-            *(products, grad @ values.transpose(-1, -2), scores._replace(shift=shift), mask, shape)
+            *(products, grad @ values.transpose(-1, -2), scores.shifted(shift), mask, shape)
         )
         by_query = grad_scores.transpose(1, 2).flatten(2)  # (B, N, H*K)
         grad_keys = torch.bmm(by_query.transpose(1, 2), x_values).unflatten(1, (heads, -1))  # (B, H, K, C)
@@ -172,12 +172,12 @@ class _QKR(torch.autograd.Function):
     def sides(plan: Any, tensors: Any) -> tuple[tuple[Side, Side, Side], Scores]:
         """Return what rounds x, u and the values, and what makes scores."""
         (x_grid, u_grid, v_grid, p_grid), _, factor, *_ = plan
-        x_side, u_side = side(x_grid, *tensors[4:7]), side(u_grid, *tensors[8:11])
+        # The ``after`` of u adds the same number to all scores of a query, which softmax cancels.
+        x_side, u_side = side(x_grid, *tensors[4:7]), side(u_grid, *tensors[8:10], None)
         v_scale, v_before, v_after, p_scale = tensors[13:]
         key = u_side.step.permute(1, 2, 0) * factor  # (N, H, 1) to (H, 1, N)
         scores = Scores(x_side.step, key, None, p_grid.step(p_scale), p_grid.high)
-        # The ``after`` of u adds the same number to all scores of a query, which softmax cancels.
-        return (x_side, u_side._replace(after=None), side(v_grid, v_scale, v_before, v_after)), scores
+        return (x_side, u_side, side(v_grid, v_scale, v_before, v_after)), scores
 
     @staticmethod
     def uv(u: Tensor, v: Tensor, x: Side, tensors: Any) -> _Uv:
