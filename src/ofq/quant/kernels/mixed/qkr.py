@@ -173,7 +173,7 @@ class _QKR(torch.autograd.Function):
         """Return what rounds x, u and the values, and what makes scores."""
         (x_grid, u_grid, v_grid, p_grid), _, factor, *_ = plan
         # The ``after`` of u adds the same number to all scores of a query, which softmax cancels.
-        x_side, u_side = side(x_grid, *tensors[4:7]), side(u_grid, *tensors[8:10], None)
+        x_side, u_side = side(x_grid, *tensors[4:7]), side(u_grid, tensors[8], tensors[9], None)
         v_scale, v_before, v_after, p_scale = tensors[13:]
         key = u_side.step.permute(1, 2, 0) * factor  # (N, H, 1) to (H, 1, N)
         scores = Scores(x_side.step, key, None, p_grid.step(p_scale), p_grid.high)
