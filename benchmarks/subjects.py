@@ -1,7 +1,9 @@
 """What is measured: training steps of small vision transformers, in full precision and quantized."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from timm.models import VisionTransformerDistilled
@@ -44,6 +46,7 @@ class Size:
 SIZES = {
     "tiny": Size(image=224, patch=16, width=192, depth=12, heads=3, batch=16),
     "micro": Size(image=32, patch=4, width=64, depth=4, heads=4, batch=64),
+    "toy": Size(image=16, patch=8, width=32, depth=2, heads=2, batch=4),
 }
 
 
@@ -90,26 +93,52 @@ class Subject:
     step: Callable[[], None]
 
 
-def subject(size: Size, name: str) -> Subject:
+@dataclass(frozen=True)
+class Place:
+    """Where steps are taken, and how; float32 on the CPU by default.
+
+    Attributes:
+        device: torch's name of it.
+        forward: makes the context of a forward pass.
+        compiled: makes a model faster, in place, when it is there.
+    """
+
+    device: str = "cpu"
+    forward: Callable[[], AbstractContextManager[Any]] = nullcontext
+    compiled: Callable[[nn.Module], object] = lambda model: model
+
+
+def subject(size: Size, name: str, place: Place | None = None, model: nn.Module | None = None) -> Subject:
     """A student by its name: ``fp`` or a kind.
 
     ``+teacher`` behind it adds a teacher's forward pass. Without it the teacher's logits are fixed, so that only the
     student is measured.
+
+    Args:
+        size: of the model and its batch.
+        name: of the student.
+        place: where it trains.
+        model: instead of the student that the name stands for.
     """
     kind, *extras = name.split("+")
-    if unknown := set(extras) - {"teacher"} or {kind} - {"fp", *KINDS}:
+    if unknown := set(extras) - {"teacher"} or ({kind} - {"fp", *KINDS} and model is None):
         raise SystemExit(f"no subject {name}: {unknown} is unknown; kinds are fp, {', '.join(KINDS)}")
-    model = student(size, kind)
+    place = place or Place()
+    model = (model or student(size, kind)).to(place.device)
+    place.compiled(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.05, fused=True)
-    images, labels, fixed_logits = batch(size)
-    teacher = backbone(size).eval().requires_grad_(False) if "teacher" in extras else None
+    images, labels, fixed_logits = (part.to(place.device) for part in batch(size))
+    teacher = backbone(size).eval().requires_grad_(False).to(place.device) if "teacher" in extras else None
+    if teacher is not None:
+        place.compiled(teacher)
 
     def step() -> None:
         teacher_logits = fixed_logits
-        if teacher is not None:
-            with torch.no_grad():
-                teacher_logits = teacher(images)
-        loss = distillation_loss(model(images), teacher_logits, labels)
+        with place.forward():
+            if teacher is not None:
+                with torch.no_grad():
+                    teacher_logits = teacher(images)
+            loss = distillation_loss(model(images), teacher_logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

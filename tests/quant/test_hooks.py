@@ -179,10 +179,12 @@ def test_fused_functions_are_chosen_by_device_dtype_and_mode(monkeypatch: pytest
     monkeypatch.setattr("ofq.quant.kernels.choose._multiplies_integers", lambda: True)
     integers, floats = choose(cpu, torch.float32, "eager"), choose(cpu, torch.float64, "eager")
     assert integers is not None and floats is not None and integers.weight is not floats.weight
-    assert choose(cuda, torch.float32, "eager") == floats
-    assert choose(cpu, torch.float32, "autocast") is None and choose(cpu, torch.float32, "compile") is None
+    mixed = choose(cpu, torch.float32, "autocast")
+    assert mixed is not None and mixed.linear is not floats.linear
+    assert mixed == choose(cpu, torch.float32, "compile") == choose(cpu, torch.bfloat16, "eager")
+    assert mixed == choose(cuda, torch.float32, "eager")
     with torch.autocast("cpu"):
-        assert fused(torch.randn(2, 3), weight=None) is None
+        assert fused(torch.randn(2, 3), weight=None) == mixed
     monkeypatch.setattr("ofq.quant.kernels.choose._multiplies_integers", lambda: False)
     assert choose(cpu, torch.float32, "eager") == floats
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, StatsQuantizer, block_weights, calibrate, quantize_model
 from ofq.remedies import Annealing, ConfidenceGuidedAnnealing, FrozenWeights, Remedy, confidence_mask
+from ofq.remedies.cga import stacks
 from tests.quant.small import small_model
 
 
@@ -108,6 +109,18 @@ def test_frozen_weights_do_not_move(
             moved += int((weight != before[name]).sum())
     assert moved > 0
     assert 0 < remedy.metrics()["cga/free_share"] < 100
+
+
+def test_stacked_weights_are_annealed_as_each_alone(make: Callable[[], nn.Module]) -> None:
+    """On a card; here the stacks are made by hand."""
+    masks = []
+    for together in (False, True):
+        remedy = ConfidenceGuidedAnnealing(make(), 0.1)
+        remedy._stacks = stacks(remedy.layers.values(), together=together)
+        remedy.before_update(0.0)
+        masks.append(remedy._frozen)
+        assert (len(remedy._stacks) < len(remedy.layers)) == together
+    assert all(torch.equal(one, other) for one, other in zip(*masks, strict=True))
 
 
 def test_an_infinite_gradient_of_a_frozen_weight_does_not_survive(make: Callable[[], nn.Module]) -> None:

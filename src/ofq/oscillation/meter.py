@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ofq.oscillation.thresholds import SHARES
 
-_PIECE = 2**17  # weights that are counted at a time
+_PIECE = 2**17  # weights that a processor counts at a time
 _COUNTED = {"direction": torch.int8, "frequency": torch.float32, "reversals": torch.int32}  # beside the codes
 
 
@@ -18,8 +18,9 @@ class OscillationMeter:
 
         osc = 1[D*dir = -1],   frequency <- m*osc + (1-m)*frequency,   reversals += osc,   dir <- D where D != 0
 
-    The first update only notes the codes. Each quantity is one flat tensor over all names, updated in place and in
-    pieces that stay in a processor's cache, whatever the number of layers. Nothing is read back to the host.
+    The first update only notes the codes. Each quantity is one flat tensor over all names, updated in place, whatever
+    the number of layers: on the CPU in pieces that stay in its cache, on a card at once. Nothing is read back to the
+    host.
 
     Args:
         momentum: m of the frequency's exponential mean.
@@ -83,11 +84,12 @@ class OscillationMeter:
         """Compare the codes with the next ones, and update direction, frequency and reversals."""
         codes = self._flat["codes"]
         flat = (codes, self._next, *(self._flat[name] for name in _COUNTED))
-        size, device = min(_PIECE, codes.numel()), codes.device
+        device = codes.device
+        size = min(_PIECE, codes.numel()) if device.type == "cpu" else codes.numel()
         booleans = torch.empty(2, size, dtype=torch.bool, device=device)
         numbers = torch.empty(size, device=device)
-        # Vectors of at most _PIECE weights.
-        for old, new, direction, frequency, reversals in zip(*(part.split(_PIECE) for part in flat), strict=True):
+        # Vectors of at most so many weights.
+        for old, new, direction, frequency, reversals in zip(*(part.split(size) for part in flat), strict=True):
             count = old.numel()
             # Compared, not subtracted: 8-bit codes may differ by 255.
             fell, rose = torch.gt(old, new, out=booleans[0, :count]), torch.lt(old, new, out=booleans[1, :count])

@@ -1,5 +1,6 @@
 """The low-bit weights of the blocks, for measuring oscillation and for remedies."""
 
+import torch
 from torch import nn
 
 from ofq.quant.convert import families
@@ -22,12 +23,11 @@ def block_weights(model: nn.Module) -> list[BlockWeight]:
     return found
 
 
+@torch.no_grad()
 def record_codes(model: nn.Module, *, on: bool = True) -> None:
     """Make the quantizers of the blocks' weights keep the codes of each forward pass, or no longer (``on=False``)."""
     for weight in block_weights(model):
-        weight.quantizer.record = on
-        if not on:
-            weight.quantizer.last_codes = None
+        weight.quantizer.recorded(weight.layer.latent_weight() if on else None)
 
 
 def attach(hook: Hook, model: nn.Module) -> None:

@@ -1,11 +1,14 @@
 """Confidence-guided annealing (CGA): freeze every weight that is far from a rounding threshold."""
 
+from collections.abc import Iterable
 from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
 from ofq.oscillation.thresholds import threshold_distance
+from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.quantizers.base import wide
 from ofq.remedies.annealing import Annealing, query_key_weights
 from ofq.remedies.base import weight_quantizer
 
@@ -37,19 +40,26 @@ class ConfidenceGuidedAnnealing(Annealing):
         super().__init__(model)
         self.boundary_range = boundary_range
         self._still = query_key_weights(model) if freeze_qk else []
+        # A small weight does not fill a card, and each operation on it costs a start; a processor's cache holds one.
+        self._stacks = stacks(self.layers.values(), together=next(model.parameters()).device.type != "cpu")
         self._frozen: list[Tensor] = []
         self._before: list[Tensor] = []
 
     @torch.no_grad()
     def before_update(self, lr: float) -> None:
         """Take the masks, zero the gradients of frozen weights, and remember the values of all."""
+        found: dict[QuantLinear, tuple[Tensor, Tensor]] = {}
+        for layers in self._stacks:
+            before = torch.stack([layer.weight for layer in layers])  # (layers, rows, columns)
+            frozen = far_from_thresholds(_positions(layers, before), self.boundary_range)
+            found |= dict(zip(layers, zip(frozen, before, strict=True), strict=True))
         self._frozen, self._before = [], []
         for layer in self.layers.values():
-            frozen = far_from_thresholds(weight_quantizer(layer).position(layer.weight), self.boundary_range)
+            frozen, before = found[layer]
             if layer.weight.grad is not None:
                 layer.weight.grad.masked_fill_(frozen, 0.0)  # no product: 0*inf would reach Adam's moments as NaN
             self._frozen.append(frozen)
-            self._before.append(layer.weight.clone())
+            self._before.append(before)
         for weight in self._still:
             weight.grad = None  # an optimizer skips a parameter without gradient, weight decay included
 
@@ -80,8 +90,37 @@ def check_range(boundary_range: float) -> None:
 
 
 def far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:
-    """Return True where no threshold between occurring codes is within the range of the unrounded code u."""
-    smallest, largest = u.aminmax()
+    """Return True where no threshold between occurring codes is within the range of the unrounded code u.
+
+    Args:
+        u: of a matrix (rows, columns), or of several (matrices, rows, columns).
+        boundary_range: in code steps.
+    """
+    if len(u) == 1 or u.ndim == 2:
+        smallest, largest = u.aminmax()
+    else:
+        smallest, largest = u.amin((1, 2), keepdim=True), u.amax((1, 2), keepdim=True)  # (matrices, 1, 1)
     # Beyond the extreme codes that occur no threshold counts: clamped to those codes, u has the largest distance, 1/2.
     inside = u.clamp(smallest.round(), largest.round())
     return threshold_distance(inside) > boundary_range
+
+
+def stacks(layers: Iterable[QuantLinear], *, together: bool) -> list[list[QuantLinear]]:
+    """Part layers into those whose weights are stacked: ``together``, all that are alike, else each alone."""
+    alike: dict[object, list[QuantLinear]] = {}
+    for layer in layers:
+        quantizer = weight_quantizer(layer)
+        kind = layer.weight.shape, type(quantizer), quantizer.extra_repr()
+        alike.setdefault(kind if together else layer, []).append(layer)
+    return list(alike.values())
+
+
+def _positions(layers: list[QuantLinear], weights: Tensor) -> Tensor:
+    """Return the unrounded codes of stacked weights (layers, rows, columns), in their shape."""
+    first, wide_weights = weight_quantizer(layers[0]), wide(weights)
+    if first.rowwise:
+        step = first.step(wide_weights.flatten(0, 1)).view(len(layers), -1, 1)  # (layers, rows, 1)
+    else:
+        steps = (weight_quantizer(layer).spread_step(w) for layer, w in zip(layers, wide_weights, strict=True))
+        step = torch.stack([torch.atleast_2d(each) for each in steps])  # (layers, rows or 1, columns or 1)
+    return first.placed(wide_weights, step)

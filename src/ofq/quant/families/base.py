@@ -62,7 +62,7 @@ class BlockWeight:
         """Return the integer codes that the last forward pass used, at no further cost.
 
         Raises:
-            RuntimeError: nothing was recorded.
+            RuntimeError: nothing is recorded.
         """
         if self.quantizer.last_codes is None:
             raise RuntimeError(f"{self.name} has no recorded codes: call record_codes(model), then run a forward pass")

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from ofq.quant.kernels.attention import plain_attention
+from ofq.quant.kernels.mixed.attention import mixed_attention
+from ofq.quant.kernels.mixed.linear import mixed_linear
+from ofq.quant.kernels.mixed.parts import mixed_weight
+from ofq.quant.kernels.mixed.qkr import mixed_qkr
 from ofq.quant.kernels.products import Weight, float_weight, integer_weight, quantized_linear
 from ofq.quant.kernels.qkr import qkr_attention
-from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.base import NARROW, Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
 
 Mode = Literal["eager", "autocast", "compile"]
@@ -33,17 +37,19 @@ class Kernels(NamedTuple):
 
 
 _FLOATS, _INTEGERS = Kernels(float_weight), Kernels(integer_weight)
+_MIXED = Kernels(mixed_weight, mixed_linear, mixed_attention, mixed_qkr)
 
 
-def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels | None:
-    """Return the fused functions for tensors of a dtype on a device, or None where the modules compute part by part.
+def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels:
+    """Return the fused functions for tensors of a dtype on a device.
 
-    Autocast casts the parts one by one and the compiler traces them, so there are none for these modes. In float32 on
-    a CPU that multiplies 8-bit integers fast, forward products multiply integer codes.
+    On a CPU there are those that work in place, and in float32, if it multiplies 8-bit integers fast, multiply integer
+    codes. Under autocast, in a compiled model, with numbers of fewer bits than float32 and on a card there are those
+    that say what is float32.
     """
-    if mode != "eager":
-        return None
-    return _INTEGERS if device.type == "cpu" and dtype == torch.float32 and _multiplies_integers() else _FLOATS
+    if mode != "eager" or dtype in NARROW or device.type != "cpu":
+        return _MIXED
+    return _INTEGERS if dtype == torch.float32 and _multiplies_integers() else _FLOATS
 
 
 def fused(x: Tensor, *inputs: LSQQuantizer | None, weight: Quantizer | None = None) -> Kernels | None:

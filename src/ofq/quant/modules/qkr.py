@@ -10,7 +10,7 @@ from ofq.quant.kernels.choose import fused
 from ofq.quant.kernels.qkr import Products
 from ofq.quant.modules.attention import Attention, AttentionQuantizers, refuse_masks
 from ofq.quant.modules.linear import QuantLinear
-from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.base import Quantizer, without_autocast
 from ofq.quant.quantizers.lsq import LSQQuantizer
 
 
@@ -86,7 +86,8 @@ class QKRAttention(Attention):
         """Return what the weight quantizer rounds: P, the stacked W_q,h^T W_k,h of the heads, shape (H*C, C)."""
         q = self.q.weight.unflatten(0, (self.num_heads, -1))  # (H, d, C)
         k = self.k.weight.unflatten(0, (self.num_heads, -1))  # (H, d, C)
-        return torch.bmm(q.transpose(1, 2), k).flatten(0, 1)  # (H, C, C) to (H*C, C)
+        with without_autocast(q.device):
+            return torch.bmm(q.transpose(1, 2), k).flatten(0, 1)  # (H, C, C) to (H*C, C)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Map x (B, N, C) to the output (B, N, C).

@@ -1,12 +1,17 @@
-"""The base class of all quantizers, and what they return."""
+"""The base class of all quantizers, what they return, and the precision in which they compute."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from ofq.quant.hook import Hook
+
+NARROW = (torch.float16, torch.bfloat16)
+"""What autocast makes of numbers; too few bits for steps, and for deciding which code is the nearest."""
 
 
 class Rounded(NamedTuple):
@@ -14,7 +19,7 @@ class Rounded(NamedTuple):
 
     Attributes:
         values: fake-quantized, with gradient.
-        codes: integers in the dtype and shape of the values.
+        codes: integers in the shape of the values, float32 where these have fewer bits, else in their dtype.
         step: broadcasts against the codes; no gradient.
         offset: 0 or 1/2.
     """
@@ -31,12 +36,16 @@ class Quantizer(nn.Module, ABC):
     A new one needs :meth:`step` only. It then rounds to the nearest level straight through: the gradient of a value is
     that of its weight, and none flows to the step. With other gradients it has a :meth:`rounded` of its own.
 
+    All computes in float32 at least, whatever autocast does, and a quantizer's own tensors stay float32 when the model
+    is cast to fewer bits: a code of a bfloat16 step would be another one. Values come back in the dtype of the input.
+
     Args:
         bits: code width, 2 to 8.
 
     Attributes:
         axis: the axis of a weight that has a step for each index, a tuple of neighbouring ones, or None for one step.
         offset: 0 for levels at whole steps, 1/2 for levels halfway between them.
+        rowwise: whether the step of an output row is a function of that row alone, so that matrices may be stacked.
         record: whether to keep the codes of the last forward pass in ``last_codes``; needs no second quantization.
         last_codes: integer codes of the last forward pass while ``record`` is set.
         hook: a remedy that rounds, or passes gradients, in its own way here.
@@ -47,6 +56,7 @@ class Quantizer(nn.Module, ABC):
 
     axis: int | tuple[int, ...] | None = 0
     offset = 0.0
+    rowwise = False
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -68,11 +78,12 @@ class Quantizer(nn.Module, ABC):
     def rounded(self, x: Tensor) -> Rounded:
         """Fake-quantize ``x``, and return its codes and steps too."""
         passed = x
-        with torch.no_grad():
-            step = self.spread_step(x)
-            u = x / step.clamp_min(torch.finfo(step.dtype).tiny) - self.offset
+        with torch.no_grad(), without_autocast(x.device):
+            w = wide(x)
+            step = self.spread_step(w)
+            u = w / step.clamp_min(torch.finfo(step.dtype).tiny) - self.offset
             codes = self.round_codes(u, step)
-            values = step * (codes + self.offset)
+            values = (step * (codes + self.offset)).to(x.dtype)
         if self.hook is not None and x.requires_grad and torch.is_grad_enabled():
             passed = x.clone()
             passed.register_hook(lambda g: self.pass_gradient(g, u, codes))
@@ -90,7 +101,11 @@ class Quantizer(nn.Module, ABC):
 
         Rounding thresholds lie at half-integers.
         """
-        step = self.spread_step(w)
+        w = wide(w)
+        return self.placed(w, self.spread_step(w))
+
+    def placed(self, w: Tensor, step: Tensor) -> Tensor:
+        """Return :meth:`position` for given steps, which broadcast against ``w``."""
         u = (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(self.offset)  # a row of zeros has no 0/0
         return torch.clamp(u, *self.levels())
 
@@ -129,16 +144,46 @@ class Quantizer(nn.Module, ABC):
         """Return the steps in the shape in which they broadcast against ``w``."""
         return self.step(w).view(self.step_shape(w.shape))  # step_shape
 
+    def recorded(self, w: Tensor | None) -> None:
+        """Keep the codes of each forward pass from now on, of weights such as ``w``, or no longer (None).
+
+        Their place is made here, because a compiled pass that found none would be compiled once more for the next.
+        """
+        self.record = w is not None
+        self.last_codes = None if w is None else torch.zeros_like(w, dtype=self._code_dtype(), requires_grad=False)
+
     def _code_dtype(self) -> torch.dtype:
         return torch.int8
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the quantizer's tensors, as ``module.to()`` does, but leave float32 where it would become less."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return tensor.to(found.device) if found.dtype in NARROW else found
+
+        return super()._apply(moved, recurse)
 
     @torch.no_grad()
     def _keep(self, codes: Tensor) -> None:
         if self.record:
-            if self.last_codes is None or self.last_codes.shape != codes.shape:
-                self.last_codes = torch.empty_like(codes, dtype=self._code_dtype())
-            self.last_codes.copy_(codes)
+            last = self.last_codes
+            if last is None or last.shape != codes.shape or last.device != codes.device:
+                self.last_codes = last = torch.empty_like(codes, dtype=self._code_dtype())
+            last.copy_(codes)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"bits={self.bits}"
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return x in float32 if its dtype has fewer bits, else x itself."""
+    return x.float() if x.dtype in NARROW else x
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which autocast leaves the dtypes of products alone."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

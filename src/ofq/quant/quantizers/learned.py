@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.base import Quantizer, wide
 
 _Uninitialized: Any = UninitializedParameter  # its stub does not say that it is a Parameter
 
@@ -116,9 +116,9 @@ class LearnedStepQuantizer(Quantizer):
         """Set the step from every calibration batch seen so far, this one included."""
         assert self._seen is not None
         statistics = self._seen[1]
-        statistics.append(self.statistic(x))
+        statistics.append(self.statistic(wide(x)))
         step = self.first_step(torch.stack(statistics).mean(0).flatten())  # (batches, *kept) to (steps,)
-        self.scale = nn.Parameter(step.to(x), requires_grad=False)
+        self.scale = nn.Parameter(step, requires_grad=False)
 
     def _require_scale(self) -> None:
         if not self.calibrated:
@@ -134,7 +134,8 @@ class LearnedStepQuantizer(Quantizer):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
         saved = state_dict.get(f"{prefix}scale")
         if saved is not None and not self.calibrated:
-            self.scale.materialize(saved.shape, dtype=saved.dtype)  # type: ignore[attr-defined]
+            dtype = torch.promote_types(saved.dtype, torch.float32)
+            self.scale.materialize(saved.shape, dtype=dtype)  # type: ignore[attr-defined]
         scale = self.scale
         if not self.calibrated:
             self._parameters["scale"] = None  # neither side is calibrated: nothing is missing

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ofq.quant.quantizers.base import Rounded
+from ofq.quant.quantizers.base import Rounded, wide
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.runs.registry import register
 
@@ -97,7 +97,7 @@ class LSQQuantizer(LearnedStepQuantizer):
 
     def rounded(self, x: Tensor) -> Rounded:
         """Fake-quantize ``x``, and return its codes and steps too."""
-        before = self.before
+        before, wanted = self.before, x.dtype
         if self.shape and x.shape[-len(self.shape) :] != self.shape:
             raise ValueError(f"move biases of shape {self.shape} do not fit an input of shape {tuple(x.shape)}")
         if self.signed == "detect":
@@ -112,7 +112,7 @@ class LSQQuantizer(LearnedStepQuantizer):
         grid = self.grid_for(x.shape)
         values, codes = _LSQ.apply(x, self.scale, before, self.after, grid)
         self._keep(codes)
-        return Rounded(values, codes, grid.step(self.scale.detach()), self.offset)
+        return Rounded(values.to(wanted), codes, grid.step(self.scale.detach()), self.offset)
 
     @property
     def fusible(self) -> bool:
@@ -310,7 +310,7 @@ class _LSQ(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None, grid: Grid
     ) -> tuple[Tensor, Tensor]:
         step = grid.step(scale)
-        u = grid.place(x, step, before)
+        u = grid.place(wide(x), step, before)
         codes = torch.clamp(u, grid.low, grid.high).round_()  # type: ignore[arg-type]  # to nearest, ties to even
         quantizer = grid.quantizer
         hooked = quantizer.hook is not None
@@ -323,18 +323,18 @@ class _LSQ(torch.autograd.Function):
         ctx.after_size = 0 if after is None else after.numel()
         ctx.mark_non_differentiable(codes)
         ctx.set_materialize_grads(False)
-        return out, codes
+        return out.to(x.dtype), codes
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        g = grads[0]
-        if g is None:
+        if grads[0] is None:
             return (None,) * 5
+        g = wide(grads[0])
         needs_x, _, _, needs_after = ctx.needs_input_grad[:4]
         x, step, before, codes = ctx.saved_tensors
         grid: Grid = ctx.grid
-        u = grid.place(x, step, before)
+        u = grid.place(wide(x), step, before)
         grad_after = grid.move_gradient(g)[: ctx.after_size] if needs_after else None
         grad_x = g.clone(memory_format=torch.contiguous_format)
         grad_scale, grad_before = grid.gradients(grad_x, u, codes)
@@ -343,4 +343,6 @@ class _LSQ(torch.autograd.Function):
             grad_x = passed
         elif codes is not None:
             grad_x = grid.mask(passed, u)
-        return grad_x if needs_x else None, grad_scale, grad_before if before is not None else None, grad_after, None
+        if before is None:
+            grad_before = None
+        return grad_x.to(x.dtype) if needs_x else None, grad_scale, grad_before, grad_after, None

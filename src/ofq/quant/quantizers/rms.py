@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ofq.quant.quantizers.base import Quantizer, Rounded
+from ofq.quant.quantizers.base import Quantizer, Rounded, wide
 from ofq.runs.registry import register
 
 BEST = {2: 1.49353462, 3: 2.05106835, 4: 2.51393058, 5: 2.916151, 6: 3.277985, 7: 3.611097, 8: 3.922204}
@@ -32,6 +32,7 @@ class RMSQuantizer(Quantizer):
 
     axis = -2  # as StatsQ's
     offset = 0.5
+    rowwise = True
 
     def __init__(self, bits: int, *, gradient_mask: bool = False) -> None:
         super().__init__(bits)
@@ -41,7 +42,7 @@ class RMSQuantizer(Quantizer):
     def step(self, w: Tensor) -> Tensor:
         """Return the step of each output row, shape (rows,)."""
         shared = [axis for axis in range(w.ndim) if axis != w.ndim - 2]
-        return w.square().mean(shared).sqrt_().mul_(2 * BEST[self.bits] / (2**self.bits - 1))
+        return wide(w).square().mean(shared).sqrt_().mul_(2 * BEST[self.bits] / (2**self.bits - 1))
 
     def rounded(self, x: Tensor) -> Rounded:
         """Fake-quantize a weight, and return its codes and steps too."""

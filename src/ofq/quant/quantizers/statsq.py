@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofq.quant.quantizers.base import Quantizer, Rounded
+from ofq.quant.quantizers.base import Quantizer, Rounded, wide
 from ofq.runs.registry import register
 
 
@@ -33,6 +33,7 @@ class StatsQuantizer(Quantizer):
 
     axis = -2  # the rows of a matrix (rows, columns); of a 3-D weight each index of the last axis but one
     offset = 0.5
+    rowwise = True
 
     def __init__(self, bits: int, factor: float = 2.0) -> None:
         super().__init__(bits)
@@ -66,6 +67,7 @@ class _StatsQ(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, w: Tensor, quantizer: StatsQuantizer) -> tuple[Tensor, Tensor, Tensor]:
         n = 2.0 ** (quantizer.bits - 1)
+        wanted, w = w.dtype, wide(w)
         step = _steps(w, quantizer)  # (rows, 1)
         # Clamped as codes, not as w/sigma: beyond the outermost ones both round to these. A row of zeros has u = -1/2.
         u = (w / step.clamp_min(torch.finfo(step.dtype).tiny)).sub_(0.5)
@@ -76,7 +78,7 @@ class _StatsQ(torch.autograd.Function):
             ctx.save_for_backward(u, codes)
         ctx.mark_non_differentiable(codes, step)
         ctx.set_materialize_grads(False)
-        return torch.addcmul(step * 0.5, codes, step), codes, step
+        return torch.addcmul(step * 0.5, codes, step).to(wanted), codes, step
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
@@ -89,4 +91,4 @@ class _StatsQ(torch.autograd.Function):
 def _steps(w: Tensor, quantizer: StatsQuantizer) -> Tensor:
     """Return sigma/n = factor*mean|w|/2^(bits-1); axes that share it keep size one, (rows, 1) for a matrix."""
     shared = [axis for axis in range(w.ndim) if axis != w.ndim - 2]
-    return w.abs().mean(shared, keepdim=True).mul_(quantizer.factor * 2.0 ** (1 - quantizer.bits))
+    return wide(w).abs().mean(shared, keepdim=True).mul_(quantizer.factor * 2.0 ** (1 - quantizer.bits))
