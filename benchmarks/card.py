@@ -11,12 +11,10 @@ of the first step, less that of another, is what compiling from cold takes. Rows
 
 import argparse
 import gc
-import os
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 
 import timm
@@ -26,6 +24,7 @@ from torch import nn
 from benchmarks.subjects import KINDS, SIZES, Place, Size, Subject, backbone, subject
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.remedies import ConfidenceGuidedAnnealing
+from ofq.training.device import Device
 
 MODES = ("tf32", "bf16", "bf16-compiled")
 PARTS = ("steps", "teacher", "hooks", "torchao", "profile")
@@ -77,22 +76,15 @@ class Card:
         if self.is_card:
             torch.cuda.empty_cache()
 
-    def place(self, mode: str, *, patches: bool) -> Place:
-        """Where a student of a mode trains."""
-        torch.set_float32_matmul_precision("high" if mode == "tf32" else "highest")
+    def runs(self, mode: str) -> Device:
+        """Where a run of a mode computes, and how."""
+        precision = "tf32" if mode == "tf32" else "bf16"
+        return Device(self.device, precision, mode.endswith("compiled"))
 
-        def compiled(model: nn.Module) -> None:
-            for block in model.get_submodule("blocks").children():
-                block.compile(fullgraph=True)  # a break would be compiled around for ever, in every block anew
-            if patches:
-                for name in ("patch_embed", "head", "head_dist"):
-                    model.get_submodule(name).compile()
 
-        def autocast() -> torch.autocast:
-            return torch.autocast(self.device, dtype=torch.bfloat16)
-
-        forward = autocast if mode.startswith("bf16") else nullcontext
-        return Place(self.device, forward, compiled) if mode.endswith("compiled") else Place(self.device, forward)
+def place(device: Device) -> Place:
+    """Where a student trains as a run does."""
+    return Place(device.where, device.forward, device.place)
 
 
 class Contestant:
@@ -102,7 +94,7 @@ class Contestant:
         step: one training step.
         peak: bytes that it holds at most.
         compiling: seconds that the first step took longer than another.
-        graphs: how many the compiler made.
+        graphs: how many the compiler made, and the breaks between them, of which there should be none.
         phases: of the compiler, seconds each.
     """
 
@@ -119,7 +111,8 @@ class Contestant:
             for _ in range(2):
                 self.step()
         self.compiling = first - _clock(card, self.step)
-        self.graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        counted = torch._dynamo.utils.counters
+        self.graphs = f"{counted['stats']['unique_graphs']}/{sum(counted['graph_break'].values())}"
         self.phases = {name: sum(spent) for name, spent in torch._dynamo.utils.compilation_time_metrics.items()}
         self.peak = card.peak(self.step) - before
 
@@ -153,16 +146,15 @@ def row(name: str, taken: dict[str, list[float]], base: str, size: Size, one: Co
     memory = f"{one.peak / GIB:>8.2f} {one.peak / fp.peak:>5.2f}" if fp.peak else f"{'-':>8} {'-':>5}"
     return (
         f"{name:<32} {1000 * seconds:>8.2f} {size.batch / seconds:>9.0f} {ratio:>6.2f} {memory} {one.compiling:>7.1f}"
-        f" {one.graphs:>6}"
+        f" {one.graphs:>7}"
     )
 
 
-def students(arguments: argparse.Namespace, card: Card, size: Size, mode: str) -> Iterator[str]:
+def students(arguments: argparse.Namespace, card: Card, size: Size, mode: str, where: Place) -> Iterator[str]:
     """The rows of a mode."""
-    place = card.place(mode, patches=arguments.patches)
     turns = {"rounds": arguments.rounds, "steps": arguments.steps}
     base = f"{mode} fp"
-    fp = Contestant(card, lambda: subject(size, "fp", place))
+    fp = Contestant(card, lambda: subject(size, "fp", where))
     yield row(base, in_turns(card, {base: fp.step}, **turns), base, size, fp, fp)
     if "profile" in arguments.parts:
         yield from profile(card, fp, arguments.lines)
@@ -170,7 +162,7 @@ def students(arguments: argparse.Namespace, card: Card, size: Size, mode: str) -
     names += [f"{kind}+teacher" for kind in arguments.kinds[-1:] if "teacher" in arguments.parts]
     for kind in names:
         name = f"{mode} {kind}"
-        one = Contestant(card, lambda kind=kind: subject(size, kind, place))
+        one = Contestant(card, lambda kind=kind: subject(size, kind, where))
         yield row(name, in_turns(card, {base: fp.step, name: one.step}, **turns), base, size, one, fp)
         if "profile" in arguments.parts:
             yield from profile(card, one, arguments.lines)
@@ -178,7 +170,7 @@ def students(arguments: argparse.Namespace, card: Card, size: Size, mode: str) -
         card.free()
     if "torchao" in arguments.parts and (make := torchao(size)):
         name = f"{mode} torchao"
-        one = Contestant(card, lambda: subject(size, "torchao", place, make()))
+        one = Contestant(card, lambda: subject(size, "torchao", where, make()))
         yield row(name, in_turns(card, {base: fp.step, name: one.step}, **turns), base, size, one, fp)
 
 
@@ -201,9 +193,9 @@ def torchao(size: Size) -> Callable[[], nn.Module] | None:
     return make
 
 
-def hooks(arguments: argparse.Namespace, card: Card, size: Size, mode: str) -> Iterator[str]:
+def hooks(arguments: argparse.Namespace, card: Card, size: Size, mode: str, where: Place) -> Iterator[str]:
     """What meter and annealing add to the steps of the last kind, and the time of the hooks alone."""
-    place, kind = card.place(mode, patches=arguments.patches), arguments.kinds[-1]
+    kind = arguments.kinds[-1]
     made = {
         "": None,
         "+meter": OscillationRecorder,
@@ -212,7 +204,7 @@ def hooks(arguments: argparse.Namespace, card: Card, size: Size, mode: str) -> I
     works: dict[str, Callable[[], object]] = {}
     alone: dict[str, Callable[[], object]] = {}
     for name, make in made.items():
-        measured = subject(size, kind, place)
+        measured = subject(size, kind, where)
         if make is not None:
             around, update = make(measured.model), measured.optimizer.step
 
@@ -274,32 +266,28 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:-1]))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--patches", action="store_true", help="compile patch embedding and heads too, not only blocks")
     parser.add_argument("--lines", type=int, default=30, help="of a profile")
     arguments = parser.parse_args()
     size = replace(SIZES[arguments.size], batch=arguments.batch)
     card = Card(arguments.device)
     torch._dynamo.config.recompile_limit = 32  # one function of timm's is the forward pass of every student's blocks
-    # As runs do; the compiler then chooses kernels without trying them.
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch._inductor.config.deterministic = True
     name = torch.cuda.get_device_name() if card.is_card else "no card"
     libraries = f"torch {torch.__version__}, timm {timm.__version__}"  # a lent machine has few others
     print(f"{arguments.size}: {size}\n{name}; {libraries}; {arguments.rounds} x {arguments.steps} steps", flush=True)
     print(
-        f"{'':<32} {'ms':>8} {'images/s':>9} {'x fp':>6} {'peak GiB':>8} {'x fp':>5} {'cold s':>7} {'graphs':>6}",
+        f"{'':<32} {'ms':>8} {'images/s':>9} {'x fp':>6} {'peak GiB':>8} {'x fp':>5} {'cold s':>7} {'graphs':>7}",
         flush=True,
     )
     for mode in arguments.modes:
-        if {"steps", "teacher", "torchao"} & set(arguments.parts):
-            for line in students(arguments, card, size, mode):
-                print(line, flush=True)
-            card.free()
-    if "hooks" in arguments.parts:
-        for line in hooks(arguments, card, size, arguments.modes[-1]):
-            print(line, flush=True)
+        device = card.runs(mode)
+        with device.begun():
+            if {"steps", "teacher", "torchao", "profile"} & set(arguments.parts):
+                for line in students(arguments, card, size, mode, place(device)):
+                    print(line, flush=True)
+                card.free()
+            if "hooks" in arguments.parts and mode == arguments.modes[-1]:
+                for line in hooks(arguments, card, size, mode, place(device)):
+                    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,12 @@ BAND = 0.05
 """Difference of gradients of one block in bfloat16, relative to their norm."""
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_process_of_its_own() -> None:
+    """Forget what was compiled: all blocks have one function, which is compiled some times only."""
+    torch._dynamo.reset()
+
+
 @pytest.fixture(params=KINDS, ids=name_of)
 def model(request: pytest.FixtureRequest) -> Any:
     images = torch.rand(32, 1, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -82,7 +82,7 @@ class Blocks(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-        self.head = nn.Linear(4, 2)
+        self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 2)
 
 
 def test_a_model_is_compiled_block_by_block_when_it_was_asked_for() -> None:
@@ -92,7 +92,7 @@ def test_a_model_is_compiled_block_by_block_when_it_was_asked_for() -> None:
     assert compiled(CPU.place(Blocks())) == []
     device = Device(compiled=True)
     model = Blocks()
-    assert compiled(device.place(model)) == ["blocks.0", "blocks.1"]
+    assert compiled(device.place(model)) == ["blocks.0", "blocks.1", "head"]
     assert list(model.state_dict()) == list(Blocks().state_dict()), "names stay"
     assert compiled(device.place(nn.Linear(4, 2))) == [""], "one without blocks as a whole"
 

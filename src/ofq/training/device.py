@@ -23,6 +23,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _REPRODUCIBLE = (":4096:8", ":16:8")  # workspaces with which cuBLAS sums in one order
+_AROUND_BLOCKS = ("patch_embed", "head", "head_dist")  # what timm's vision transformers call them
 MIB = 2**20
 
 
@@ -117,14 +118,18 @@ class Device:
             yield
 
     def place(self, model: Model) -> Model:
-        """Move a model here, in place; if asked for, its blocks are compiled when they are first called.
+        """Move a model here, in place; if asked for, its parts are compiled when they are first called.
 
-        Blocks are alike, so that one compilation serves all of them. A model without ``blocks`` is compiled whole.
+        Parts are the patch embedding, each block, and the heads. Blocks are alike, so that one compilation serves all
+        of them. A model without ``blocks`` is compiled whole.
         """
         model.to(self.where)
         if self.compiled:
             blocks = getattr(model, "blocks", None)
-            for part in blocks if isinstance(blocks, nn.ModuleList | nn.Sequential) else [model]:
+            parts: list[nn.Module] = [model]
+            if isinstance(blocks, nn.ModuleList | nn.Sequential):
+                parts = [*blocks, *(part for name, part in model.named_children() if name in _AROUND_BLOCKS)]
+            for part in parts:
                 part.compile()
         return model
 
