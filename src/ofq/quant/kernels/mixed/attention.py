@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ofq.quant.kernels.attention import Context
 from ofq.quant.kernels.grid import learned
 from ofq.quant.kernels.mixed.parts import Side, flat, of_step, product_dtype, runner, side, summed
+from ofq.quant.kernels.mixed.probabilities import has_kernel
 from ofq.quant.quantizers.base import wide
 from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
@@ -138,6 +139,8 @@ def layout(x: Tensor, heads: int, dtype: torch.dtype) -> Layout:
 
 def p_codes(products: Tensor, scores: Scores, mask: Tensor | None, shape: Layout) -> tuple[Tensor, Tensor]:
     """Return the codes of probabilities (B, H, N, K), kept ones only, and their sums (B, H, N, 1)."""
+    if has_kernel(products, mask):
+        return torch.ops.ofq.probabilities(products, *scores)
     codes = scores.codes(scores.probabilities(products))
     if mask is not None:
         codes = codes * mask
@@ -160,6 +163,9 @@ def p_gradients(
 
     ``grad`` is that of the rounded probabilities times their step. The gradient of the scores lacks their factor.
     """
+    if has_kernel(products, mask):
+        codes, grad_scores, rows = torch.ops.ofq.probability_gradients(products, grad, *scores)
+        return codes, grad_scores, rows.sum_to_size(scores.p_step.shape)
     p = scores.probabilities_again(products)
     u = p / scores.p_step
     codes = u.clamp(0, scores.high).round()
