@@ -12,6 +12,7 @@ from ofq.measure.noise import RANGES, Noise, fixed, inject, measure
 from ofq.oscillation.thresholds import threshold_distance
 from ofq.quant import block_weights
 from ofq.quant.weights import BlockWeight
+from ofq.training.device import Device
 from ofq.training.loop import evaluate
 
 WIDE = 0.2  # code steps: a band that holds many weights of a small model
@@ -150,7 +151,7 @@ def test_of_many_training_images_two_thousand_are_looked_at(
 ) -> None:
     seen: list[Tensor] = []
 
-    def counted(model: nn.Module, images: InMemory) -> tuple[float, float]:
+    def counted(model: nn.Module, images: InMemory, device: Device) -> tuple[float, float]:
         seen.append(images.eval_images)
         return 0.0, 0.0
 

@@ -31,7 +31,7 @@ def write_params() -> None:
         recipe[phase] |= {"batch_size": 4, "steps": STEPS, "constant_steps": 0}
     recipe["cga"]["steps"] = STEPS
     content["models"]["vit_small32"]["arguments"] |= {"embed_dim": 32, "depth": 1, "num_heads": 2}
-    study = content["studies"]["cifar10"] | {"groups": {}, "seeds": [0]}
+    study = content["studies"]["cifar10"] | {"groups": {}, "seeds": [0], "hardware": {}}
     content |= {"study": "cifar10", "studies": {"cifar10": study}}
     Path("params.yaml").write_text(yaml.safe_dump(content))
 

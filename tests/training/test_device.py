@@ -15,7 +15,7 @@ from torch import nn
 
 from ofq.config.settings import PROCESSOR, Hardware
 from ofq.errors import UserError
-from ofq.training.device import CPU, Device, device_of, hardware_to_measure
+from ofq.training.device import CPU, Device, device_of, hardware_to_measure, tell_where
 
 IMAGES = torch.rand(3, 4)
 
@@ -140,6 +140,7 @@ def test_without_a_card_a_run_that_needs_one_is_refused_and_a_finished_one_is_me
     assert device_of(PROCESSOR) == CPU
     with caplog.at_level("WARNING", logger="ofq"):
         assert hardware_to_measure(asked) == PROCESSOR
+        tell_where(asked, CPU)
     assert "measured on the processor" in caplog.text
     monkeypatch.setattr(torch, "get_device_module", {"cuda": SimpleNamespace(init=lambda: None)}.__getitem__)
     assert hardware_to_measure(asked) == Hardware(device="cuda"), "in float32, as written"

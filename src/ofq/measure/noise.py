@@ -25,7 +25,7 @@ from ofq.runs import states
 from ofq.runs.files import replacing
 from ofq.runs.paths import Run
 from ofq.runs.published import seal
-from ofq.training.device import CPU, Device, hardware_to_measure
+from ofq.training.device import CPU, Device, hardware_to_measure, tell_where
 from ofq.training.job import Step, started
 from ofq.training.loop import evaluate
 from ofq.training.student import make_student
@@ -114,6 +114,7 @@ def run_noise(run: Run, config: RunConfig, keeping: Keeping = KEEPING, *, trials
     step = Step(__name__, [*run.teacher.files.taught, run.files.model], aside="noise")
     here = config.model_copy(update={"hardware": hardware_to_measure(config.hardware)})
     with started(run, here, step, keeping) as job:
+        tell_where(config.hardware, job.device)
         try:
             student = make_student(job)
             load_weights(student, run.files.model)

@@ -17,7 +17,7 @@ from ofq.runs.files import replacing, write_json
 from ofq.runs.paths import Run
 from ofq.runs.published import digests_of, read_frame, sealed
 from ofq.training.continued import hold_rate, last_state
-from ofq.training.device import hardware_to_measure
+from ofq.training.device import hardware_to_measure, tell_where
 from ofq.training.job import Step, started
 from ofq.training.loop import train
 from ofq.training.student import loss_from
@@ -68,6 +68,7 @@ def run_probe(run: Run, config: RunConfig, keeping: Keeping = KEEPING, *, steps:
     if isinstance(window, QatConfig):
         window = window.model_copy(update={"remedy": None})
     with started(run, window, Step(__name__, inputs, aside="probe", order=_ORDER), keeping) as job:
+        tell_where(config.hardware, job.device)
         student, optimizer, recorder = last_state(job, run)
         before = read_frame(files.oscillation, ["step", "weights", *_COLUMNS])
         rate = optimizer.param_groups[0]["lr"]

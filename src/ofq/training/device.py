@@ -194,16 +194,24 @@ def device_of(hardware: Hardware) -> Device:
 
 
 def hardware_to_measure(hardware: Hardware) -> Hardware:
-    """Return where to measure a finished run: in float32, on a card if it was trained on one and one is here."""
+    """Return where to measure a finished run: in float32, on a card if it was trained on one and one is here.
+
+    :func:`tell_where` tells it.
+    """
     if hardware.device == PROCESSOR.device:
         return PROCESSOR
     card = Hardware(device=hardware.device)
     try:
         device_of(card)
     except UserError:
-        _log.warning("the run was trained on %s, and there is none here: measured on the processor", hardware.device)
         return PROCESSOR
     return card
+
+
+def tell_where(hardware: Hardware, device: Device) -> None:
+    """Warn where a run that a card trained is measured on the processor."""
+    if device.where != hardware.device:
+        _log.warning("the run was trained on %s, and there is none here: measured on the processor", hardware.device)
 
 
 def _order_sums() -> None:

@@ -108,14 +108,14 @@ def started(
     Raises:
         UserError: an input or the device is missing, the data are damaged, or another process trains this run.
     """
+    inputs = [data_dir(run.study) / "manifest.json", *step.inputs]
+    if absent := [path for path in inputs if not path.exists()]:
+        raise missing(absent[0])
     device, label = device_of(config.hardware), f"{run.label} {step.aside}".rstrip()
     with device.shared(keeping.runs_per_gpu, label), device.begun():
         now = time.monotonic(), time.process_time()
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        inputs = [data_dir(run.study) / "manifest.json", *step.inputs]
-        if absent := [path for path in inputs if not path.exists()]:
-            raise missing(absent[0])
         data = batches.load(run.study, config.train.augment, device.where)
         code, read = code_digest(step.module, *config.modules), {str(path): file_digest(path) for path in inputs}
         base = run.state(step.aside)

@@ -3,15 +3,12 @@
 The compiler takes them as they are; it would read all scores of a row twice, and the rest of them once more.
 """
 
-import os
-
 import torch
 from torch import Tensor
 from torch.utils._triton import has_triton
 
 _LONGEST = 1024  # keys, which one program holds in registers
 _DTYPES = torch.float32, torch.bfloat16, torch.float16
-_OFF = bool(os.environ.get("OFQ_NO_TRITON"))
 
 _SCORES = "Tensor query, Tensor key, Tensor? shift, Tensor p_step, float high"
 _LIBRARY = torch.library.Library("ofq", "FRAGMENT")
@@ -23,7 +20,7 @@ def has_kernel(products: Tensor, mask: Tensor | None) -> bool:
     """Return whether the operations may take over: on a card, without dropout, for rows that fit."""
     fits = products.dtype in _DTYPES and products.shape[-1] <= _LONGEST and mask is None
     # A compiler for cards is there if it calls; it cannot look into the question whether there is one.
-    return fits and products.device.type == "cuda" and not _OFF and (torch.compiler.is_compiling() or has_triton())
+    return fits and products.device.type == "cuda" and (torch.compiler.is_compiling() or has_triton())
 
 
 @torch.library.impl(_LIBRARY, "probabilities", "CompositeExplicitAutograd")
