@@ -89,7 +89,9 @@ class Hardware(Strict):
         "precision; quantizers, evaluation, probe and noise compute in float32 in any case",
     )
     compile: bool = Field(
-        default=False, description="torch.compile each block for training; on the processor it needs a C++ compiler"
+        default=False,
+        description="blocks, patch embedding and heads are compiled for training; on the processor that needs a C++ "
+        "compiler",
     )
     runs_per_gpu: Annotated[int, Field(gt=0, le=64)] = Field(
         default=1,
