@@ -45,6 +45,8 @@ class Stop:
             yield
         finally:
             self._over = True
+            if self.signum:
+                time.sleep(_TOGETHER)  # what else belongs to the same request would interrupt what tells of it
             signal.set_wakeup_fd(descriptor)
             os.close(writer)
             for number, handler in handlers.items():
