@@ -183,6 +183,9 @@ def test_fused_functions_are_chosen_by_device_dtype_and_mode(monkeypatch: pytest
     assert mixed is not None and mixed.linear is not floats.linear
     assert mixed == choose(cpu, torch.float32, "compile") == choose(cpu, torch.bfloat16, "eager")
     assert mixed == choose(cuda, torch.float32, "eager")
+    assert choose(cuda, torch.float16, "eager") is None, "codes multiplied may exceed it"
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert fused(torch.randn(2, 3), weight=None) is None
     with torch.autocast("cpu"):
         assert fused(torch.randn(2, 3), weight=None) == mixed
     monkeypatch.setattr("ofq.quant.kernels.choose._multiplies_integers", lambda: False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, Quantizer, block_weights, calibrate, quantize_model
+from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.lsq import LSQQuantizer, MovedLSQQuantizer
 from ofq.quant.quantizers.rms import RMSQuantizer
 from ofq.quant.quantizers.statsq import StatsQuantizer
@@ -98,6 +99,23 @@ def test_autocast_leaves_the_codes_of_weights(switches: dict[str, Any], images: 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(images)
     assert all(torch.equal(weight.last_codes(), weight.codes()) for weight in block_weights(model))
+
+
+def test_large_codes_do_not_exceed_float16() -> None:
+    """The sum of 768 products of codes of 8 bits exceeds it by far; the values that they stand for do not."""
+    linear, quantizers = nn.Linear(768, 4), (LSQQuantizer(8, axis=0), LSQQuantizer(8, signed=False, axis=-2))
+    nn.init.constant_(linear.weight, 0.02)
+    layer = QuantLinear.from_linear(linear, weight_quantizer=quantizers[0], input_quantizer=quantizers[1])
+    x = torch.rand(2, 5, 768) + 1
+    calibrate(layer, [x])
+    with torch.no_grad():
+        quantizers[0].scale.fill_(0.02 / 120)
+        quantizers[1].scale.fill_(2 / 250)
+        expected = layer(x)
+        for dtype in (torch.float16, torch.bfloat16):
+            with torch.autocast("cpu", dtype=dtype):
+                torch.testing.assert_close(layer(x).float(), expected, rtol=1e-2, atol=0.0)
+        torch.testing.assert_close(layer.half()(x.half()).float(), expected, rtol=1e-2, atol=0.0)
 
 
 def test_autocast_leaves_the_step_of_a_class_that_multiplies() -> None:

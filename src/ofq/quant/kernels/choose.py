@@ -10,11 +10,11 @@ from torch import Tensor
 from ofq.quant.kernels.attention import plain_attention
 from ofq.quant.kernels.mixed.attention import mixed_attention
 from ofq.quant.kernels.mixed.linear import mixed_linear
-from ofq.quant.kernels.mixed.parts import mixed_weight
+from ofq.quant.kernels.mixed.parts import mixed_weight, product_dtype
 from ofq.quant.kernels.mixed.qkr import mixed_qkr
 from ofq.quant.kernels.products import Weight, float_weight, integer_weight, quantized_linear
 from ofq.quant.kernels.qkr import qkr_attention
-from ofq.quant.quantizers.base import NARROW, Quantizer
+from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
 
 Mode = Literal["eager", "autocast", "compile"]
@@ -40,14 +40,16 @@ _FLOATS, _INTEGERS = Kernels(float_weight), Kernels(integer_weight)
 _MIXED = Kernels(mixed_weight, mixed_linear, mixed_attention, mixed_qkr)
 
 
-def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels:
-    """Return the fused functions for tensors of a dtype on a device.
+def choose(device: torch.device, dtype: torch.dtype, mode: Mode) -> Kernels | None:
+    """Return the fused functions for products of a dtype on a device, or None where the modules compute part by part.
 
-    On a CPU there are those that work in place, and in float32, if it multiplies 8-bit integers fast, multiply integer
-    codes. Under autocast, in a compiled model, with numbers of fewer bits than float32 and on a card there are those
-    that say what is float32.
+    Sums of products of codes may exceed what float16 holds, so there are none for it. On a CPU there are those that
+    work in place, and in float32, if it multiplies 8-bit integers fast, multiply integer codes. Under autocast, in
+    a compiled model, in bfloat16 and on a card there are those that say what is float32.
     """
-    if mode != "eager" or dtype in NARROW or device.type != "cpu":
+    if dtype == torch.float16:
+        return None
+    if mode != "eager" or dtype == torch.bfloat16 or device.type != "cpu":
         return _MIXED
     return _INTEGERS if dtype == torch.float32 and _multiplies_integers() else _FLOATS
 
@@ -63,7 +65,7 @@ def fused(x: Tensor, *inputs: LSQQuantizer | None, weight: Quantizer | None = No
     usual = all(quantizer is not None and quantizer.fusible for quantizer in inputs)
     if not usual or (weight is not None and weight.hook is not None):
         return None
-    return choose(x.device, x.dtype, _mode(x.device))
+    return choose(x.device, product_dtype(x), _mode(x.device))
 
 
 def _mode(device: torch.device) -> Mode:
