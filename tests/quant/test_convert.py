@@ -295,6 +295,7 @@ def test_block_weights_are_all_low_bit_weights_in_order(switches: dict[str, Any]
     assert [w.block for w in weights] == [0] * (len(groups) + 3) + [1] * (len(groups) + 3)
     assert weights[0].name == f"blocks.0.attn.{groups[0]}" and weights[-1].name == "blocks.1.mlp.fc2"
     record_codes(model)
+    assert all(torch.equal(weight.last_codes(), weight.codes()) for weight in weights), "before any forward pass too"
     model.train()(images)
     for weight in weights:
         assert weight.bits == 3

@@ -145,12 +145,12 @@ class Quantizer(nn.Module, ABC):
         return self.step(w).view(self.step_shape(w.shape))  # step_shape
 
     def recorded(self, w: Tensor | None) -> None:
-        """Keep the codes of each forward pass from now on, of weights such as ``w``, or no longer (None).
+        """Keep the codes of each forward pass from now on, before the first those of ``w``; or no longer (None).
 
-        Their place is made here, because a compiled pass that found none would be compiled once more for the next.
+        There are some from the start, because a compiled pass that found none would be compiled once more for the next.
         """
         self.record = w is not None
-        self.last_codes = None if w is None else torch.zeros_like(w, dtype=self._code_dtype(), requires_grad=False)
+        self.last_codes = None if w is None else self.position(w).round_().to(self._code_dtype())
 
     def _code_dtype(self) -> torch.dtype:
         return torch.int8
