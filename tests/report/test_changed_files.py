@@ -132,6 +132,15 @@ def test_every_problem_of_a_run_is_found(params: Params) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../../../data/manifest.json", "nul\0", "probe"])
+def test_a_probe_that_names_what_is_no_file_beside_it_is_one_line(params: Params, name: str) -> None:
+    content = read_json(ONE.files.probe)
+    del content["sha256"]
+    write_json(ONE.files.probe, sealed(content | {"digests": {"outputs": {name: "0" * 64}}}))
+    (error,) = problems(ONE.files.root) or []
+    assert "\n" not in str(error)
+
+
 def test_a_table_or_figure_that_is_older_than_its_runs_says_so(params: Params) -> None:
     grid = Grid(params, "digits")
     write_tables(grid)
