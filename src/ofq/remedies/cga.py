@@ -96,10 +96,7 @@ def far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:
         u: of a matrix (rows, columns), or of several (matrices, rows, columns).
         boundary_range: in code steps.
     """
-    if len(u) == 1 or u.ndim == 2:
-        smallest, largest = u.aminmax()
-    else:
-        smallest, largest = u.amin((1, 2), keepdim=True), u.amax((1, 2), keepdim=True)  # (matrices, 1, 1)
+    smallest, largest = u.amin((-2, -1), keepdim=True), u.amax((-2, -1), keepdim=True)  # one of each matrix
     # Beyond the extreme codes that occur no threshold counts: clamped to those codes, u has the largest distance, 1/2.
     inside = u.clamp(smallest.round(), largest.round())
     return threshold_distance(inside) > boundary_range

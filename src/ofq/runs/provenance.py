@@ -1,6 +1,5 @@
 """Where a number came from: versions of the libraries, the machine, the commit."""
 
-import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -57,11 +56,9 @@ def _output(command: Sequence[str]) -> str | None:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that numbers depend on, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "timm", "numpy", "scikit-learn", "snakemake", PACKAGE):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # steps run without Snakemake, from a folder
-            found[name] = importlib.metadata.version(name)
-    return found
+    # Steps run without Snakemake, and from a folder.
+    found = {name: version(name) for name in ("torch", "timm", "numpy", "scikit-learn", "snakemake", PACKAGE)}
+    return {"python": platform.python_version()} | {name: number for name, number in found.items() if number}
 
 
 def version(name: str) -> str | None:

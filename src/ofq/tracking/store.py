@@ -86,10 +86,8 @@ class Store:
                     from mlflow import MlflowClient
                     from mlflow.exceptions import MlflowException
                     from sqlalchemy.exc import SQLAlchemyError
-                except (
-                    RuntimeError,
-                    ModuleNotFoundError,
-                ) as error:  # a user without a home directory, or without MLflow
+                # A user without a home directory, or without MLflow.
+                except (RuntimeError, ModuleNotFoundError) as error:
                     raise self._failure(error) from None
                 try:
                     yield MlflowClient(self.uri)
