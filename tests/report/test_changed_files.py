@@ -1,6 +1,7 @@
 """A result that was changed by hand, or is of another form, stands in no table, figure or verdict."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,9 @@ def test_every_problem_of_a_run_is_found(params: Params) -> None:
 def test_a_probe_that_names_what_is_no_file_beside_it_is_one_line(params: Params, name: str) -> None:
     content = read_json(ONE.files.probe)
     del content["sha256"]
-    write_json(ONE.files.probe, sealed(content | {"digests": {"outputs": {name: "0" * 64}}}))
+    write_json(ONE.files.probe, sealed(content | {"digests": {"code": "0", "inputs": {}, "outputs": {name: "0" * 64}}}))
     (error,) = problems(ONE.files.root) or []
+    assert re.search("cannot be read|cannot read|does not exist", str(error)) and "digests" not in str(error)
     assert "\n" not in str(error)
 
 
