@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from ofq.config.settings import Augmentation, Data
+from ofq.config.recipes import Augmentation
+from ofq.config.settings import Data
 from ofq.data import batches
 from ofq.data.augment import blanked, drawn, moved
 from ofq.data.prepare import prepare

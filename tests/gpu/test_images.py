@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ofq.config.settings import UNCHANGED, Augmentation
+from ofq.config.recipes import UNCHANGED, Augmentation
 from tests.data.test_augment import ALL, placed, some
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")

@@ -12,8 +12,9 @@ import yaml
 from safetensors.torch import load_file
 
 from ofq.config import params
+from ofq.config.recipes import TrainingRecipe
 from ofq.config.resolve import Keeping, QatConfig, resolve
-from ofq.config.settings import RemedySettings, TrainingRecipe
+from ofq.config.settings import RemedySettings
 from ofq.data import batches
 from ofq.data.prepare import prepare
 from ofq.errors import UserError

@@ -10,7 +10,8 @@ from pydantic import Field, PlainSerializer
 from ofq.config.grid import check_run
 from ofq.config.params import Params
 from ofq.config.quant_config import QuantConfig, Strict, Switches
-from ofq.config.settings import PROCESSOR, Cga, Data, Hardware, ModelSettings, RemedySettings, TrainingRecipe
+from ofq.config.recipes import TrainingRecipe
+from ofq.config.settings import PROCESSOR, Cga, Data, Hardware, ModelSettings, RemedySettings
 from ofq.runs.paths import TEACHER, Run
 from ofq.runs.registry import family_of
 

@@ -1,6 +1,7 @@
 """The sections of ``params.yaml`` that make up a run: what each may hold, and what contradicts itself.
 
-Studies, which are grids of runs, are in :mod:`ofq.config.studies`; references between sections are checked in
+How phases are trained is in :mod:`ofq.config.recipes`, studies, which are grids of runs, in
+:mod:`ofq.config.studies`; references between sections are checked in
 :mod:`ofq.config.params`; the settings of one run are resolved in :mod:`ofq.config.resolve`.
 """
 
@@ -15,9 +16,7 @@ from ofq.runs.registry import Entry, find
 
 # A name is part of file names, which may have 255 bytes.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
-PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
 Bits = Annotated[str, Field(pattern=LOW_BITS)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
 _GIVEN_BY = {
@@ -137,95 +136,6 @@ class ModelSettings(Strict):
         for name in sorted(_GIVEN_BY.keys() & values):
             raise ValueError(f"{name} should be left out: {_GIVEN_BY[name]} decides it")
         return values
-
-
-class Augmentation(Strict):
-    """How training images are changed, anew in each epoch; nothing is done where all is left out.
-
-    Order: crop, flip, cutout. What is evaluated, and what `noise` measures, is never changed.
-    """
-
-    crop: Annotated[int, Field(ge=0, le=10**4)] = Field(
-        default=0,
-        description="pixels by which an image is shifted at most, up or down and sideways; black where it is not",
-    )
-    flip: bool = Field(default=False, description="half of the images are mirrored left to right")
-    cutout: Annotated[int, Field(ge=0, le=10**4)] = Field(
-        default=0, description="side in pixels of a square of the mean colour, whose middle is anywhere in the image"
-    )
-
-
-UNCHANGED = Augmentation()
-
-
-class TrainingRecipe(Strict):
-    """How one phase (teacher or quantization-aware training) is trained."""
-
-    lr: LearningRate = Field(description="peak learning rate of AdamW")
-    min_lr: LearningRate = Field(description="learning rate at the end of the cosine")
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="of AdamW; none on vectors and biases")
-    batch_size: PositiveInt = Field(description="images a step")
-    steps: PositiveInt = Field(description="optimizer steps, warm-up and constant tail included")
-    warmup: Fraction = Field(0.0, description="share of the steps over which the learning rate rises linearly from 0")
-    constant_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
-        0, description="last steps at the constant lowest rate"
-    )
-    evaluations: PositiveInt = Field(
-        12,
-        # A setting that was added later: where it is at its default, a run's settings are those of before.
-        exclude_if=lambda count: count == 12,
-        description="least number of progress lines, curve points and oscillation records of a run, evenly spread over "
-        "its steps",
-    )
-    augment: Augmentation = Field(
-        default_factory=Augmentation,
-        exclude_if=UNCHANGED.__eq__,
-        description="how training images are changed; annealing goes on with that of qat",
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TrainingRecipe":
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
-        if self.constant_steps + self.warmup * self.steps >= self.steps:
-            raise ValueError("constant_steps and warmup leave no step for the cosine")
-        return self
-
-    def held(self, lr: float, steps: int) -> "TrainingRecipe":
-        """Return the phase with the given number of steps at one learning rate."""
-        return self.model_copy(update={"lr": lr, "min_lr": lr, "steps": steps, "warmup": 0.0, "constant_steps": 0})
-
-
-class AnnealingRecipe(Strict):
-    """How annealing continues a finished quantization-aware run: constant rate, optimizer state kept."""
-
-    steps: PositiveInt = Field(description="further optimizer steps")
-    lr: LearningRate | None = Field(None, description="constant learning rate; null: the lowest rate of qat")
-
-
-class Recipe(Strict):
-    """Hyper-parameters of the three phases."""
-
-    teacher: TrainingRecipe = Field(description="full-precision training")
-    qat: TrainingRecipe = Field(description="quantization-aware training, taught by the teacher")
-    cga: AnnealingRecipe = Field(description="annealing of a finished quantization-aware run")
-    calibration_batches: Annotated[int, Field(gt=0, le=10_000)] = Field(
-        1, description="training batches that set the learned steps"
-    )
-    teacher_once: bool = Field(
-        True,
-        description="the teacher's output on every training image is computed once and shared by all students of its "
-        "seed; false: at every step",
-    )
-
-    @model_validator(mode="after")
-    def _stored_output_fits(self) -> "Recipe":
-        if self.teacher_once and self.qat.augment != UNCHANGED:
-            raise ValueError(
-                "qat.augment changes the images at every step, and the teacher's output is stored for unchanged ones: "
-                "write teacher_once: false"
-            )
-        return self
 
 
 class Cga(Strict):

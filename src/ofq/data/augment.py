@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ofq.config.settings import Augmentation
+from ofq.config.recipes import Augmentation
 from ofq.data.seeds import seeded
 from ofq.errors import UserError
 

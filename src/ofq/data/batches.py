@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ofq.config.settings import UNCHANGED, Augmentation
+from ofq.config.recipes import UNCHANGED, Augmentation
 from ofq.data.augment import blanked, check, drawn, moved
 from ofq.data.manifest import Manifest, Stored, again, read_manifest
 from ofq.data.seeds import seeded

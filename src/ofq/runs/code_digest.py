@@ -13,7 +13,7 @@ APART = {
     **dict.fromkeys(
         (
             f"ofq.config.{name}"
-            for name in ("settings", "studies", "params", "grid", "resolve", "yaml_model", "timm_models")
+            for name in ("settings", "recipes", "studies", "params", "grid", "resolve", "yaml_model", "timm_models")
         ),
         "a run takes only its resolved settings from it, which Snakemake compares separately",
     ),

@@ -5,7 +5,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import AdamW
 
-from ofq.config.settings import TrainingRecipe
+from ofq.config.recipes import TrainingRecipe
 
 _WARMUP_LR = 1e-6
 
