@@ -9,9 +9,11 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ofq.cli.main import main
 from tests.conftest import Project
+from tests.inputs.settings import BASE
 
 STUDY = "digits"
 RUN = f"{STUDY}/vit_micro/w2a2/statsq/seed0"
@@ -26,6 +28,14 @@ STEPS = [
     ["reference", STUDY],
     ["tables", STUDY],  # again: one of them compares with the record
 ]
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project in which nothing was made."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(BASE))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
