@@ -48,6 +48,29 @@ def test_the_least_limit_of_a_group_counts(group: Path, place: str) -> None:
     assert limits.processors(64) == 1 and limits.memory_mb() == 8 * GIB // 10**6
 
 
+@pytest.mark.parametrize("place", ["docker/inner", "docker", "."])
+def test_limits_of_version_1_count(group: Path, place: str) -> None:
+    top = group.parents[1]
+    (top / "own").write_text("9:name=systemd:/\n4:memory:/docker/inner\n1:cpu,cpuacct:/docker/inner\n0::/\n")
+    files = {}
+    for controller, name in [
+        ("cpu", "cpu.cfs_quota_us"),
+        ("cpu", "cpu.cfs_period_us"),
+        ("memory", "memory.limit_in_bytes"),
+    ]:
+        files[name] = top / controller / place / name
+        files[name].parent.mkdir(parents=True, exist_ok=True)
+
+    def limit(quota: int, memory: int) -> None:
+        for file, value in zip(files.values(), (quota, 100_000, memory), strict=True):
+            file.write_text(f"{value}\n")
+
+    limit(-1, 2**63 - 4096)
+    assert limits.processors(64) == 64 and limits.memory_mb() == 8 * GIB // 10**6
+    limit(250_000, 2 * GIB)
+    assert limits.processors(64) == 3 and limits.memory_mb() == 2 * GIB // 10**6
+
+
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Return a function that gives the machine a number of cards."""

@@ -12,6 +12,7 @@ import psutil  # type: ignore[import-untyped]
 _GROUPS = Path("/sys/fs/cgroup")
 _DEVICES = Path("/dev")
 _OWN_GROUP = Path("/proc/self/cgroup")
+_NONE = ("max", "-1")  # no limit, in versions 2 and 1 of control groups
 
 
 def processors(available: int) -> int:
@@ -20,13 +21,16 @@ def processors(available: int) -> int:
     Args:
         available: the machine's, or those that this process is bound to.
     """
-    quotas = (text.split() for text in _limits("cpu.max"))  # microseconds of processor time in a period
-    return min([available, *(math.ceil(int(quota) / int(period)) for quota, period in quotas)])
+    quotas = [text.split() for text in _found("", "cpu.max")]  # microseconds of processor time in a period
+    quotas += zip(_found("cpu", "cpu.cfs_quota_us"), _found("cpu", "cpu.cfs_period_us"), strict=True)
+    limits = [math.ceil(int(quota) / int(period)) for quota, period in quotas if quota not in _NONE]
+    return min([available, *limits])
 
 
 def memory_mb() -> int:
     """Return the machine's memory or the container's, the lesser of them, in megabytes."""
-    return int(min([psutil.virtual_memory().total, *map(int, _limits("memory.max"))]) // 10**6)
+    limits = [*_found("", "memory.max"), *_found("memory", "memory.limit_in_bytes")]
+    return int(min([psutil.virtual_memory().total, *(int(each) for each in limits if each not in _NONE)]) // 10**6)
 
 
 def cards() -> int:
@@ -42,11 +46,19 @@ def cards() -> int:
     return min(found, len(list(takewhile(lambda name: name.strip() not in ("", "-1"), visible.split(",")))))
 
 
-def _limits(name: str) -> Iterator[str]:
-    """Yield the limits of the control groups that this process is in, from its own to the outermost (version 2)."""
-    own = _OWN_GROUP.read_text() if _OWN_GROUP.exists() else ""
-    inner = _GROUPS / own.rpartition("0::/")[2].strip()
-    for group in (inner, *inner.parents):
-        file = group / name
-        if group.is_relative_to(_GROUPS) and file.exists() and not (text := file.read_text()).startswith("max"):
-            yield text
+def _found(controller: str, name: str) -> Iterator[str]:
+    """Yield what a file says in the control groups that this process is in, from its own to the outermost.
+
+    Args:
+        controller: of version 1 of control groups; none, as in ``/proc/self/cgroup``, for version 2.
+        name: of the file.
+    """
+    root = _GROUPS / controller
+    for line in _OWN_GROUP.read_text().splitlines() if _OWN_GROUP.exists() else ():
+        _, controllers, path = line.split(":", maxsplit=2)
+        if controller in controllers.split(","):
+            inner = root / path.lstrip("/")
+            # A container may see the path of its group on the host, which is not there.
+            for group in (inner, *inner.parents):
+                if group.is_relative_to(root) and (file := group / name).exists():
+                    yield file.read_text().strip()
