@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from ofq.config.grid import Grid
+from ofq.report.claims.forest import COLOURS
 from ofq.report.parts.claims import write_claims
 from tests.report.claim_runs import claim, finish, finish_all, params, run, write_parquet
 
-KEYS = ["id", "statement", "source", "effect", "unit", "interval", "n", "p_adjusted", "verdict", "runs", "seeds_to_decide", "by_seed", "by_bits", "widths_disagree"]  # fmt: skip
+KEYS = ["id", "statement", "source", "effect", "unit", "interval", "n", "p_adjusted", "verdict", "runs", "seeds_to_decide", "by_seed", "by_bits", "widths_disagree", "scope", "headline"]  # fmt: skip
 Judge = Callable[..., dict[str, dict[str, Any]]]
 
 
@@ -69,7 +71,46 @@ def test_each_verdict_stands_with_its_numbers(judged: Judge) -> None:
     assert {key: found["absent"][key] for key in KEYS[3:]} == {
         "effect": None, "unit": "points", "interval": None, "n": 0, "p_adjusted": None, "verdict": "untested", "runs": [],
         "seeds_to_decide": None, "by_seed": {}, "by_bits": [], "widths_disagree": False,
+        "scope": None, "headline": False,
     }  # fmt: skip
+
+
+def test_the_figure_shows_the_claims_that_matter_most_with_verdict_effect_and_side(
+    judged: Judge, drawn: Callable[[str], dict[str, Figure]]
+) -> None:
+    finish_three()
+    figures = drawn("ofq.report.parts.claims")
+    two = {"bits": ["w2a2"]}
+    judged(
+        holds=claim(**two, headline=True),
+        fails=claim(**two, expect="below", headline=True),
+        near=claim(**two, expect="equal", margin=5, headline=True),
+        absent=claim(against={"variant": "d"}, headline=True),
+        open=claim(bits=["w3a3"]),
+    )
+    (ax,) = figures["verdicts"].axes
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[1::3][:3] == ["supported, n = 3", "contradicted, n = 3", "supported, n = 3"]
+    assert texts[-1] == "untested, n = 0" and not any("undecided" in text for text in texts)
+    assert texts[2].startswith("+2.00 [") and texts[2].endswith("] points")
+    points = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    assert [line.get_color() for line in points] == [
+        COLOURS[name] for name in ("supported", "contradicted", "supported")
+    ]
+    # The expected side: above 0, below 0, within the margin, which is this row's farthest end.
+    sides = [part.get_paths()[0].get_extents() for part in ax.collections]
+    assert [(round(side.x0, 2), round(side.x1, 2)) for side in sides] == [(0, 1.15), (-1.15, 0), (-1, 1)]
+
+
+def test_a_study_has_a_scope_in_the_page_and_the_file(judged: Judge) -> None:
+    finish_three()
+    found = judged(holds=claim(bits=["w2a2"]))
+    assert found["holds"]["scope"] is None and "**supported** on plain |" in page()
+    content = yaml.safe_load(Path("claims.yaml").read_text()) | {"scopes": {"small": ["other"], "toy": ["plain"]}}
+    Path("claims.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    write_claims(Grid(params(), "plain"))
+    assert "**supported** on plain (toy)" in page()
+    assert json.loads(Path("results/plain/report/claims.json").read_text())[0]["scope"] == "toy"
 
 
 def test_each_width_stands_below_the_mean_and_a_disagreement_is_named(judged: Judge) -> None:
@@ -183,6 +224,6 @@ def test_only_what_a_claim_needs_is_read(judged: Judge) -> None:
     assert judged(holds=claim(bits=["w2a2"]))["holds"]["n"] == 3
 
 
-def test_the_report_of_claims_imports_neither_torch_nor_plots() -> None:
-    code = "import sys, ofq.report.parts.claims; print([n for n in ('torch', 'timm', 'mlflow', 'matplotlib') if n in sys.modules])"
+def test_the_report_of_claims_does_not_import_torch() -> None:
+    code = "import sys, ofq.report.parts.claims; print([n for n in ('torch', 'timm', 'mlflow') if n in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

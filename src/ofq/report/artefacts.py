@@ -117,6 +117,7 @@ ARTEFACTS = (
         summary="write the tables of a grid from the metrics of its runs",
         tables={
             "main": "main result",
+            "best": "best variant",
             "agreement": "agreement with the record",
             "ablation": "ablation of the components",
             "oscillation": "oscillation by layer group",
@@ -205,6 +206,7 @@ ARTEFACTS = (
         summary="give each claim of the papers its verdict on a study",
         when="`everything`, or by the name of its file",
         made=lambda grid: False,
+        figures={"verdicts": "verdicts on the papers' claims"},
         files=("claims.json", "claims.md"),
     ),
 )

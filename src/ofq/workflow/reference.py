@@ -7,7 +7,7 @@ from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.config.resolve import resolve
 from ofq.errors import UserError
-from ofq.report.artefacts import is_made
+from ofq.report.artefacts import CLAIMS, is_made
 from ofq.report.record import settings_of, step_of
 from ofq.runs.files import replacing, write_json
 from ofq.runs.paths import REFERENCE, report_dir
@@ -71,7 +71,7 @@ def record(params: Params, study: str) -> None:
             if path.is_file() and wanted and not path.name.startswith("agreement."):
                 with replacing(new / path.relative_to(report)) as temporary:
                     shutil.copyfile(path, temporary)
-        further = [*(set(spec.groups) - set(groups)), "claims.md", "claims.json"]
+        further = [*(set(spec.groups) - set(groups)), *CLAIMS.makes]
         kept = sorted(name for name in further if (target / name).exists() and not (new / name).exists())
         for name in kept:
             copy = shutil.copytree if (target / name).is_dir() else shutil.copyfile

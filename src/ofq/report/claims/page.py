@@ -1,5 +1,6 @@
 """Write the claims of a study as a Markdown page."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -61,23 +62,28 @@ def page(grid: Grid, file: ClaimsFile, rows: Sequence[Row]) -> str:
         file: the claims file, which names the topics.
         rows: the claims in the order of the file.
     """
-    models = list(dict.fromkeys(run.model for row in rows for run in row.pairs.runs)) or grid.models
-    seeds = sorted({run.seed for row in rows for run in row.pairs.runs}) or grid.seeds
     counts = Counter(row.outcome.verdict for row in rows)
     tested = sum(row.outcome.p_adjusted is not None for row in rows)
     verdicts = ", ".join(f"{counts[name]} {name}" for name in ("supported", "contradicted", "undecided", "untested"))
     parts = [
         f"# The papers' claims on {grid.study}",
-        f"The {grid.data.evaluate} images of {grid.data.title}; {_named('model', models)}; "
-        f"{_named('seed', [str(seed) for seed in seeds])}. Of {len(rows)} claims: {verdicts}.",
+        f"The {subject(grid, rows)}. Of {len(rows)} claims: {verdicts}.",
         _EXPLAINED.format(tested=tested, level=100 * LEVEL, study=grid.study),
     ]
     for topic, title in file.topics.items():
         chosen = [row for row in rows if row.claim.topic == topic]
         if chosen:
-            table = pd.DataFrame([_cells(row, grid) for row in chosen])
+            table = pd.DataFrame([_cells(row, grid, file.scope(grid.study)) for row in chosen])
             parts += [f"## {title}", markdown(table, padded=False)]
     return "\n\n".join(parts) + "\n"
+
+
+def subject(grid: Grid, rows: Sequence[Row]) -> str:
+    """Name the images, models and seeds of which the claims speak."""
+    models = list(dict.fromkeys(run.model for row in rows for run in row.pairs.runs)) or grid.models
+    seeds = sorted({run.seed for row in rows for run in row.pairs.runs}) or grid.seeds
+    named = f"{_named('model', models)}; {_named('seed', [str(seed) for seed in seeds])}"
+    return f"{grid.data.evaluate} images of {grid.data.title}; {named}"
 
 
 def comparison(claim: Claim, bits: Sequence[str] = ()) -> str:
@@ -122,9 +128,9 @@ def _side(side: Side) -> str:
     return f"{gain} ({text})" if text else gain
 
 
-def _cells(row: Row, grid: Grid) -> dict[str, str]:
+def _cells(row: Row, grid: Grid, scope: str | None) -> dict[str, str]:
     outcome = row.outcome
-    verdict = f"**{outcome.verdict}** on {grid.study}"
+    verdict = f"**{outcome.verdict}** on {grid.study}{f' ({scope})' if scope else ''}"
     if row.disagree:
         verdict += "<br><sub>bit widths disagree</sub>"
     elif row.pairs.lacking:
@@ -139,23 +145,24 @@ def _cells(row: Row, grid: Grid) -> dict[str, str]:
         "statement": f"{row.claim.statement}<br><sub>{about}</sub>",
         "effect, 95 % interval": _effect(row),
         "n": str(outcome.estimate.n),
-        "p, corrected": _p(outcome.p_adjusted),
+        "p, corrected": p_value(outcome.p_adjusted),
     }
 
 
 def _effect(row: Row) -> str:
     if row.outcome.estimate.effect is None:
         return "–"
-    text = f"{_interval(row.outcome.estimate)} {row.claim.unit}"
+    text = f"{interval(row.outcome.estimate)} {row.claim.unit}"
     parts = row.parts
     if len(parts) > 1:
         several = len({model for model, _ in parts}) > 1
-        lines = [f"{f'{model} ' if several else ''}{bits} {_interval(part)}" for (model, bits), part in parts.items()]
+        lines = [f"{f'{model} ' if several else ''}{bits} {interval(part)}" for (model, bits), part in parts.items()]
         text += f"<br><sub>{'<br>'.join(lines)}</sub>"
     return text
 
 
-def _interval(found: Estimate) -> str:
+def interval(found: Estimate) -> str:
+    """Return an effect with its interval, such as ``+2.15 [+1.92, +2.38]``."""
     assert found.effect is not None
     numbers = [found.effect, *(found.interval or ())]
     # As many decimals as the largest of them needs to show three digits.
@@ -165,8 +172,9 @@ def _interval(found: Estimate) -> str:
     return f"{shown[0]} [{shown[1]}, {shown[2]}]" if found.interval else f"{shown[0]} (spread not known)"
 
 
-def _p(p: float | None) -> str:
-    if p is None:
+def p_value(p: float | None) -> str:
+    """Return p in words: a dash where it is not known."""
+    if p is None or math.isnan(p):
         return "–"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 

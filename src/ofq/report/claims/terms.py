@@ -92,6 +92,7 @@ class Claim(Strict):
     bits: list[Bits] | None = Field(
         None, min_length=1, description="bit widths, of which the mean is taken; left out: all that have the runs"
     )
+    headline: bool = Field(False, description="stands in the figure of the verdicts that matter most")
 
     @property
     def left(self) -> Side:
@@ -143,8 +144,15 @@ class Claim(Strict):
 class ClaimsFile(Strict):
     """The whole of ``claims.yaml``."""
 
+    scopes: dict[Name, list[Name]] = Field(
+        default_factory=dict, description="how much a verdict says: a word, and the studies that it fits"
+    )
     topics: dict[Name, Text] = Field(description="headings of the page, in its order")
     claims: dict[Name, Claim] = Field(description="claims by their id")
+
+    def scope(self, study: str) -> str | None:
+        """Return the word for how much a verdict on a study says, or None if the file has none for it."""
+        return next((scope for scope, studies in self.scopes.items() if study in studies), None)
 
     @model_validator(mode="after")
     def _topics_exist(self) -> "ClaimsFile":

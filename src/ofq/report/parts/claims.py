@@ -3,11 +3,13 @@
 from typing import Any
 
 from ofq.config.grid import Grid, all_runs
-from ofq.report.claims.page import Row, page
+from ofq.report.claims.forest import forest
+from ofq.report.claims.page import Row, page, subject
 from ofq.report.claims.pairs import pair
 from ofq.report.claims.quantities import Records
 from ofq.report.claims.statistics import judge
 from ofq.report.claims.terms import load
+from ofq.report.style import save
 from ofq.runs.files import write_json, write_text
 
 
@@ -31,8 +33,12 @@ def write_claims(grid: Grid) -> None:
         [(claim.expect, claim.margin) for claim in file.claims.values()],
     )
     rows = [Row(*row) for row in zip(file.claims, file.claims.values(), pairs, outcomes, strict=True)]
-    write_json(grid.directory / "claims.json", [_record(row) for row in rows])
+    scope = file.scope(grid.study)
+    write_json(grid.directory / "claims.json", [_record(row, scope) for row in rows])
     write_text(grid.directory / "claims.md", page(grid, file, rows))
+    shown = [row for row in rows if row.claim.headline] or rows
+    figure = forest(shown, f"{grid.study} ({scope or 'scope not stated'}): {subject(grid, shown)}")
+    save(figure, grid.directory / "figures", "verdicts", [str(run) for row in shown for run in row.pairs.runs])
     untested = [row for row in rows if row.outcome.verdict == "untested"]
     print(f"{len(rows)} claims, {len(untested)} of them untested; written to {grid.directory / 'claims.md'}")
     if not all(row.pairs.lacking for row in untested):
@@ -45,7 +51,7 @@ def write_claims(grid: Grid) -> None:
             print(f"{row.name}: {row.pairs.lacking}")
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: Row, scope: str | None) -> dict[str, Any]:
     estimate = row.outcome.estimate
     return {
         "id": row.name,
@@ -65,5 +71,7 @@ def _record(row: Row) -> dict[str, Any]:
             for (model, bits), part in row.parts.items()
         ],
         "widths_disagree": row.disagree,
+        "scope": scope,
+        "headline": row.claim.headline,
         **({"outside_the_curve": [str(run) for run in row.pairs.outside]} if row.claim.against.curve else {}),
     }

@@ -1,4 +1,4 @@
-"""The tables of a study: main result, its agreement with the record, component ablation, oscillation by layer group."""
+"""The tables of a study: main result, best variant, agreement with the record, components, oscillation by layers."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from ofq.config.grid import Grid
 from ofq.report import collect, paper
 from ofq.report.paper import PaperNumber
 from ofq.report.parts.agreement import write_agreement
+from ofq.report.parts.best import write_best
 from ofq.report.parts.plots_data import nested
 from ofq.report.render import cells, number, signed, write_table
 from ofq.runs.files import write_json
@@ -18,7 +19,7 @@ METRICS = ["top1", "osc_share", "reversals"]
 
 
 def write_tables(grid: Grid) -> None:
-    """Write ``main``, ``agreement``, ``ablation`` and ``oscillation`` as CSV, Markdown, LaTeX and HTML.
+    """Write ``main``, ``best``, ``agreement``, ``ablation`` and ``oscillation`` as CSV, Markdown, LaTeX and HTML.
 
     Args:
         grid: the grid whose report is written.
@@ -29,6 +30,7 @@ def write_tables(grid: Grid) -> None:
     runs = grid.students
     frame = collect.metrics(runs, *METRICS)
     _write_main(grid, frame)
+    write_best(grid, frame)
     _write_ablation(grid, frame)
     _write_oscillation(grid, collect.records(runs, "oscillation"))
 

@@ -1,0 +1,67 @@
+"""The table ``best``: how far each variant lies below the most accurate one, and how sure that is."""
+
+import numpy as np
+import pandas as pd
+
+from ofq.config.grid import Grid
+from ofq.report import collect
+from ofq.report.claims.page import interval, p_value
+from ofq.report.claims.statistics import LEVEL, estimate, holm
+from ofq.report.render import cells, write_table
+
+_PLACE = ["model", "bits"]
+
+
+def write_best(grid: Grid, frame: pd.DataFrame) -> None:
+    """Write ``tables/best.*``: one row for each model, bit width and variant, the most accurate first.
+
+    The difference to the variant with the highest mean accuracy is paired by seed; its interval is Student's, and p is
+    corrected by Holm for the comparisons at its model and bit width.
+
+    Args:
+        grid: the grid whose report is written.
+        frame: metrics of its runs.
+    """
+    parts = [_compared(part) for _, part in frame.groupby(_PLACE, sort=False)]
+    data = collect.in_order(pd.concat(parts, ignore_index=True), grid)
+    shown = {
+        **data[collect.KEYS],
+        "seeds": data["n"],
+        "top-1 %": cells(data, "top1"),
+        "Δ to the best, 95 % interval": data["shown"],
+        "p, corrected": data["p_adjusted"].map(p_value),
+    }
+    caption = (
+        f"Study {grid.study}: which variant is most accurate, and how sure that is, over {grid.seeds_in_words}, on the "
+        f"{grid.data.evaluate} images of {grid.data.title}. {' '.join(map(_sentence, parts))} "
+        "The best is the one with the highest mean; as the same runs chose it, its lead is rather too large. "
+        "Differences to it are paired by seed; intervals are not corrected, p is, by Holm, for all comparisons at that "
+        "width, so that an interval may exclude 0 where p does not decide."
+    )
+    data = data.drop(columns="shown")
+    write_table(grid.directory / "tables", "best", data, shown, list(data["runs"]), caption)
+
+
+def _compared(part: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one model and bit width, from the highest mean accuracy to the lowest."""
+    data = collect.spread(part, ["top1"]).sort_values("top1_mean", ascending=False, kind="stable", ignore_index=True)
+    accuracy = part.pivot(index="seed", columns="variant", values="top1")
+    best = data["variant"][0]
+    others = [estimate((accuracy[name] - accuracy[best]).dropna().tolist()) for name in data["variant"][1:]]
+    intervals = [each.interval or (None, None) for each in others]
+    return data.assign(
+        best=[True] + [False] * len(others),
+        difference=np.array([None, *(each.effect for each in others)], float),
+        low=np.array([None, *(low for low, _ in intervals)], float),
+        high=np.array([None, *(high for _, high in intervals)], float),
+        p_adjusted=np.array([None, *holm([each.p for each in others])], float),
+        shown=["best", *(interval(each) if each.n else "–" for each in others)],
+    )
+
+
+def _sentence(data: pd.DataFrame) -> str:
+    """Say of one model and bit width which variant is best, and of how many that is decided."""
+    worse = int((data["p_adjusted"] < LEVEL).sum())
+    known = f"shown to be worse: {worse or 'none'} of the {len(data) - 1} others"
+    first = data.iloc[0]
+    return f"{first['model']}, {first['bits'].upper()}: {first['variant']} has the highest mean; {known}."
