@@ -1,4 +1,4 @@
-"""The picture of the pipeline in the README is the one that Snakemake gives of the project as it stands."""
+"""The picture of the pipeline in docs/architecture.md is the one that Snakemake gives of the project as it stands."""
 
 from pathlib import Path
 
