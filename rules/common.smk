@@ -17,6 +17,7 @@ sys.path.insert(0, str(SOURCE))  # the package of this checkout, whichever one i
 try:
     from ofq.report.artefacts import ARTEFACTS, CLAIMS
     from ofq.workflow.internals import outputs
+    from ofq.workflow.landing import landing
     from ofq.workflow.startup import Startup
 except ModuleNotFoundError as error:
     if error.name.split(".")[0] == "ofq":
@@ -28,6 +29,7 @@ except KeyboardInterrupt:
 
 STARTUP = Startup(workflow, config)
 PLAN = STARTUP.plan
+config["landing"] = lambda: landing(PLAN.params)  # for report/workflow.rst, and read nowhere else
 
 
 wildcard_constraints:

@@ -98,7 +98,7 @@ def test_tables_and_figures_are_shown_in_the_report_of_snakemake_with_their_capt
     table, figure = shown.values()
     assert (table.category, table.labels, table.caption) == (
         "Tables",
-        {"table": "boundary range"},
+        {"table": "Table 4: boundary range"},
         "../report/tables/boundary_range.rst",
     )
     assert figure.category == "Figures" and figure.caption == "../report/figures/scale_trajectories.rst"

@@ -27,8 +27,8 @@ class Artefact:
         summary: what it does, in the imperative; the rule's message and the command's help.
         when: which grids have it, in words.
         made: returns whether a grid has it.
-        tables: titles of the tables by name.
-        figures: titles of the figures by name.
+        tables: titles of the tables by name, with their number in the paper, by which the report sorts them.
+        figures: titles of the figures by name, likewise.
         files: other files that it makes, below the report's directory.
     """
 
@@ -116,10 +116,10 @@ ARTEFACTS = (
         reads=("metrics", "teachers", "oscillation", "record"),
         summary="write the tables of a grid from the metrics of its runs",
         tables={
-            "main": "main result",
+            "main": "Table 2: main result",
             "best": "best variant",
             "agreement": "agreement with the record",
-            "ablation": "ablation of the components",
+            "ablation": "Table 3: ablation of the components",
             "oscillation": "oscillation by layer group",
         },
         files=("tables/main.json",),
@@ -131,7 +131,7 @@ ARTEFACTS = (
         figures={
             "accuracy": "accuracy",
             "oscillation": "oscillation over training",
-            "latent_weights": "latent weights",
+            "latent_weights": "Fig. 3: latent weights",
             "layer_groups": "oscillation by layer group",
         },
         files=("figures/oscillation.csv",),
@@ -171,7 +171,7 @@ ARTEFACTS = (
         summary="write what the width of the annealing band changes, and draw where the steps go",
         when="grids with several boundary ranges",
         made=lambda grid: len(set(grid.bands.values())) > 1,
-        tables={"boundary_range": "boundary range"},
+        tables={"boundary_range": "Table 4: boundary range"},
         figures={"scale_trajectories": "steps of the quantizer while annealed"},
     ),
     Artefact(
@@ -180,7 +180,7 @@ ARTEFACTS = (
         summary="write what noise in trained weights does",
         when="grids with `measure: [noise]`",
         made=lambda grid: "noise" in grid.measure,
-        tables={"noise": "noise in trained weights"},
+        tables={"noise": "Table 1: noise in trained weights"},
     ),
     Artefact(
         name="probes",
@@ -189,7 +189,7 @@ ARTEFACTS = (
         when="grids with `measure: [probe]`",
         made=lambda grid: "probe" in grid.measure,
         tables={"coupling": "coupling of query and key"},
-        figures={"boundary": "what weights do near thresholds"},
+        figures={"boundary": "Fig. 4: what weights do near thresholds"},
     ),
     Artefact(
         name="learning_rates",
