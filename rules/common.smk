@@ -16,8 +16,8 @@ if not (SOURCE / "ofq/__init__.py").is_file():
 sys.path.insert(0, str(SOURCE))  # the package of this checkout, whichever one is installed
 try:
     from ofq.report.artefacts import ARTEFACTS, CLAIMS
+    from ofq.report.landing import landing
     from ofq.workflow.internals import outputs
-    from ofq.workflow.landing import landing
     from ofq.workflow.startup import Startup
 except ModuleNotFoundError as error:
     if error.name.split(".")[0] == "ofq":
