@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -21,8 +21,10 @@ def processors(available: int) -> int:
     Args:
         available: the machine's, or those that this process is bound to.
     """
-    quotas = [text.split() for text in _found("", "cpu.max")]  # microseconds of processor time in a period
-    quotas += zip(_found("cpu", "cpu.cfs_quota_us"), _found("cpu", "cpu.cfs_period_us"), strict=True)
+    # Microseconds of processor time in a period.
+    first = (text.split() for text in _found("", "cpu.max"))
+    second = zip(_found("cpu", "cpu.cfs_quota_us"), _found("cpu", "cpu.cfs_period_us"), strict=True)
+    quotas = chain(first, second)
     limits = [math.ceil(int(quota) / int(period)) for quota, period in quotas if quota not in _NONE]
     return min([available, *limits])
 

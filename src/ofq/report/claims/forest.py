@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def _row(ax: Axes, row: Row, lines: list[str], *, top: float, height: float) -> 
     middle, colour = top + height / 2, COLOURS[verdict]
     beside = ax.get_yaxis_transform()  # across: shares of the panel's width
     ax.text(-0.04, middle, "\n".join(lines), transform=beside, ha="right", va="center", fontsize=_SMALL)
-    right = {"transform": beside, "va": "center", "fontsize": _SMALL}
+    right: dict[str, Any] = {"transform": beside, "va": "center", "fontsize": _SMALL}
     ax.text(1.04, middle - _LINE / 2, f"{verdict}, n = {found.n}", weight="bold", color=colour, **right)
     if found.effect is None:
         return
