@@ -66,7 +66,8 @@ def check(environ: Mapping[str, str] = os.environ) -> None:
     if files:
         raise UserError(f"{files[0]} configures a SLURM that is here already; it is left alone")
     if running := sorted({process.info["name"] for process in psutil.process_iter(["name"])} & _DAEMONS):
-        raise UserError(f"{running[0]} runs here already; it is left alone")
+        own = "; if it serves no SLURM: systemctl stop munge" if running == ["munged"] else ""
+        raise UserError(f"{running[0]} runs here already; it is left alone{own}")
     if missing := [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]:
         raise UserError(f"{missing[0]} is not installed; on Debian and Ubuntu: apt-get install slurm-wlm")
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,9 +28,13 @@ PROFILE = ["--workflow-profile", "profiles/slurm"]
 TEACHER = "results/digits/vit_micro/fp/teacher/seed0/metrics.json"
 WARNED = 2  # minutes before the end, as the profile has it
 RUNS = [Run("digits", "vit_micro", "w2a2", variant, 0) for variant in ("statsq", "lsq")]
-# Found out soon what became of a job; retried by hand; and with the stand-in for a card.
-OPTIONS = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
-OPTIONS += ["--retries", "0", "--set-resources", "qat:gpu=1", "--", *(str(run.files.metrics) for run in RUNS)]
+# Gone on with by the next snakemake, and given the stand-in for a card.
+OPTIONS = ["--retries", "0", "--set-resources", "qat:gpu=1", "--", *(str(run.files.metrics) for run in RUNS)]
+# Snakemake asks ever more rarely what became of its jobs, up to three minutes: more than the whole test takes.
+ASKS_OFTEN = """
+from snakemake_executor_plugin_slurm import Executor
+Executor.next_seconds_between_status_checks = property(lambda self: 2, lambda self, seconds: None)
+"""
 
 
 @pytest.fixture
@@ -45,6 +50,25 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture
+def start(cluster: Cluster) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a program in a project with the variables of the cluster; it ends with the test."""
+    started = []
+
+    def starts(project: Project, *command: str) -> subprocess.Popen[str]:
+        env = cluster.environ | project.env | {"PATH": f"{Path(sys.executable).parent}:{cluster.environ['PATH']}"}
+        process = subprocess.Popen(
+            command, cwd=project.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        started.append(process)
+        return process
+
+    yield starts
+    for process in started:
+        process.kill()
+        process.wait()
+
+
 def wait_for(condition: Callable[[], object], *, seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -53,23 +77,19 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 400) -> None:
 
 
 def test_a_study_through_slurm_has_the_same_bits_though_a_node_fails_and_a_job_is_out_of_time(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     project = Project(tmp_path / "cluster")
     project.params["studies"]["digits"] |= {"variants": ["statsq", "lsq"], "seeds": [0], "checkpoint_seconds": 0}
-    project.params["recipes"]["digits"]["qat"] |= {"steps": 300, "constant_steps": 0}
+    project.params["recipes"]["digits"]["qat"] |= {"steps": 150, "constant_steps": 0}
     project.write_params()
     done = project.run("snakemake", TEACHER)
     assert done.returncode == 0, done.stderr
-    alone = tmp_path / "alone"
-    shutil.copytree(project.root, alone)
-
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["snakemake", *PROFILE, *OPTIONS],
-            cwd=project.root, env=project.env | cluster.environ | {"PYTHONPATH": project.env["PYTHONPATH"]},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+    alone = copy(project)
+    alone.root = tmp_path / "alone"
+    shutil.copytree(project.root, alone.root)
+    with (project.root / "rules/common.smk").open("a") as rules:
+        rules.write(ASKS_OFTEN)
 
     def state(run: Run) -> Path:
         return project.root / "runs" / str(run)
@@ -81,8 +101,9 @@ def test_a_study_through_slurm_has_the_same_bits_though_a_node_fails_and_a_job_i
         return (project.root / "logs" / f"{run}.log").read_text()
 
     # The node fails under the first of two jobs, and while both wait their settings are edited.
-    snakemake = start()
+    snakemake = start(project, "snakemake", *PROFILE, *OPTIONS)
     wait_for(in_training)
+    undisturbed = start(alone, "snakemake", "--cores", "1", *OPTIONS)
     (failed,) = in_training()
     cluster.crash()
     (timed_out,) = set(RUNS) - {failed}
@@ -112,17 +133,16 @@ def test_a_study_through_slurm_has_the_same_bits_though_a_node_fails_and_a_job_i
     params.write_text(planned)
     assert project.plan(*(str(run.files.metrics) for run in RUNS)) == {"qat": 1}
 
-    snakemake = start()
+    snakemake = start(project, "snakemake", *PROFILE, *OPTIONS)
     output, _ = snakemake.communicate(timeout=600)
     assert snakemake.returncode == 0, output
     assert re.search(r"resumed after step [1-9]", log(timed_out))
     assert re.search(r"Trained 1 runs in \d+:\d+ min; \d+ CPU-seconds in training, elsewhere; peak memory", output)
     assert not list((project.root / ".snakemake").glob("ofq-settings-*")), "what was handed over is gone"
 
-    project.root = alone
-    done = project.run("snakemake", *(str(run.files.metrics) for run in RUNS))
-    assert done.returncode == 0, done.stderr
-    comparison = compare(alone, tmp_path / "cluster")
+    output, _ = undisturbed.communicate(timeout=600)
+    assert undisturbed.returncode == 0, output
+    comparison = compare(alone.root, project.root)
     assert comparison.equal, comparison
     assert {str(run.files.model.relative_to("results")) for run in RUNS} < set(comparison.names)
 
