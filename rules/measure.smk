@@ -86,7 +86,7 @@ rule toy_figure:
     conda:
         "../envs/ofq.yaml"
     resources:
-        mem_mb=500,
+        mem_mb=1000,
     params:
         code=PLAN.code("toy_figure"),
     message:

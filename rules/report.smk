@@ -17,7 +17,7 @@ for _artefact in ARTEFACTS:
         conda:
             "../envs/ofq.yaml"
         resources:
-            mem_mb=500,
+            mem_mb=1000,  # on a cluster together with two processes of Snakemake, 190 each
         params:
             part=_artefact.part,
             group=PLAN.group,

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ofq.config.grid import all_runs
-from ofq.config.handover import JobSettings, hand_over, job_settings, resolve_job
+from ofq.config.handover import hand_over, job_settings, planned, resolve_job
 from ofq.config.params import Params, load
 from ofq.config.resolve import resolve
 from ofq.environment import SETTINGS
@@ -25,11 +25,12 @@ def with_rate(rate: float) -> Params:
     return Params.model_validate(content)
 
 
-def test_what_is_handed_over_is_what_was_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_handed_over_is_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [*RUNS, *sorted({run.teacher for run in RUNS if run.study == "fashion"})]
-    hand_over(tmp_path / "jobs.json", PARAMS, runs)
+    hand_over(tmp_path / "jobs.json", PARAMS)
     monkeypatch.setenv(SETTINGS, str(tmp_path / "jobs.json"))
     monkeypatch.chdir(tmp_path)  # where there is no params.yaml
+    assert planned() == PARAMS
     for run in runs[:: len(runs) // 40]:
         job = job_settings(run)
         assert job == resolve_job(PARAMS, run)
@@ -43,21 +44,27 @@ def test_a_teacher_is_told_of_the_students_of_its_seed() -> None:
     assert resolve_job(PARAMS, RUN).students == []
 
 
-def test_a_job_that_was_not_planned_reads_the_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_by_hand_reads_the_parameters_and_one_of_snakemake_those_that_it_was_planned_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
-    hand_over(tmp_path / "jobs.json", with_rate(0.001), [RUN])
+    assert job_settings(RUN) == resolve_job(PARAMS, RUN)
+    hand_over(tmp_path / "jobs.json", with_rate(0.001))
     monkeypatch.setenv(SETTINGS, str(tmp_path / "jobs.json"))
     assert job_settings(RUN).config.train.lr == 0.001
-    assert job_settings(RUN.sibling("lsq")) == resolve_job(PARAMS, RUN.sibling("lsq"))
-    monkeypatch.setenv(SETTINGS, str(tmp_path / "another machine's.json"))
-    assert job_settings(RUN) == resolve_job(PARAMS, RUN)
     with pytest.raises(UserError, match="did you mean 'statsq'"):
         job_settings(RUN.sibling("stats"))
 
 
-def test_settings_are_validated_again(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="phase"):
-        JobSettings.model_validate({"config": {"phase": "none"}, "keeping": {}})
+def test_a_job_that_outlives_its_snakemake_does_not_begin_with_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv(SETTINGS, str(tmp_path / "gone.json"))
+    with pytest.raises(
+        UserError, match=r"gone.json is gone, .* the snakemake that planned it has ended; run snakemake"
+    ):
+        job_settings(RUN)
 
 
 def test_an_edit_while_snakemake_works_reaches_no_job_that_was_planned(project: Project) -> None:

@@ -51,7 +51,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Job]]:
 def test_each_request_reaches_each_job_once_also_one_that_is_just_starting(
     jobs: list[Job], sent: tuple[signal.Signals, ...], passed_on: list[signal.Signals]
 ) -> None:
-    told = Stopping(SimpleNamespace(scheduler=SimpleNamespace(running=jobs)))
+    told = Stopping(SimpleNamespace(scheduler=SimpleNamespace(running=jobs), local_exec=True))
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     told.listen(working=True)
@@ -66,3 +66,21 @@ def test_each_request_reaches_each_job_once_also_one_that_is_just_starting(
     jobs.append(Job())
     time.sleep(0.4)
     assert jobs[-1].received == passed_on[-1:]
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        (True, "waiting until what runs (2) has saved its state; a second SIGTERM ends it at once"),
+        (False, "cancelling what runs elsewhere (2); it saves its state in the time that it is given"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_it_is_said_what_becomes_of_jobs_here_and_of_those_on_a_cluster(
+    jobs: list[Job], capfd: pytest.CaptureFixture[str], here: bool, said: str
+) -> None:
+    told = Stopping(SimpleNamespace(scheduler=SimpleNamespace(running=jobs), local_exec=here))
+    told.listen(working=True)
+    with pytest.raises(SystemExit):
+        signal.raise_signal(signal.SIGTERM)
+    assert capfd.readouterr().err == f"ofq: SIGTERM: {said}\n"

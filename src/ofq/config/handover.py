@@ -1,25 +1,24 @@
-"""Hand settings from the planner of jobs to the jobs, so that both use the same ones.
+"""Hand parameters from the planner of jobs to the jobs, so that both use the same ones.
 
-Snakemake resolves ``params.yaml`` once and writes the settings of each job that will run into one file. A job that is
-started by hand resolves ``params.yaml`` itself.
+Snakemake reads ``params.yaml`` once and writes what it read into a file of its own, below ``.snakemake``, which jobs on
+other machines see too. A job that is started by hand reads ``params.yaml`` itself.
 """
 
-import json
 import os
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import BaseModel
 
 from ofq.config.grid import all_runs
 from ofq.config.params import Params, load
 from ofq.config.resolve import Keeping, RunConfig, keeping, resolve
 from ofq.environment import SETTINGS
+from ofq.errors import UserError
 from ofq.runs.files import write_text
-from ofq.runs.paths import Run
+from ofq.runs.paths import PARAMS, Run
 
 
-class JobSettings(BaseModel):
+@dataclass(frozen=True)
+class JobSettings:
     """The settings that a job needs from ``params.yaml``.
 
     Attributes:
@@ -30,7 +29,7 @@ class JobSettings(BaseModel):
 
     config: RunConfig
     keeping: Keeping
-    students: list[RunConfig] = []
+    students: list[RunConfig]
 
 
 def resolve_job(params: Params, run: Run) -> JobSettings:
@@ -42,25 +41,35 @@ def resolve_job(params: Params, run: Run) -> JobSettings:
     config = resolve(params, run)  # first: it checks the run
     others = all_runs(params, run.study) if run.full_precision else []
     students = [resolve(params, other) for other in others if other.teacher == run != other]
-    return JobSettings(config=config, keeping=keeping(params, run.study), students=students)
+    return JobSettings(config, keeping(params, run.study), students)
 
 
-def hand_over(path: Path, params: Params, runs: Iterable[Run]) -> None:
-    """Write the settings of some runs' jobs into a file; the jobs find its name in ``OFQ_SETTINGS``."""
-    jobs = {str(run): resolve_job(params, run).model_dump(mode="json", exclude_none=True) for run in runs}
-    write_text(path, json.dumps(jobs))
+def hand_over(path: Path, params: Params) -> None:
+    """Write parameters into a file; jobs find its name in ``OFQ_SETTINGS``."""
+    write_text(path, params.model_dump_json(exclude_unset=True))
+
+
+def planned(path: Path = PARAMS) -> Params:
+    """Return the parameters that a job was handed, or else those of ``params.yaml``.
+
+    Raises:
+        UserError: ``params.yaml`` is wrong, or what the job was handed is gone with the Snakemake that planned it.
+    """
+    if not (name := os.environ.get(SETTINGS)):
+        return load(path)
+    try:
+        return Params.model_validate_json(Path(name).read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"{name} is gone, and with it the settings that this job was planned with: the snakemake that planned it "
+            "has ended; run snakemake again"
+        ) from None
 
 
 def job_settings(run: Run) -> JobSettings:
-    """Return the settings of a run's job: those handed over, or else what ``params.yaml`` says now.
-
-    A job on a machine that cannot see the file reads ``params.yaml``, which Snakemake has copied there.
+    """Return the settings of a run's job.
 
     Raises:
-        UserError: ``params.yaml`` is wrong, or a coordinate of the run does not exist.
+        UserError: as :func:`planned` and :func:`resolve_job` do.
     """
-    path = Path(os.environ.get(SETTINGS, ""))
-    jobs = json.loads(path.read_text()) if path.is_file() else {}
-    if str(run) in jobs:
-        return JobSettings.model_validate_json(json.dumps(jobs[str(run)]))
-    return resolve_job(load(), run)
+    return resolve_job(planned(), run)

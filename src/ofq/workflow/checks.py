@@ -1,6 +1,7 @@
-"""What must hold where Snakemake is started: the folder, the package, ``--config`` and the software of the jobs."""
+"""What must hold where Snakemake is started: folder, package, ``--config``, what runs jobs and their software."""
 
 import os
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,13 @@ def check_software(methods: Collection[str]) -> None:
             f"--software-deployment-method {' '.join(sorted(methods))}: jobs run in the environment of snakemake;"
             " leave it out (docs/environments.md)"
         )
+
+
+def check_executor(name: str | None) -> None:
+    """Raise :class:`UserError` if jobs should go through SLURM, and its commands are not here.
+
+    Args:
+        name: Snakemake's name of what runs jobs.
+    """
+    if name == "slurm" and shutil.which("sbatch") is None:
+        raise UserError("there is no sbatch here; start snakemake where SLURM's commands are, as on a login node")

@@ -19,8 +19,8 @@ _SECONDS: dict[Literal["cpu_seconds", "gpu_seconds"], str] = {
 _NEEDED = ("cpu_seconds", "peak_memory_mib")
 
 
-def summary(runs: Iterable[Run], *, since: float) -> str:
-    """Return wall time, CPU split and the largest job of what this process and its children trained.
+def summary(runs: Iterable[Run], *, since: float, here: bool = True) -> str:
+    """Return wall time, CPU split and the largest job of what this process and its children or its cluster trained.
 
     CPU seconds outside training (imports, planning, data, tables and figures) are those of this process and its ended
     children minus those that the runs counted themselves.
@@ -28,6 +28,7 @@ def summary(runs: Iterable[Run], *, since: float) -> str:
     Args:
         runs: that they trained; what other processes trained meanwhile is no part of it.
         since: when the first began, in seconds since the epoch.
+        here: whether jobs were children of this process; what others spent outside training is not known.
     """
     infos = [read_info(run.files.info, "run", *_NEEDED) for run in runs]
     if not infos:
@@ -37,9 +38,10 @@ def summary(runs: Iterable[Run], *, since: float) -> str:
     training = sum(info["cpu_seconds"] for info in infos)
     largest = max(infos, key=lambda info: info["peak_memory_mib"])
     cards = sum(info.get("gpu_seconds", 0) for info in infos)
+    outside = f"{total:.0f} CPU-seconds, {100 * (total - training) / total:.0f} % of them outside training"
     return (
-        f"Trained {len(infos)} runs in {_minutes(time.time() - since)} min; {total:.0f} CPU-seconds, "
-        f"{100 * (total - training) / total:.0f} % of them outside training; "
+        f"Trained {len(infos)} runs in {_minutes(time.time() - since)} min; "
+        f"{outside if here else f'{training:.0f} CPU-seconds in training, elsewhere'}; "
         f"{f'{cards:.0f} GPU-seconds; ' if cards else ''}"
         f"peak memory of a job {largest['peak_memory_mib'] / 1024:.2f} GiB ({largest['run']})"
     )

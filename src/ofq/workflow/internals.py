@@ -153,6 +153,17 @@ def job_processes() -> list[psutil.Process]:
     return found
 
 
+def wait_for_signalled_jobs() -> None:
+    """Let Snakemake's process beside a job of a cluster, and the job's shell, wait for it where all are told to stop.
+
+    If one of them ended at once, as without a handler, the cluster would kill what the job still saves. To SIGTERM
+    Snakemake has a handler of its own while it runs jobs.
+    """
+    shell.prefix(f"set -euo pipefail; trap : {' '.join(number.name for number in SIGNALS)}; ")
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda signum, frame: None)
+
+
 def end_terminal_output() -> None:
     """Let Snakemake print nothing more: of jobs that were told to stop it says in many lines that they failed."""
     for handler in logger.handlers:

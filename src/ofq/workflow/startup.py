@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import sys
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ from ofq.runs.code_digest import code_digest
 from ofq.runs.paths import PARAMS, Run
 from ofq.tracking.mirror import warnings
 from ofq.workflow import internals
-from ofq.workflow.checks import RESUME, check_place, check_software, resumes
+from ofq.workflow.checks import RESUME, check_executor, check_place, check_software, resumes
 from ofq.workflow.cost import summary
 from ofq.workflow.dvc_file import unlisted
 from ofq.workflow.limits import cards
@@ -75,6 +76,10 @@ class Startup:
         _first_in("PATH", Path(sys.executable).parent)
         _first_in("PYTHONPATH", SOURCE)
         os.environ[UNDER_SNAKEMAKE] = "1"
+        if internals.is_main(workflow):
+            os.environ.pop(SETTINGS, None)  # of a job that this snakemake was started in
+        else:
+            internals.wait_for_signalled_jobs()
         internals.reword()
         internals.explain_deaths(self._after_death)
         internals.append_to_logs()
@@ -82,6 +87,7 @@ class Startup:
         self._workflow = workflow
         self._warm = WarmProcess()
         self._stopping = Stopping(workflow)
+        self._started = 0.0  # seconds since the epoch; no job yet
         if given := internals.arguments(workflow):
             self._stopping.listen(working=False)
             internals.limit(workflow, given)
@@ -97,17 +103,18 @@ class Startup:
             internals.after_planning(workflow, self._check_plan)
 
     def on_start(self) -> None:
-        """Hand the jobs their settings before the first one starts, and start the warm process for local ones."""
+        """Hand the jobs their parameters before the first one starts, and start the warm process for local ones."""
         if not internals.is_main(self._workflow) or self._workflow.touch:
             return
         if warning := self.left_behind():
             _log.warning(warning)
-        jobs = [job for job in internals.jobs_to_run(self._workflow) if hasattr(job.wildcards, "seed")]
-        path = _SNAKEMAKE / f"ofq-settings-{os.getpid()}.json"
-        hand_over(path, self.params, dict.fromkeys(self.plan.run(job.wildcards) for job in jobs))
+        path = _SNAKEMAKE / f"ofq-settings-{os.uname().nodename}-{os.getpid()}.json"
+        hand_over(path, self.params)
         elsewhere = [name for name, study in self.params.studies.items() if study.hardware != PROCESSOR]
         os.environ[OWN_PROCESS] = " ".join(elsewhere)
+        jobs = internals.jobs_to_run(self._workflow)
         self._trains = {self.plan.run(job.wildcards) for job in jobs if job.rule.name in _TRAINING}
+        self._started = time.time()
         os.environ[SETTINGS] = str(path.resolve())
         atexit.register(path.unlink, missing_ok=True)
         self._stopping.listen(working=True)
@@ -120,8 +127,8 @@ class Startup:
         self._warm.stop()
         states.drop_finished()
         try:
-            if self._warm.started:
-                print(summary(sorted(self._trains), since=self._warm.started))
+            if self._started:
+                print(summary(sorted(self._trains), since=self._started, here=self._workflow.local_exec))
             for warning in warnings(self.params.studies):
                 _log.warning(warning)
         except UserError as error:  # of a file that another wrote meanwhile; the study itself is complete
@@ -163,8 +170,10 @@ class Startup:
                 raise UserError(f"{problem}, and no experiment changes that; set it in params.yaml, then {_ANEW}")
             _log.warning(f"{problem}; {_ANEW}")
         arguments = internals.arguments(self._workflow)
-        working = arguments is not None and not arguments.dryrun
-        check_project(writing=working)
+        working = arguments if arguments and not arguments.dryrun else None
+        check_project(writing=working is not None)
+        if working:
+            check_executor(working.executor)
         for name in sorted(internals.steps_named(arguments) if arguments else []):
             check_step(params, name)
         for target in sorted(arguments.targets if arguments else []):
@@ -208,7 +217,9 @@ class Startup:
         kept = (
             f"step {found[-1].step} is kept, and snakemake goes on from there" if found else "snakemake begins it anew"
         )
-        return f"{kept}; to run fewer jobs at once: snakemake --cores 1"
+        here = internals.is_main(self._workflow)
+        more = f"to ask for more memory: snakemake --set-resources {step}:mem_mb=N"
+        return f"{kept}; {'to run fewer jobs at once: snakemake --cores 1' if here else more}"
 
     def _keeps(self, rule: str, study: str) -> bool:
         return rule in _KEPT and study in self.params.studies and not self.params.studies[study].rerun_on_code

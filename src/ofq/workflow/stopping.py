@@ -77,7 +77,9 @@ class Stopping:
             return
         self.signum = signum
         if self._working and (running := len(self._workflow.scheduler.running)):
-            _say(f"{name}: waiting until what runs ({running}) has saved its state; a second {name} ends it at once")
+            here = f"waiting until what runs ({running}) has saved its state; a second {name} ends it at once"
+            elsewhere = f"cancelling what runs elsewhere ({running}); it saves its state in the time that it is given"
+            _say(f"{name}: {here if self._workflow.local_exec else elsewhere}")
         internals.end_terminal_output()
         atexit.register(self._say_last)
         raise SystemExit(128 + signum)

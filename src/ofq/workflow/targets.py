@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from ofq.config.grid import Grid, check_run, grids_named, published
-from ofq.config.params import Params, load
+from ofq.config.handover import planned
+from ofq.config.params import Params
 from ofq.errors import UserError, shortened, unknown
 from ofq.report.artefacts import ARTEFACTS, CLAIMS, files_of
 from ofq.runs.paths import EVERYTHING, PARAMS, RESULTS, TOY, Run, report_dir
@@ -21,12 +22,12 @@ RULES |= {artefact.name for artefact in ARTEFACTS}
 
 
 def load_project(path: Path = PARAMS) -> Params:
-    """Read and validate ``params.yaml``, and check that no study or group has the name of a rule.
+    """Return what :func:`planned` does, after a check that no study or group has the name of a rule.
 
     Raises:
         UserError: the file is wrong, or a name is a rule's; names the place.
     """
-    params = load(path)
+    params = planned(path)
     for study, spec in params.studies.items():
         if study in RULES:
             raise UserError(f"{path}: studies: '{study}' is a reserved name, choose another")

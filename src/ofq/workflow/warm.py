@@ -80,7 +80,6 @@ class WarmProcess:
     """The server beside a Snakemake process: started for its local jobs, stopped with it."""
 
     def __init__(self) -> None:
-        self.started: float | None = None  # seconds since the epoch
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = ""
 
@@ -91,7 +90,6 @@ class WarmProcess:
         """
         if sys.platform != "linux":
             return
-        self.started = time.time()
         self._folder = tempfile.mkdtemp(prefix="ofq-")
         address = Path(self._folder) / "socket"
         self._process = subprocess.Popen([sys.executable, "-m", "ofq", "warm", str(address)])
