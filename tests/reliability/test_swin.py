@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 
 from ofq.config import params
 from ofq.config.resolve import QatConfig, resolve
+from ofq.measure.noise import run_noise
+from ofq.measure.probe import outputs, run_probe
+from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 from tests.reliability.conftest import run_of, train
 from tests.reliability.test_resume import contents, train_until
@@ -97,6 +100,20 @@ def test_stopped_and_resumed_it_ends_as_it_would_have(
     train(run(variant))
     assert "resumed after step 3" in capsys.readouterr().err
     assert contents(run(variant)) == finished
+
+
+def test_it_is_measured_again_and_with_noise(here: Path) -> None:
+    """Query and key turn round head by head, and blocks have different numbers of heads."""
+    for variant in ("statsq", "statsq-qkr"):
+        config = resolve(params.load(), run(variant))
+        run_probe(run(variant), config, steps=4)
+        summary, record = outputs(run(variant), 4)
+        places = [(row["block"], row["head"]) for row in read_json(summary)["coupling"]]
+        assert places == [*((block, head) for block in (0, 1) for head in range(2)), *((2, head) for head in range(4))]
+        assert "reduction" in set(pd.read_parquet(record)["group"])
+        run_noise(run(variant), config, trials=1)
+        noise = pd.read_parquet(run(variant).files.noise)
+        assert (noise[noise["where"] != "none"]["injected"] > 0).all() and noise["loss"].nunique() > 1
 
 
 def test_settings_of_the_released_code_are_those_of_its_family(here: Path) -> None:
