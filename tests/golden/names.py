@@ -6,6 +6,8 @@ import torch
 from cases import Case, close
 from torch import Tensor, nn
 
+from ofq.quant import calibrate
+
 Select = Callable[[Tensor], Tensor]
 Piece = tuple[str, Select]
 
@@ -89,7 +91,7 @@ def is_step(name: str) -> bool:
     return name.endswith("_fn.s")
 
 
-def load(case: Case, model: nn.Module, calibrate: Callable[[], None]) -> None:
+def load(case: Case, model: nn.Module, calibrated: Callable[[], None]) -> None:
     """Give the model the case's parameters, calibrate it in between, and compare the steps with ``s_init``.
 
     A case without ``s_init`` has the calibrated steps as its parameters.
@@ -98,7 +100,7 @@ def load(case: Case, model: nn.Module, calibrate: Callable[[], None]) -> None:
     for name in names:
         if not is_step(name):
             assign(model, name, case[f"param/{name}"])
-    calibrate()
+    calibrated()
     branch = "s_init" if case.below("s_init") else "param"
     for name in names:
         if is_step(name):
@@ -108,11 +110,18 @@ def load(case: Case, model: nn.Module, calibrate: Callable[[], None]) -> None:
     assert sum(p.numel() for p in model.parameters()) == sum(case[f"param/{name}"].numel() for name in names)
 
 
-def check_layer(case: Case, model: nn.Module, calibrate: Callable[[], None]) -> None:
-    """Initial steps, output and every gradient of a layer's case."""
-    load(case, model, calibrate)
+def check_layer(case: Case, model: nn.Module, around: nn.Module | None = None) -> None:
+    """Initial steps, output and every gradient of a layer's case.
+
+    Args:
+        case: of the layer.
+        model: the layer, whose parameters are those of the case.
+        around: what takes x and calls the layer, if that is not the layer itself.
+    """
+    around = around or model
+    load(case, model, lambda: calibrate(around, [case["x"]]))
     x = case["x"].requires_grad_()
-    out = model(x)
+    out = around(x)
     close(out, case["out"], what="out")
     (out * case["g"]).sum().backward()
     assert x.grad is not None

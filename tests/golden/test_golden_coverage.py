@@ -11,9 +11,6 @@ import test_golden_toy
 import test_golden_training
 from cases import Case, arrays, files
 
-EXEMPT_FILES = {
-    "swin_": "shifted-window attention is not built (section 10)",
-}
 EXEMPT = {
     r"cga/overlap/.*": "documents what a range of 1/2 and more does in the released code; an error here",
     r"nagel/quant/.*": "another LSQ than this project's (section 11)",
@@ -32,10 +29,6 @@ MODULES = (
 )
 
 
-def _own_files() -> list[str]:
-    return [file for file in files("*") if not file.startswith(tuple(EXEMPT_FILES))]
-
-
 def _parametrised_cases() -> list[Case]:
     """The cases of every test of the other modules, as pytest gets them."""
     found = []
@@ -47,7 +40,7 @@ def _parametrised_cases() -> list[Case]:
 
 
 def test_every_array_belongs_to_a_case_or_to_an_exemption() -> None:
-    everything = {f"{file}/{name}" for file in _own_files() for name in arrays(file)}
+    everything = {f"{file}/{name}" for file in files("*") for name in arrays(file)}
     parametrised = _parametrised_cases()
     checked = {f"{case.file}/{name}" for case in parametrised for name in case.owned}
     shared = {f"{case.file}/{name}" for case in parametrised for name in case.extra}
@@ -56,7 +49,7 @@ def test_every_array_belongs_to_a_case_or_to_an_exemption() -> None:
     assert not checked & exempt
 
 
-@pytest.mark.parametrize("file", _own_files())
+@pytest.mark.parametrize("file", files("*"))
 def test_margin(file: str) -> None:
     """The fixtures keep away from thresholds, so that a correct implementation cannot land on the other side."""
     assert arrays(file)["margin"] > 1e-6

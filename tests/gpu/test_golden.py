@@ -22,6 +22,8 @@ import test_golden_remedies as remedies
 
 test_linear, test_head, test_mlp = layers.test_linear, layers.test_head, layers.test_mlp
 test_patch_convolution, test_attention = layers.test_patch_convolution, layers.test_attention
+test_attention_in_windows, test_mlp_on_a_map = layers.test_attention_in_windows, layers.test_mlp_on_a_map
+test_patch_merging = layers.test_patch_merging
 test_statsq, test_rms = quantizers.test_statsq, quantizers.test_rms
 test_lsq_weight, test_lsq_token = quantizers.test_lsq_weight, quantizers.test_lsq_token
 test_lsq_channel, test_lsq_image = quantizers.test_lsq_channel, quantizers.test_lsq_image

@@ -165,7 +165,8 @@ def _of_mapping(schema: dict[str, Any], section: dict[str, Any], title: str, pla
                 if good := content.get(key):
                     yield Case(origin, here, [*good, good[0]], here)
             elif "additionalProperties" in option:
-                for value in (None, [], [1], {}, {"a": 1}, NAN, INF):
+                listed = any(each.get("type") == "array" for each in option["additionalProperties"].get("anyOf", []))
+                for value in (None, [], *([[1.5], ["a"], [[1]], [True]] if listed else [[1]]), {}, {"a": 1}, NAN, INF):
                     yield Case(origin, (*here, "depth"), value, (*here, "depth"))
 
 

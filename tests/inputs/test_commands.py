@@ -99,6 +99,7 @@ def test_a_run_that_does_not_exist_is_one_line(bare: Path, refusal: Refusal, ste
         (["teacher", "plain/vit/fp/teacher/seed0"], "make it with: snakemake results/plain/data/manifest.json"),
         (["qat", "plain/vit/w2a2/statsq/seed0"], "make it with: snakemake results/plain/data/manifest.json"),
         (["cga", "plain/vit/w2a2/statsq-cga/seed0"], "make it with: snakemake results/plain/data/manifest.json"),
+        (["model", "plain", "vit"], "make it with: snakemake results/plain/data/manifest.json"),
         (["tables", "plain"], "make it with: snakemake results/plain/vit/"),
         (["figures", "plain"], "make it with: snakemake results/plain/vit/"),
         (["learning-rates", "rates"], "make it with: snakemake results/rates/vit/"),
@@ -140,6 +141,8 @@ def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal
         if step in OF_A_RUN
         else ["elsewhere"]
         if step == "adopt"
+        else ["plain", "vit"]
+        if step == "model"
         else []
     )
     assert refusal(step, *name).startswith("params.yaml: cannot be read: ")

@@ -9,6 +9,7 @@ import yaml
 from tests.inputs.conftest import RUN, Refusal
 
 FITS = {"patch_size": 2, "embed_dim": 32, "depth": 1, "num_heads": 2, "class_token": False, "global_pool": "avg"}
+SWIN = {"patch_size": 1, "window_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
 
 MODELS: list[tuple[str, dict[str, Any], str]] = [
     ("vit_tini_patch16_224", {}, "unknown timm model 'vit_tini_patch16_224'; did you mean 'vit_tiny_patch16_224'?"),
@@ -39,8 +40,15 @@ MODELS: list[tuple[str, dict[str, Any], str]] = [
     ("vit_tiny_patch16_224", FITS | {"dynamic_img_size": True}, "cannot be quantized: dynamic_img_size is not supported"),
     ("vit_tiny_patch16_224", FITS | {"global_pool": "map"}, "cannot be quantized: attention pooling"),
     ("vit_tiny_patch16_224", FITS | {"patch_drop_rate": 0.5}, "cannot be quantized: patch_drop_rate is not supported"),
-    ("resnet18", {}, "resnet18 is not supported: vision transformers are, such as vit_tiny_patch16_224; choose one"),
-    ("swin_tiny_patch4_window7_224", {}, "swin_tiny_patch4_window7_224 cannot be quantized: "),
+    ("resnet18", {}, "resnet18 is not supported: vision transformers are, such as vit_tiny_patch16_224 and swin"),
+    ("swin_tiny_patch4_window7_224", SWIN | {"window_size": 0}, "Window sizes must be positive"),
+    ("swin_tiny_patch4_window7_224", SWIN | {"window_size": [2, 2, 2]}, "Expected 2 stage window sizes"),
+    ("swin_tiny_patch4_window7_224", SWIN | {"window_size": "wide"}, "timm cannot build"),
+    ("swin_tiny_patch4_window7_224", SWIN | {"depths": [1, 1, 1]}, "timm cannot build"),
+    ("swin_tiny_patch4_window7_224", SWIN | {"depths": [1, 1.5]}, "Input should be a list of whole numbers"),
+    ("swin_tiny_patch4_window7_224", SWIN | {"patch_size": 3}, "patch_size 3 of swin_tiny_patch4_window7_224 does not divide"),
+    ("swin_tiny_patch4_window7_224", SWIN | {"strict_img_size": False}, "cannot be quantized: dynamic_img_size"),
+    ("swinv2_tiny_window8_256", {}, "SwinTransformerV2 has no attention that it can replace"),
     ("beit_base_patch16_224", {"patch_size": 2}, "Beit has no attention that it can replace"),
 ]  # fmt: skip
 

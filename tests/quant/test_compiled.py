@@ -1,4 +1,7 @@
-"""Compiled block by block: one graph, no break, compiled once for all blocks and steps, and eager's numbers."""
+"""Compiled block by block: one graph, no break, compiled once for all blocks and steps, and eager's numbers.
+
+A Swin transformer, whose blocks differ, is compiled whole.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, calibrate, quantize_model
 from ofq.quant.weights import record_codes
-from tests.quant.small import KINDS, name_of, small_model
+from tests.quant.small import KINDS, name_of, small_model, small_swin
 from tests.quant.test_fused import Run, _moved, _run
 
 
@@ -20,8 +23,8 @@ def _fresh() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def _model(switches: dict[str, Any] | None, images: Tensor) -> Any:
-    model: Any = small_model(depth=2)
+def _model(switches: dict[str, Any] | None, images: Tensor, made: nn.Module | None = None) -> Any:
+    model: Any = made or small_model(depth=2)
     if switches is not None:
         quantize_model(model, QuantConfig(**switches))
         calibrate(model, [images])
@@ -52,4 +55,14 @@ def test_one_graph_serves_all_blocks_and_steps(switches: dict[str, Any] | None, 
         for _ in range(2):
             compiled = _step(model, images, narrow=narrow)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch.testing.assert_close(compiled, eager)
+
+
+def test_a_swin_is_one_graph(images: Tensor) -> None:
+    model = _model({"weight": "statsq", "qkr": True}, images, small_swin(depths=[2], num_heads=[2]))
+    eager = _step(model, images, narrow=False)
+    model.compile(fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(2):
+            compiled = _step(model, images, narrow=False)
     torch.testing.assert_close(compiled, eager)

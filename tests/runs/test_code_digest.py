@@ -29,6 +29,7 @@ def digests() -> dict[str, str]:
         "lsq": ["ofq.training.qat", *student("lsq")],
         "lsq-freezing": ["ofq.training.qat", *student("lsq"), find("remedy", "freezing").module],
         "statsq-cga": ["ofq.training.anneal", *student("statsq")],
+        "swin": ["ofq.training.qat", *student("statsq", "swin_tiny_patch4_window7_224")],
         "tables": ["ofq.report.parts.tables"],
         "figures": ["ofq.report.parts.figures"],
         "track": ["ofq.tracking.mirror"],
@@ -38,12 +39,13 @@ def digests() -> dict[str, str]:
     return {rule: code.code_digest(*modules) for rule, modules in entries.items()}
 
 
-def student(weight: str) -> list[str]:
-    """The modules of a ViT with a weight quantizer."""
-    return [find("quantizer", weight).module, family_of("vit_tiny_patch16_224").module]
+def student(weight: str, model: str = "vit_tiny_patch16_224") -> list[str]:
+    """The modules of a model, a ViT by default, with a weight quantizer."""
+    return [find("quantizer", weight).module, family_of(model).module]
 
 
-STUDENTS = {"statsq", "lsq", "lsq-freezing", "statsq-cga"}
+VITS = {"statsq", "lsq", "lsq-freezing", "statsq-cga"}
+STUDENTS = {*VITS, "swin"}
 
 
 def changed(before: dict[str, str]) -> set[str]:
@@ -143,8 +145,11 @@ def test_the_description_of_a_setting_reruns_nothing(package: Path) -> None:
     ("module", "rules"),
     [
         ("quant/quantizers/lsq.py", STUDENTS),  # every student rounds its inputs with LSQ
-        ("quant/quantizers/statsq.py", {"statsq", "statsq-cga"}),
-        ("quant/families/vit.py", STUDENTS),
+        ("quant/quantizers/statsq.py", {"statsq", "statsq-cga", "swin"}),
+        ("quant/families/vit.py", VITS),
+        ("quant/families/swin.py", {"swin"}),
+        ("quant/modules/window.py", {"swin"}),
+        ("quant/families/parts.py", STUDENTS),
         ("quant/kernels/choose.py", STUDENTS),
         ("oscillation/meter.py", STUDENTS),
         ("remedies/cga.py", {"statsq-cga"}),

@@ -2,7 +2,7 @@
 
 import os
 
-from ofq.cli.command import RUN, Argument, Commands
+from ofq.cli.command import RUN, STUDY, Argument, Commands
 from ofq.environment import RESUME_ACROSS_CODE
 from ofq.errors import UserError
 
@@ -100,6 +100,39 @@ def noise(run: str) -> None:
     from ofq.measure.noise import run_noise
 
     run_noise(named, job.config, job.keeping)
+
+
+@COMMANDS(
+    STUDY,
+    ("model", {"metavar": "MODEL", "help": "of the study"}),
+    ("variant", {"metavar": "VARIANT", "nargs": "?", "help": "of the study; left out: its first quantized one"}),
+    ("--bits", {"metavar": "BITS", "help": "of the study, such as w2a2; left out: its first"}),
+)
+def model(study: str, model: str, variant: str | None, bits: str | None) -> None:
+    """Print what of a model is quantized, to how many bits, and what share that is.
+
+    Needs the study's data, prepared, for the size of their images; writes nothing. A line for each module that has
+    quantizers: those of its weight and of its activations with their bits, the numbers in its weight, and its
+    multiply-adds for one image. Then the shares of all weights and of all multiply-adds that have the bits of the
+    study, those of the first and the last layer, and full precision.
+
+    examples: python -m ofq model digits vit_micro
+              python -m ofq model digits vit_micro statsq-qkr --bits w3a3
+    """
+    from ofq.config.grid import Grid
+    from ofq.config.resolve import TeacherConfig, resolve
+    from ofq.runs.paths import Run
+    from ofq.workflow.targets import load_project
+
+    params = load_project()
+    grid = Grid(params, study)
+    run = Run(study, model, bits or grid.bits[0], variant or grid.quantized[0], grid.seeds[0])
+    config = resolve(params, run)
+    if isinstance(config, TeacherConfig):
+        raise UserError(f"{run.variant} at {run.bits} is in full precision: name bits and a variant of students")
+    from ofq.measure.model import describe
+
+    print(describe(run, config))
 
 
 def _train(phase: str, name: str, resume_across_code: bool) -> None:

@@ -105,6 +105,16 @@ class QuantConfig(Switches):
         description="add the biases behind the key quantizer and behind the query-key product's, which softmax "
         "cancels; only the released code has them",
     )
+    map_steps: Literal["token", "column"] = Field(
+        "token",
+        description="which tokens of a map share a learned step in the MLPs and patch mergings of a Swin transformer: "
+        "none, or those of a column, as in the released code",
+    )
+    merging_bias: bool = Field(
+        False,
+        description="add a bias, random at first, to the patch mergings of a Swin transformer, which have none; only "
+        "the released code has it",
+    )
     edge_bits: BitWidth = Field(8, description="bits of weights and inputs of the first and the last layer, always LSQ")
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from ofq.config.grid import check_run
 from ofq.config.params import Params
 from ofq.config.quant_config import QuantConfig, Strict, Switches
 from ofq.config.recipes import TrainingRecipe
-from ofq.config.settings import PROCESSOR, Cga, Data, Hardware, ModelSettings, RemedySettings
+from ofq.config.settings import PROCESSOR, Cga, Data, Fidelity, Hardware, ModelSettings, RemedySettings
 from ofq.runs.paths import TEACHER, Run
 from ofq.runs.registry import family_of
 
@@ -153,6 +153,7 @@ def resolve(params: Params, run: Run) -> RunConfig:
         weight_bits=weight_bits,
         input_bits=input_bits,
         dead_biases=source.fidelity.dead_biases,
+        **_of_family(common["model"].timm, source.fidelity),
     )
     qat = _with_lr(recipe.qat, source.lr)
     taught: dict[str, Any] = {
@@ -176,6 +177,12 @@ def resolve(params: Params, run: Run) -> RunConfig:
         cga = cga.model_copy(update={"freeze_qk": source.fidelity.cga_qk == "still"})
     train = qat.held(variant.lr or recipe.cga.lr or qat.min_lr, recipe.cga.steps)
     return AnnealConfig(train=train, quantization=quantization, cga=cga, parent=variant.parent, **taught, **common)
+
+
+def _of_family(timm_name: str, fidelity: Fidelity) -> dict[str, Any]:
+    """Return those switches of a model's family that are not at their defaults; other families know nothing of them."""
+    switches = {name: getattr(fidelity, name) for name in family_of(timm_name).presets.get("switches", [])}
+    return {name: value for name, value in switches.items() if value != Fidelity.model_fields[name].default}
 
 
 def _with_lr(phase: TrainingRecipe, lr: float | None) -> TrainingRecipe:

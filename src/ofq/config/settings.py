@@ -41,8 +41,18 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-# Keyword arguments of a constructor: a timm model's or a remedy's.
-Arguments = dict[str, Annotated[int | float | bool | str, BeforeValidator(_scalar)]]
+def _scalar_or_list(value: Any) -> Any:
+    if isinstance(value, list) and value and all(type(each) is int for each in value):
+        return value
+    if isinstance(value, list):
+        raise ValueError("Input should be a list of whole numbers, one at least")
+    return _scalar(value)
+
+
+Scalar = int | float | bool | str
+# Keyword arguments of a constructor: a remedy's, or a timm model's, which may have a number for each of its stages.
+Arguments = dict[str, Annotated[Scalar, BeforeValidator(_scalar)]]
+ModelArguments = dict[str, Annotated[Scalar | list[int], BeforeValidator(_scalar_or_list)]]
 
 
 class Data(Strict):
@@ -115,8 +125,9 @@ class ModelSettings(Strict):
     """A timm model: its registered name and what to override when it is built."""
 
     timm: Text = Field(description="name in timm's registry, such as deit_tiny_distilled_patch16_224")
-    arguments: Arguments = Field(
-        default_factory=dict, description="keyword arguments of the constructor, such as embed_dim"
+    arguments: ModelArguments = Field(
+        default_factory=dict,
+        description="keyword arguments of the constructor, such as embed_dim, or depths of the stages",
     )
     paper_model: Text | None = Field(
         None, description="the paper's model whose published numbers stand beside this one"
@@ -182,11 +193,25 @@ class Fidelity(Strict):
     dead_biases: bool = Field(
         default=False, description="biases behind the key quantizer and the query-key product's, which softmax cancels"
     )
+    map_steps: Literal["token", "column"] = Field(
+        default="token",
+        description="of Swin: in MLPs and patch mergings each token of a map has a learned step, or each column",
+    )
+    merging_bias: bool = Field(
+        default=False, description="of Swin: a bias, random at first, of the patch mergings, which have none"
+    )
 
 
 _PRESETS = {
     "as_described": Fidelity(),
-    "as_released": Fidelity(attention_init="random", cga_qk="free", teacher_mode="train", dead_biases=True),
+    "as_released": Fidelity(
+        attention_init="random",
+        cga_qk="free",
+        teacher_mode="train",
+        dead_biases=True,
+        map_steps="column",
+        merging_bias=True,
+    ),
 }
 
 

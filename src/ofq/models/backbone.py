@@ -36,8 +36,8 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
         except Exception as error:
             if isinstance(error, TypeError) and "'img_size'" in str(error):
                 raise UserError(
-                    f"{model.timm} is not supported: vision transformers are, such as vit_tiny_patch16_224; choose one "
-                    "under models in params.yaml"
+                    f"{model.timm} is not supported: vision transformers are, such as vit_tiny_patch16_224 and "
+                    "swin_tiny_patch4_window7_224; choose one under models in params.yaml"
                 ) from None
             reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
             raise UserError(
@@ -58,16 +58,21 @@ def train_both_heads(model: nn.Module) -> None:
 def draw_attention(model: nn.Module, seed: int, *, keep_qkv: bool) -> None:
     """Redraw the projections of every attention from a linear layer's own distribution, as the released code does.
 
+    Of attention in windows the biases of relative positions are redrawn too, from timm's distribution.
+
     Args:
         model: a full-precision model.
         seed: seed of the random numbers.
         keep_qkv: keep the query, key and value projections and redraw only ``proj``, as under QKR.
     """
-    from timm.layers import Attention
+    from timm.layers import Attention, trunc_normal_
+    from timm.models.swin_transformer import WindowAttention
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():
-            if isinstance(module, Attention):
+            if isinstance(module, Attention | WindowAttention):
                 for layer in (module.proj,) if keep_qkv else (module.qkv, module.proj):
                     layer.reset_parameters()
+            if isinstance(module, WindowAttention):
+                trunc_normal_(module.relative_position_bias_table, std=0.02)

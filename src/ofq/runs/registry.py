@@ -47,7 +47,8 @@ def register(name: str, **presets: Any) -> Callable[[Made], Made]:
 
     Args:
         name: in ``params.yaml``.
-        presets: keyword arguments with which the class is made under this name; of a family, ``models``.
+        presets: keyword arguments with which the class is made under this name; of a family ``models``, and the
+            ``switches`` of fidelity that no other family has.
     """
     del name, presets
     return lambda made: made

@@ -114,13 +114,17 @@ class QuantAttention(Attention):
         qkv = self.qkv(x)
         if fast := fused(qkv, self.qk_quantizer, self.v_quantizer, self.probability_quantizer):
             return self.output(fast.attention(qkv, self.qk_quantizer, self.fused_context(), self.scale))
+        return self.output(self.context(*self.scores(qkv)))
+
+    def scores(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the joint projection (B, N, 3A) to scores (B, H, N, N), queries by keys, and values (B, N, A)."""
         qkv = qkv.unflatten(-1, (3, -1))  # (B, N, 3, A)
         qk, v = qkv.split([2, 1], dim=2)  # (B, N, 2, A), (B, N, 1, A)
         if self.qk_quantizer is not None:
             qk = self.qk_quantizer(qk)
         q, k = qk.unflatten(-1, (self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, d)
-        scores = (q * self.scale) @ k.transpose(-2, -1)  # (B, H, N, d) x (B, H, d, N) to (B, H, N, N)
-        return self.output(self.context(scores, v.squeeze(2)))  # v (B, N, A)
+        # (B, H, N, d) x (B, H, d, N) to (B, H, N, N); v (B, N, A)
+        return (q * self.scale) @ k.transpose(-2, -1), v.squeeze(2)
 
 
 def refuse_masks(attn_mask: Tensor | None, *, is_causal: bool) -> None:

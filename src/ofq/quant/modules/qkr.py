@@ -96,16 +96,20 @@ class QKRAttention(Attention):
             ValueError: a mask is asked for, which is not supported.
         """
         refuse_masks(attn_mask, is_causal=is_causal)
-        product = self.latent_weight()
         quantizer, u_quantizer = self.input_quantizer, self.product_quantizer
         inside = (quantizer, u_quantizer, self.v_quantizer, self.probability_quantizer)
         if quantizer is not None and (fast := fused(x, *inside, weight=self.weight_quantizer)):
-            weight = fast.weight(product, self.weight_quantizer, quantizer)
+            weight = fast.weight(self.latent_weight(), self.weight_quantizer, quantizer)
             v = fast.weight(self.v.weight, self.v.weight_quantizer, quantizer)
             products = Products(weight, v, self.v.bias)
             return self.output(fast.qkr(x, quantizer, products, u_quantizer, self.fused_context(), self.scale))
-        if quantizer is not None:
-            x = quantizer(x)
+        return self.output(self.context(*self.scores(x)))
+
+    def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x (B, N, C) to scores (B, H, N, N), queries by keys, and values (B, N, A)."""
+        product, u_quantizer = self.latent_weight(), self.product_quantizer
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
         if self.weight_quantizer is not None:
             product = self.weight_quantizer(product)
         u = F.linear(x, product).unflatten(-1, (self.num_heads, -1))  # (B, N, H, C)
@@ -113,5 +117,4 @@ class QKRAttention(Attention):
             u = u_quantizer(u)
         # One product for all heads; queries by (key, head).
         scores = torch.bmm(x * self.scale, u.flatten(1, 2).transpose(1, 2))  # (B, N, N*H)
-        scores = scores.unflatten(-1, (-1, self.num_heads)).permute(0, 3, 1, 2)  # (B, H, N, N)
-        return self.output(self.context(scores, self.v(x)))
+        return scores.unflatten(-1, (-1, self.num_heads)).permute(0, 3, 1, 2), self.v(x)  # (B, H, N, N), (B, N, A)
