@@ -9,12 +9,17 @@ from ofq.config.settings import LearningRate
 
 PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+RANDAUGMENT = r"^rand(-(m\d{1,2}|n\d{1,2}|p\d(\.\d+)?|mstd\d+(\.\d+)?|mmax\d{1,2}|inc[01]))*$"
+Share = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Concentration = Annotated[float, Field(ge=0, le=100)]
 
 
 class Augmentation(Strict):
     """How training images are changed, anew in each epoch; nothing is done where all is left out.
 
-    Order: crop, flip, cutout. What is evaluated, and what `noise` measures, is never changed.
+    Order: crop, flip, cutout of images in memory; scale, flip, policy or jitter, erasing of streamed ones. What is
+    evaluated, and what `noise` measures, is never changed.
     """
 
     crop: Annotated[int, Field(ge=0, le=10**4)] = Field(
@@ -25,6 +30,40 @@ class Augmentation(Strict):
     cutout: Annotated[int, Field(ge=0, le=10**4)] = Field(
         default=0, description="side in pixels of a square of the mean colour, whose middle is anywhere in the image"
     )
+    # Settings that were added later: where they are at their defaults, a run's settings are those of before.
+    scale: Annotated[tuple[Share, ...], Field(strict=False, min_length=2, max_length=2)] | None = Field(
+        default=None,
+        exclude_if=lambda shares: shares is None,
+        description="least and largest share of a streamed image's area that a random crop takes, which is then "
+        "resized; null: the crop of evaluation",
+    )
+    policy: Annotated[str, Field(pattern=RANDAUGMENT)] | None = Field(
+        default=None,
+        exclude_if=lambda policy: policy is None,
+        description="timm's RandAugment of streamed images, such as `rand-m9-mstd0.5-inc1`",
+    )
+    jitter: Probability = Field(
+        default=0.0,
+        exclude_if=lambda strength: not strength,
+        description="strength at which brightness, contrast and saturation of streamed images change; as in timm, "
+        "nothing is done where there is a policy",
+    )
+    erasing: Probability = Field(
+        default=0.0,
+        exclude_if=lambda share: not share,
+        description="share of the streamed images in which a rectangle becomes noise",
+    )
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> "Augmentation":
+        if self.scale and self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} should begin with the lower share")
+        if (self.crop or self.cutout) and (self.scale or self.policy or self.jitter or self.erasing):
+            raise ValueError(
+                "crop and cutout should not stand beside scale, policy, jitter or erasing: those change images in "
+                "memory, these streamed ones"
+            )
+        return self
 
 
 UNCHANGED = Augmentation()
@@ -54,9 +93,35 @@ class TrainingRecipe(Strict):
         exclude_if=UNCHANGED.__eq__,
         description="how training images are changed; annealing goes on with that of qat",
     )
+    repeats: Annotated[int, Field(gt=0, le=100)] = Field(
+        1,
+        exclude_if=lambda times: times == 1,
+        description="how often an image that an epoch takes appears in it, each time changed anew; an epoch keeps its "
+        "length. Of two images a, b the order is a b a b, so that neighbours, which are mixed, differ",
+    )
+    mixup: Concentration = Field(
+        0.0,
+        exclude_if=lambda alpha: not alpha,
+        description="alpha of the Beta distribution of the share that two mixed images have; 0: none are",
+    )
+    cutmix: Concentration = Field(
+        0.0,
+        exclude_if=lambda alpha: not alpha,
+        description="alpha of the Beta distribution of the area that an image takes from another; beside mixup each "
+        "has half of the steps",
+    )
+    smoothing: Fraction = Field(
+        0.0,
+        exclude_if=lambda share: not share,
+        description="share of the labels of mixed images that is spread evenly over all classes",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingRecipe":
+        if self.smoothing and not (self.mixup or self.cutmix):
+            raise ValueError("smoothing should be left out where images are not mixed: labels are not smoothed there")
+        if self.batch_size % 2 and (self.mixup or self.cutmix):
+            raise ValueError(f"batch_size {self.batch_size} should be even: mixup and cutmix take images in pairs")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
         if self.constant_steps + self.warmup * self.steps >= self.steps:
@@ -92,9 +157,11 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _stored_output_fits(self) -> "Recipe":
-        if self.teacher_once and self.qat.augment != UNCHANGED:
+        changing = {name: getattr(self.qat, name) for name in ("mixup", "cutmix")}
+        changing["augment"] = self.qat.augment != UNCHANGED
+        for name in (name for name, changes in changing.items() if self.teacher_once and changes):
             raise ValueError(
-                "qat.augment changes the images at every step, and the teacher's output is stored for unchanged ones: "
+                f"qat.{name} changes the images at every step, and the teacher's output is stored for unchanged ones: "
                 "write teacher_once: false"
             )
         return self
