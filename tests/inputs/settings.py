@@ -148,7 +148,8 @@ def _of_mapping(schema: dict[str, Any], section: dict[str, Any], title: str, pla
     for key, field in section["properties"].items():
         origin, here = (title, key), (*place, key)
         if key in section.get("required", []):
-            yield Case(origin, here, ABSENT, here)
+            # Without its only key a mapping is of no kind: another key of another kind may be named.
+            yield Case(origin, here, ABSENT, here if len(content) > 1 else place)
         options = field.get("anyOf") or field.get("oneOf", [field])
         options = [schema["$defs"][option["$ref"].split("/")[-1]] if "$ref" in option else option for option in options]
         kinds = {kind for option in options for kind in _kinds(option)}
