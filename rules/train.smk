@@ -1,6 +1,7 @@
 rule teacher:
     input:
         manifest=PLAN.manifest,
+        weights=PLAN.weights,
     output:
         **PLAN.made_by("teacher"),
     log:

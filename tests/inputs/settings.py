@@ -17,6 +17,7 @@ BASE: dict[str, Any] = {
             "variants": ["statsq", "statsq-cga"],
             "seeds": [0, 1],
             "recipe": "short",
+            "recipe_for": {"vit/w2a2": "short", "vit/fp": "short"},
             "learning_rates": "rates",
             "hardware": {"device": "cuda", "precision": "tf32", "compile": True, "runs_per_gpu": 2},
             "groups": {
@@ -46,7 +47,19 @@ BASE: dict[str, Any] = {
             "qat": {"lr": 3e-3, "min_lr": 1e-4, "batch_size": 16, "steps": 4, "augment": {"crop": 1}},
             "cga": {"steps": 2},
             "teacher_once": False,
-        }
+        },
+        "long": {
+            "teacher": {"pretrained": True},
+            "qat": {
+                "lr": 3e-3,
+                "min_lr": 1e-4,
+                "batch_size": 16,
+                "epochs": 4,
+                "warmup_epochs": 1,
+                "constant_epochs": 1,
+            },
+            "cga": {"epochs": 1},
+        },
     },
     "models": {
         "vit": {
@@ -135,8 +148,9 @@ def _of_mapping(schema: dict[str, Any], section: dict[str, Any], title: str, pla
     for key, field in section["properties"].items():
         origin, here = (title, key), (*place, key)
         if key in section.get("required", []):
-            yield Case(origin, here, ABSENT, here)
-        options = field.get("anyOf", [field])
+            # Without its only key a mapping is of no kind: another key of another kind may be named.
+            yield Case(origin, here, ABSENT, here if len(content) > 1 else place)
+        options = field.get("anyOf") or field.get("oneOf", [field])
         options = [schema["$defs"][option["$ref"].split("/")[-1]] if "$ref" in option else option for option in options]
         kinds = {kind for option in options for kind in _kinds(option)}
         for kind, values in OF_EACH_KIND.items():
@@ -146,7 +160,7 @@ def _of_mapping(schema: dict[str, Any], section: dict[str, Any], title: str, pla
         for option in options:
             yield from (Case(origin, here, value, here) for value in _wrong_in(option))
             if "properties" in option:
-                where = here if isinstance(content.get(key), dict) else example(place, key)
+                where = here if fits(content.get(key), option) else example(place, key, option)
                 yield from _of_mapping(schema, option, option["title"], where)
                 yield Case(origin, (*where, "no_such_key"), 1, where)
                 yield Case(origin, (*where, 7), 1, where)
@@ -217,9 +231,14 @@ def at(place: Place) -> dict[str, Any]:
     return content
 
 
-def example(place: Place, key: str) -> Place:
-    """Where BASE has the optional mapping ``key``, in another entry of the section than the first."""
+def fits(content: Any, option: dict[str, Any]) -> bool:
+    """Whether something is a mapping with keys of an option's."""
+    return isinstance(content, dict) and content.keys() <= option["properties"].keys()
+
+
+def example(place: Place, key: str, option: dict[str, Any]) -> Place:
+    """Where BASE has the mapping ``key`` in the form of an option, in another entry of the section than the first."""
     for entry, content in at(place[:-1]).items():
-        if isinstance(content.get(key), dict):
+        if fits(content.get(key), option):
             return (*place[:-1], entry, key)
     raise AssertionError(f"BASE has no example of {dotted(place)}.{key}: add one")

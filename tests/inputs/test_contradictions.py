@@ -19,6 +19,7 @@ PLAIN, RATES = ("studies", "plain"), ("studies", "rates")
 GROUP = (*PLAIN, "groups", "further")
 SWEEP = (*RATES, "sweep_lr")
 RECIPE = ("recipes", "short")
+LONG = ("recipes", "long")
 TEACHER, QAT = (*RECIPE, "teacher"), (*RECIPE, "qat")
 HARDWARE = (*PLAIN, "hardware")
 STATSQ, CGA = ("variants", "statsq"), ("variants", "statsq-cga")
@@ -63,12 +64,39 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*RECIPE, "teacher_once"): ABSENT}, "recipes.short: qat.augment changes the images at every step"),
     ({(*QAT, "augment", "crop"): -1}, "recipes.short.qat.augment.crop: Input should be greater than or equal to 0, not -1"),
     ({(*QAT, "augment"): {"flop": True}}, "recipes.short.qat.augment: unknown key 'flop'; did you mean 'flip'?"),
+    ({(*QAT, "augment", "scale"): [0.08, 1.0]}, "recipes.short.qat.augment: crop and cutout should not stand beside scale, policy, jitter or erasing"),
+    ({(*QAT, "augment"): {"scale": [1.0, 0.08]}}, "recipes.short.qat.augment: scale [1.0, 0.08] should begin with the lower share"),
+    ({(*QAT, "augment"): {"scale": [0.08]}}, "recipes.short.qat.augment.scale: Tuple should have at least 2 items"),
+    ({(*QAT, "augment"): {"policy": "rand-m9-mstd"}}, "recipes.short.qat.augment.policy: String should match pattern"),
+    ({(*QAT, "augment"): ABSENT, (*QAT, "mixup"): 0.8, (*RECIPE, "teacher_once"): True}, "recipes.short: qat.mixup changes the images at every step, and the teacher's output is stored"),
+    ({(*QAT, "augment"): ABSENT, (*QAT, "cutmix"): 1.0, (*RECIPE, "teacher_once"): ABSENT}, "recipes.short: qat.cutmix changes the images at every step"),
+    ({(*QAT, "smoothing"): 0.1}, "recipes.short.qat: smoothing should be left out where images are not mixed"),
+    ({(*QAT, "mixup"): 0.8, (*QAT, "batch_size"): 15}, "recipes.short.qat: batch_size 15 should be even"),
     # schedules
     ({(*QAT, "min_lr"): 0.5}, "recipes.short.qat: min_lr 0.5 is above lr"),
     ({(*TEACHER, "warmup"): 0.9, (*TEACHER, "constant_steps"): 1}, "recipes.short.teacher: constant_steps and warmup leave no step"),
     ({(*QAT, "constant_steps"): 4}, "recipes.short.qat: constant_steps and warmup leave no step"),
     ({(*QAT, "constant_steps"): 5}, "leave no step"),
     ({(*QAT, "warmup"): 1.0}, "recipes.short.qat.warmup: Input should be less than 1"),
+    ({(*QAT, "steps"): ABSENT}, "recipes.short.qat: steps or epochs should be given, one of the two"),
+    ({(*QAT, "epochs"): 3}, "recipes.short.qat: steps or epochs should be given, one of the two"),
+    ({(*QAT, "warmup_epochs"): 1}, "recipes.short.qat: warmup_epochs should be left out of a recipe in steps"),
+    ({(*QAT, "evaluate_every"): 2}, "recipes.short.qat: evaluate_every should be left out of a recipe in steps"),
+    ({(*LONG, "qat", "warmup"): 0.1}, "recipes.long.qat: warmup should be left out of a recipe in epochs"),
+    ({(*LONG, "qat", "constant_steps"): 1}, "recipes.long.qat: constant_steps should be left out of a recipe in epochs"),
+    ({(*LONG, "qat", "evaluations"): 3}, "recipes.long.qat: evaluations should be left out of a recipe in epochs"),
+    ({(*LONG, "qat", "constant_epochs"): 3}, "recipes.long.qat: constant_epochs and warmup_epochs leave no epoch"),
+    ({(*LONG, "cga"): {"steps": 1}}, "recipes.long: cga should be given in epochs alone, as qat is"),
+    ({(*LONG, "cga"): {}}, "recipes.long: cga should be given in epochs alone"),
+    ({(*RECIPE, "cga", "epochs"): 1}, "recipes.short: cga should be given in steps alone, as qat is"),
+    # weights from elsewhere, and recipes by place
+    ({(*LONG, "teacher", "pretrained"): False}, "recipes.long.teacher.pretrained: pretrained should be true, or the name of a file"),
+    ({(*LONG, "teacher", "pretrained"): ""}, "recipes.long.teacher.pretrained: pretrained should be true"),
+    ({(*LONG, "teacher", "lr"): 0.1}, "recipes.long.teacher: unknown key 'lr'; known: pretrained"),
+    ({(*PLAIN, "recipe_for"): {"vit/w2a2": "shirt"}}, "studies.plain.recipe_for: unknown recipe 'shirt'; did you mean 'short'?"),
+    ({(*PLAIN, "recipe_for"): {"vit/w3a3": "long"}}, "studies.plain.recipe_for: unknown model and bits of the study 'vit/w3a3'; did you mean 'vit/w2a2'?"),
+    ({(*PLAIN, "recipe_for"): {"vit": "long"}}, "studies.plain.recipe_for: unknown model and bits of the study 'vit'"),
+    ({(*RATES, "recipe"): "long"}, "studies.rates.sweep_lr.teacher: recipe 'long' trains no teacher"),
     # hardware
     ({(*HARDWARE, "device"): "cpu"}, "studies.plain.hardware: precision tf32 needs device: cuda"),
     ({HARDWARE: {"precision": "bf16"}}, "studies.plain.hardware: precision bf16 needs device: cuda"),

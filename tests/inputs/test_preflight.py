@@ -15,7 +15,7 @@ MODELS: list[tuple[str, dict[str, Any], str]] = [
     ("vit_tini_patch16_224", {}, "unknown timm model 'vit_tini_patch16_224'; did you mean 'vit_tiny_patch16_224'?"),
     ("hf-hub:timm/vit_tiny_patch16_224", {}, "unknown timm model"),
     ("../model", {}, "unknown timm model"),
-    ("vit_tiny_patch16_224.augreg_in21k", FITS, "'augreg_in21k' names pretrained weights, and teachers are trained from scratch; write vit_tiny_patch16_224"),
+    ("vit_tiny_patch16_224.augreg_in21k", FITS, "'augreg_in21k' names weights, as teacher.pretrained of a recipe does; write vit_tiny_patch16_224"),
     ("vit_tiny_patch16_224_in21k", FITS, "unknown timm model 'vit_tiny_patch16_224_in21k'; did you mean "),
     ("vit_tiny_patch16_224", FITS | {"pretrained": True}, "pretrained should be left out: training decides it"),
     ("vit_tiny_patch16_224", FITS | {"cache_dir": "x"}, "cache_dir should be left out: training decides it"),

@@ -41,9 +41,8 @@ class Copy:
         """The runs of its study, the teacher first."""
         params = load(self.root / paths.PARAMS)
         grid = Grid(params, params.study)
-        return {
-            run: RunFolder(self.root, run, resolve(params, run).train.steps) for run in (*grid.teachers, *grid.runs)
-        }
+        trained = {run: resolve(params, run).train for run in (*grid.teachers, *grid.runs)}
+        return {run: RunFolder(self.root, run, train.length) for run, train in trained.items() if train}
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start plain ``snakemake`` as a user would, in a session of its own."""

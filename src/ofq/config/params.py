@@ -11,13 +11,13 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ofq.config.quant_config import Strict
-from ofq.config.recipes import Recipe
+from ofq.config.recipes import Pretrained, Recipe
 from ofq.config.settings import ModelSettings, Name, Variant
 from ofq.config.studies import Group, Study, swept_names
 from ofq.config.timm_models import timm_models
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
-from ofq.runs.paths import EVERYTHING, PARAMS, TEACHER
+from ofq.runs.paths import EVERYTHING, FULL_PRECISION, PARAMS, TEACHER
 from ofq.runs.registry import problem
 
 # Entries of a study's results folder besides its models.
@@ -83,6 +83,12 @@ class Params(Strict):
 def _check_study(params: Params, name: str, study: Study) -> None:
     where = f"studies.{name}"
     _exists(f"{where}.recipe", "recipe", [study.recipe], params.recipes)
+    _exists(f"{where}.recipe_for", "recipe", study.recipe_for.values(), params.recipes)
+    groups = study.groups.values()
+    models = {*study.models, *(model for group in groups for model in group.models or ())}
+    widths = {*study.bits, *(bits for group in groups for bits in group.bits or ()), FULL_PRECISION}
+    places = {f"{model}/{bits}" for model in models for bits in widths}
+    _exists(f"{where}.recipe_for", "model and bits of the study", study.recipe_for, places)
     _check_grid(params, where, study, [name for name in study.variants if name != TEACHER])
     if study.learning_rates is not None:
         swept = [other for other, spec in params.studies.items() if spec.sweep_lr]
@@ -99,6 +105,10 @@ def _check_study(params: Params, name: str, study: Study) -> None:
         for listed in study.variants:
             if listed != TEACHER and params.variants[listed].parent is not None:
                 raise ValueError(f"{where}.sweep_lr cannot try '{listed}', an annealed variant: leave it out")
+        taught = {study.recipe_of(model, FULL_PRECISION) for model in study.models}
+        for recipe in sorted(taught if study.sweep_lr.teacher else ()):
+            if isinstance(params.recipes[recipe].teacher, Pretrained):
+                raise ValueError(f"{where}.sweep_lr.teacher: recipe '{recipe}' trains no teacher: leave it out")
         for taken in sorted(set(swept_names(study)) & set(params.variants)):
             raise ValueError(f"{where}.sweep_lr makes a variant '{taken}': give your own another name")
 

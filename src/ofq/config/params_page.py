@@ -50,7 +50,7 @@ def _table(section: dict[str, Any]) -> str:
     required = section.get("required", [])
     for key, value in section["properties"].items():
         default = "required" if key in required else f"`{_default(value)}`"
-        kind = " or ".join(map(_kind, _options(value)))
+        kind = " or ".join(dict.fromkeys(map(_kind, _options(value))))
         lines.append(f"| `{key}` | {kind} | {default} | {_tidy(value['description'])} |")
     return "\n".join(lines) + "\n"
 
@@ -61,13 +61,15 @@ def _default(value: dict[str, Any]) -> str:
 
 
 def _options(value: dict[str, Any]) -> list[dict[str, Any]]:
-    options: list[dict[str, Any]] = value.get("anyOf", [value])
+    options: list[dict[str, Any]] = value.get("anyOf") or value.get("oneOf", [value])
     return [option for option in options if option.get("type") != "null"]
 
 
 def _kind(value: dict[str, Any]) -> str:
     """Describe in words what values a key may have."""
     match value:
+        case {"const": constant}:
+            return f"`{constant}`".lower()
         case {"enum": choices}:
             return ", ".join(f"`{choice}`" for choice in choices)
         case {"$ref": _} | {"patternProperties": _}:

@@ -1,20 +1,24 @@
 """The recipes of ``params.yaml``: how the phases of a study are trained, and how their images are changed."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from ofq.config.quant_config import Strict
-from ofq.config.settings import LearningRate
+from ofq.config.schedule import Epochs, Fraction, PositiveInt, Schedule
+from ofq.config.settings import LearningRate, Text
 
-PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+RANDAUGMENT = r"^rand(-(m\d{1,2}|n\d{1,2}|p\d(\.\d+)?|mstd\d+(\.\d+)?|mmax\d{1,2}|inc[01]))*$"
+Share = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Concentration = Annotated[float, Field(ge=0, le=100)]
 
 
 class Augmentation(Strict):
     """How training images are changed, anew in each epoch; nothing is done where all is left out.
 
-    Order: crop, flip, cutout. What is evaluated, and what `noise` measures, is never changed.
+    Order: crop, flip, cutout of images in memory; scale, flip, policy or jitter, erasing of streamed ones. What is
+    evaluated, and what `noise` measures, is never changed.
     """
 
     crop: Annotated[int, Field(ge=0, le=10**4)] = Field(
@@ -25,60 +29,123 @@ class Augmentation(Strict):
     cutout: Annotated[int, Field(ge=0, le=10**4)] = Field(
         default=0, description="side in pixels of a square of the mean colour, whose middle is anywhere in the image"
     )
+    # Settings that were added later: where they are at their defaults, a run's settings are those of before.
+    scale: Annotated[tuple[Share, ...], Field(strict=False, min_length=2, max_length=2)] | None = Field(
+        default=None,
+        exclude_if=lambda shares: shares is None,
+        description="least and largest share of a streamed image's area that a random crop takes, which is then "
+        "resized; null: the crop of evaluation",
+    )
+    policy: Annotated[str, Field(pattern=RANDAUGMENT)] | None = Field(
+        default=None,
+        exclude_if=lambda policy: policy is None,
+        description="timm's RandAugment of streamed images, such as `rand-m9-mstd0.5-inc1`",
+    )
+    jitter: Probability = Field(
+        default=0.0,
+        exclude_if=lambda strength: not strength,
+        description="strength at which brightness, contrast and saturation of streamed images change; as in timm, "
+        "nothing is done where there is a policy",
+    )
+    erasing: Probability = Field(
+        default=0.0,
+        exclude_if=lambda share: not share,
+        description="share of the streamed images in which a rectangle becomes noise",
+    )
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> "Augmentation":
+        if self.scale and self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} should begin with the lower share")
+        if (self.crop or self.cutout) and (self.scale or self.policy or self.jitter or self.erasing):
+            raise ValueError(
+                "crop and cutout should not stand beside scale, policy, jitter or erasing: those change images in "
+                "memory, these streamed ones"
+            )
+        return self
 
 
 UNCHANGED = Augmentation()
 
 
-class TrainingRecipe(Strict):
+class TrainingRecipe(Schedule):
     """How one phase (teacher or quantization-aware training) is trained."""
 
-    lr: LearningRate = Field(description="peak learning rate of AdamW")
-    min_lr: LearningRate = Field(description="learning rate at the end of the cosine")
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="of AdamW; none on vectors and biases")
-    batch_size: PositiveInt = Field(description="images a step")
-    steps: PositiveInt = Field(description="optimizer steps, warm-up and constant tail included")
-    warmup: Fraction = Field(0.0, description="share of the steps over which the learning rate rises linearly from 0")
-    constant_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
-        0, description="last steps at the constant lowest rate"
-    )
-    evaluations: PositiveInt = Field(
-        12,
-        # A setting that was added later: where it is at its default, a run's settings are those of before.
-        exclude_if=lambda count: count == 12,
-        description="least number of progress lines, curve points and oscillation records of a run, evenly spread over "
-        "its steps",
-    )
     augment: Augmentation = Field(
         default_factory=Augmentation,
         exclude_if=UNCHANGED.__eq__,
         description="how training images are changed; annealing goes on with that of qat",
     )
+    repeats: Annotated[int, Field(gt=0, le=100)] = Field(
+        1,
+        exclude_if=lambda times: times == 1,
+        description="how often an image that an epoch takes appears in it, each time changed anew; an epoch keeps its "
+        "length. Of two images a, b the order is a b a b, so that neighbours, which are mixed, differ",
+    )
+    mixup: Concentration = Field(
+        0.0,
+        exclude_if=lambda alpha: not alpha,
+        description="alpha of the Beta distribution of the share that two mixed images have; 0: none are",
+    )
+    cutmix: Concentration = Field(
+        0.0,
+        exclude_if=lambda alpha: not alpha,
+        description="alpha of the Beta distribution of the area that an image takes from another; beside mixup each "
+        "has half of the steps",
+    )
+    smoothing: Fraction = Field(
+        0.0,
+        exclude_if=lambda share: not share,
+        description="share of the labels of mixed images that is spread evenly over all classes",
+    )
 
     @model_validator(mode="after")
-    def _consistent(self) -> "TrainingRecipe":
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
-        if self.constant_steps + self.warmup * self.steps >= self.steps:
-            raise ValueError("constant_steps and warmup leave no step for the cosine")
+    def _mixed_as_asked(self) -> "TrainingRecipe":
+        if self.smoothing and not (self.mixup or self.cutmix):
+            raise ValueError("smoothing should be left out where images are not mixed: labels are not smoothed there")
+        if self.batch_size % 2 and (self.mixup or self.cutmix):
+            raise ValueError(f"batch_size {self.batch_size} should be even: mixup and cutmix take images in pairs")
         return self
 
-    def held(self, lr: float, steps: int) -> "TrainingRecipe":
-        """Return the phase with the given number of steps at one learning rate."""
-        return self.model_copy(update={"lr": lr, "min_lr": lr, "steps": steps, "warmup": 0.0, "constant_steps": 0})
+
+def _weights(value: Any) -> Any:
+    if value is not True and not (isinstance(value, str) and value and value.isprintable()):
+        raise ValueError("pretrained should be true, or the name of a file")
+    return value
+
+
+class Pretrained(Strict):
+    """Where a teacher that is not trained has its weights from."""
+
+    pretrained: Annotated[bool | str, BeforeValidator(_weights, json_schema_input_type=Literal[True] | Text)] = Field(
+        description="true: timm's weights of the model, fetched from the Hugging Face hub; or a file of them, "
+        "safetensors or a checkpoint of torch, such as another run's model.safetensors; `{model}` in its name stands "
+        "for the model's"
+    )
+
+
+def _kind(value: Any) -> str:
+    given = isinstance(value, Pretrained) or (isinstance(value, dict) and "pretrained" in value)
+    return "[pretrained]" if given else "[trained]"
+
+
+Teacher = Annotated[
+    Annotated[TrainingRecipe, Tag("[trained]")] | Annotated[Pretrained, Tag("[pretrained]")], Discriminator(_kind)
+]
 
 
 class AnnealingRecipe(Strict):
     """How annealing continues a finished quantization-aware run: constant rate, optimizer state kept."""
 
-    steps: PositiveInt = Field(description="further optimizer steps")
+    steps: PositiveInt | None = Field(None, description="further optimizer steps; or epochs, as qat has")
     lr: LearningRate | None = Field(None, description="constant learning rate; null: the lowest rate of qat")
+    epochs: Epochs | None = Field(None, description="further epochs")
 
 
 class Recipe(Strict):
     """Hyper-parameters of the three phases."""
 
-    teacher: TrainingRecipe = Field(description="full-precision training")
+    teacher: Teacher = Field(description="full-precision training, or where the weights come from")
     qat: TrainingRecipe = Field(description="quantization-aware training, taught by the teacher")
     cga: AnnealingRecipe = Field(description="annealing of a finished quantization-aware run")
     calibration_batches: Annotated[int, Field(gt=0, le=10_000)] = Field(
@@ -91,10 +158,19 @@ class Recipe(Strict):
     )
 
     @model_validator(mode="after")
+    def _in_one_unit(self) -> "Recipe":
+        unit, other = ("steps", "epochs") if self.qat.epochs is None else ("epochs", "steps")
+        if getattr(self.cga, unit) is None or getattr(self.cga, other) is not None:
+            raise ValueError(f"cga should be given in {unit} alone, as qat is")
+        return self
+
+    @model_validator(mode="after")
     def _stored_output_fits(self) -> "Recipe":
-        if self.teacher_once and self.qat.augment != UNCHANGED:
+        changing = {name: getattr(self.qat, name) for name in ("mixup", "cutmix")}
+        changing["augment"] = self.qat.augment != UNCHANGED
+        for name in (name for name, changes in changing.items() if self.teacher_once and changes):
             raise ValueError(
-                "qat.augment changes the images at every step, and the teacher's output is stored for unchanged ones: "
+                f"qat.{name} changes the images at every step, and the teacher's output is stored for unchanged ones: "
                 "write teacher_once: false"
             )
         return self

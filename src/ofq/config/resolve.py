@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer
@@ -10,7 +11,7 @@ from pydantic import Field, PlainSerializer
 from ofq.config.grid import check_run
 from ofq.config.params import Params
 from ofq.config.quant_config import QuantConfig, Strict, Switches
-from ofq.config.recipes import TrainingRecipe
+from ofq.config.recipes import UNCHANGED, Augmentation, Pretrained, TrainingRecipe
 from ofq.config.settings import PROCESSOR, Cga, Data, Fidelity, Hardware, ModelSettings, RemedySettings
 from ofq.runs.paths import TEACHER, Run
 from ofq.runs.registry import family_of
@@ -57,7 +58,7 @@ class _Run(Strict):
     data: Data
     model: ModelSettings
     seed: int
-    train: TrainingRecipe
+    train: TrainingRecipe | None
     hardware: Hardware = Field(PROCESSOR, exclude_if=lambda hardware: hardware == PROCESSOR)
 
     @property
@@ -66,6 +67,11 @@ class _Run(Strict):
         quantization, remedy = getattr(self, "quantization", None), getattr(self, "remedy", None)
         student = [quantization.entry, family_of(self.model.timm)] if quantization else []
         return tuple(entry.module for entry in [*student, *([remedy.entry] if remedy else [])])
+
+    @property
+    def augment(self) -> Augmentation:
+        """How its training images are changed."""
+        return self.train.augment if self.train else UNCHANGED
 
     def shown(self) -> dict[str, Any]:
         """Return the settings as run.json and event logs show them: what nobody asked for is left out."""
@@ -84,6 +90,8 @@ class TeacherConfig(_Run):
     """Everything that the training of one teacher depends on, and nothing else."""
 
     phase: Literal["teacher"] = "teacher"
+    train: TrainingRecipe | None = Field(None, description="None where the weights are given")
+    pretrained: bool | str | None = Field(None, description="true: timm's weights; or a file of them")
     threads: int
 
 
@@ -91,6 +99,7 @@ class QatConfig(_Run):
     """Everything that one quantization-aware training depends on, and nothing else."""
 
     phase: Literal["qat"] = "qat"
+    train: TrainingRecipe
     calibration_batches: int
     teacher_once: bool
     teacher_mode: Literal["train"] | None = None
@@ -104,6 +113,7 @@ class AnnealConfig(_Run):
     """Everything that the annealing of one finished run depends on, and nothing else."""
 
     phase: Literal["cga"] = "cga"
+    train: TrainingRecipe
     teacher_once: bool
     teacher_mode: Literal["train"] | None = None
     quantization: _Quantization
@@ -132,7 +142,7 @@ def resolve(params: Params, run: Run) -> RunConfig:
     """
     check_run(params, run)
     study = params.studies[run.study]
-    recipe = params.recipes[study.recipe]
+    recipe = params.recipes[study.recipe_of(run.model, run.bits)]
     # The files' folder, the published numbers shown beside a model and how many runs share a card change no number:
     # they are not part of a run.
     common: dict[str, Any] = {
@@ -143,6 +153,10 @@ def resolve(params: Params, run: Run) -> RunConfig:
         "hardware": study.hardware.model_copy(update={"runs_per_gpu": 1}),
     }
     if run.full_precision:
+        if isinstance(recipe.teacher, Pretrained):
+            given = recipe.teacher.pretrained
+            named = given.replace("{model}", run.model) if isinstance(given, str) else given
+            return TeacherConfig(pretrained=named, **common)
         rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None
         return TeacherConfig(train=_with_lr(recipe.teacher, rate), **common)
     variant, source = params.variant(run.variant), params.source(run.variant)
@@ -175,7 +189,7 @@ def resolve(params: Params, run: Run) -> RunConfig:
     cga = variant.cga
     if cga.frozen == "confident" and cga.freeze_qk is None:
         cga = cga.model_copy(update={"freeze_qk": source.fidelity.cga_qk == "still"})
-    train = qat.held(variant.lr or recipe.cga.lr or qat.min_lr, recipe.cga.steps)
+    train = qat.held(variant.lr or recipe.cga.lr or qat.min_lr, recipe.cga.steps, recipe.cga.epochs)
     return AnnealConfig(train=train, quantization=quantization, cga=cga, parent=variant.parent, **taught, **common)
 
 
@@ -183,6 +197,12 @@ def _of_family(timm_name: str, fidelity: Fidelity) -> dict[str, Any]:
     """Return those switches of a model's family that are not at their defaults; other families know nothing of them."""
     switches = {name: getattr(fidelity, name) for name in family_of(timm_name).presets.get("switches", [])}
     return {name: value for name, value in switches.items() if value != Fidelity.model_fields[name].default}
+
+
+def given_weights(config: RunConfig) -> list[Path]:
+    """Return the file from which a run has its weights, if it is a teacher that is not trained and has a file."""
+    given = config.pretrained if isinstance(config, TeacherConfig) else None
+    return [Path(given)] if isinstance(given, str) else []
 
 
 def _with_lr(phase: TrainingRecipe, lr: float | None) -> TrainingRecipe:

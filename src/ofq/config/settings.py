@@ -138,7 +138,7 @@ class ModelSettings(Strict):
     def _without_weights(cls, name: str) -> str:
         bare, dot, tag = name.partition(".")
         if dot and bare.isidentifier():
-            raise ValueError(f"'{tag}' names pretrained weights, and teachers are trained from scratch; write {bare}")
+            raise ValueError(f"'{tag}' names weights, as teacher.pretrained of a recipe does; write {bare}")
         return name
 
     @field_validator("arguments")

@@ -90,6 +90,11 @@ class Study(Reported):
     variants: list[Name] = Field(min_length=1, description="names under `variants`, in the order of the tables")
     seeds: list[Seed] = Field(min_length=1, description="seeds of the initial weights and of the order of the images")
     recipe: Name = Field(description="name under `recipes`")
+    recipe_for: dict[str, Name] = Field(
+        default_factory=dict,
+        description="names under `recipes` for single models and bit widths, such as `deit_small/w3a3`, in place of "
+        "`recipe`; `MODEL/fp` is the model's teacher",
+    )
     sweep_lr: LearningRates | None = Field(None, description="peak learning rates to compare in this study")
     learning_rates: Name | None = Field(
         None, description="study with sweep_lr in which the recipe's learning rates were compared: part of `everything`"
@@ -111,6 +116,10 @@ class Study(Reported):
         description="another version of the code runs everything again; false, for long studies: finished runs stay, "
         "unfinished ones go on under the new code, and run.json says so",
     )
+
+    def recipe_of(self, model: str, bits: str) -> str:
+        """Return the name of the recipe of a model's runs at a bit width."""
+        return self.recipe_for.get(f"{model}/{bits}", self.recipe)
 
     @model_validator(mode="after")
     def _some_runs(self) -> "Study":

@@ -78,7 +78,8 @@ def _first_line(error: ValidationError) -> str:
     """Return the first validation error as ``place: what is wrong``."""
     # A key that is no text also leaves a required one missing: the wrong key is the better message.
     first = min(error.errors(), key=lambda e: e["type"] != "invalid_key")
-    place = [shortened(str(part)) for part in first["loc"] if part != "[key]"]
+    # In brackets stands what is no key: "[key]", and which kind of section is meant.
+    place = [shortened(str(part)) for part in first["loc"] if part not in ("[key]", "[trained]", "[pretrained]")]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     mappings = {"model_type", "dict_type"}
     message = "Input should be a mapping" if first["type"] in mappings else first["msg"].removeprefix("Value error, ")

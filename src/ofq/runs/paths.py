@@ -175,7 +175,7 @@ class RunFiles:
     weights = _File("weights.parquet")
     """Histogram of the final latent weights in step units, by layer."""
     annealing = _File("annealing.parquet")
-    """Weights left free and quantizer steps of an annealed run, step by step."""
+    """Weights left free and quantizer steps of an annealed run."""
     probe = _File("probe.json")
     """What a student's codes do in a further window of training; only if requested."""
     noise = _File("noise.parquet")

@@ -46,6 +46,12 @@ class RunLog:
         return config
 
     @property
+    def steps(self) -> int:
+        """Number of optimizer steps of a finished run, 0 where nothing was trained; its last event tells it."""
+        steps: int = json.loads(self.text.splitlines()[-1])["steps"]
+        return steps
+
+    @property
     def params(self) -> dict[str, str]:
         """The configuration, flattened: ``train.lr``, ``quantization.weight`` and the like."""
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in _flat(self.config)}
@@ -91,7 +97,7 @@ class RunLog:
         """Return when a step of a finished run was made, as if all took equally long; None while the run trains."""
         if self.info is None:
             return None
-        left = 1 - step / self.config["train"]["steps"]
+        left = 1 - step / self.steps if self.steps else 0.0
         finished = datetime.datetime.fromisoformat(self.info["finished"])
         return finished - datetime.timedelta(seconds=self.info["seconds"] * left)
 
@@ -102,13 +108,14 @@ class RunLog:
             UserError: one of them is damaged, not of the form that a run writes, or was changed since.
         """
         events = self._events(0)
-        steps = self.config.get("train", {}).get("steps") if isinstance(self.config, dict) else None
-        if events[0]["event"] != "start" or not isinstance(steps, int):
+        if events[0]["event"] != "start" or not isinstance(self.config, dict) or "phase" not in self.config:
             raise self._damaged("it does not begin with the settings of the run")
         if self.info is not None:
             with reading(self.run.files.info):
                 datetime.datetime.fromisoformat(self.info["finished"])
             check(self.run.files.events)
+            if not isinstance(events[-1].get("steps"), int):
+                raise self._damaged("it does not end with the number of steps")
             read_metrics(self.run.files.metrics, "seed")
 
     def _events(self, start: int) -> list[dict[str, Any]]:

@@ -216,7 +216,7 @@ class _Mirror:
             self.client.log_batch(run_id, metrics=metrics[first : first + _BATCH])
         if log.finished:
             self._attach(run, {path.name: path for path in (log.run.files.metrics, log.run.files.info)})
-            self.client.set_terminated(run_id, end_time=_milliseconds(log, log.config["train"]["steps"], start))
+            self.client.set_terminated(run_id, end_time=_milliseconds(log, log.steps, start))
         self.client.set_tag(run_id, _MARK, _mark(log))
 
     def _update_report(self, known: list["StoredRun"]) -> None:

@@ -30,7 +30,7 @@ def last_state(job: Job[StudentConfig], run: Run) -> tuple[nn.Module, AdamW, Osc
     student = make_student(job)
     load_weights(student, run.files.model)
     before = checkpoint.load(run.files.trainer)
-    optimizer = make_optimizer(student, job.config.train)
+    optimizer = make_optimizer(student, job.recipe)
     recorder = OscillationRecorder(student)
     try:
         optimizer.load_state_dict(before["optimizer"])

@@ -4,15 +4,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
+from ofq.config.recipes import TrainingRecipe
 from ofq.config.resolve import KEEPING, Keeping, RunConfig
 from ofq.data import batches
 from ofq.data.batches import Batch, Batches
+from ofq.data.mixing import mixed
 from ofq.errors import missing
 from ofq.models.backbone import build
 from ofq.runs import states
@@ -86,10 +89,17 @@ class Job(Generic[HeldConfig]):
         """Digests of the code and of the files that the run reads."""
         return {"code": self.state.origin.code, "inputs": self.state.origin.inputs}
 
+    @cached_property
+    def recipe(self) -> TrainingRecipe:
+        """How it is trained, in steps."""
+        assert self.config.train is not None
+        return self.config.train.for_images(self.data.count)
+
     def batch(self, step: int) -> Batch:
         """Return this process's part of the batch of an optimizer step, counted from 0, on the device."""
         rank = self.rank
-        return self.data.train(self.seed, step, self.config.train.batch_size, rank.index, rank.count)
+        batch = self.data.train(self.seed, step, self.recipe.batch_size, rank.index, rank.count)
+        return mixed(batch, self.recipe, self.data.classes, f"{self.seed}/{step}")
 
 
 @contextmanager
@@ -116,7 +126,7 @@ def started(
         now = time.monotonic(), time.process_time()
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        data = batches.load(run.study, config.train.augment, device.where)
+        data = batches.load(run.study, config.augment, device.where)
         code, read = code_digest(step.module, *config.modules), {str(path): file_digest(path) for path in inputs}
         base = run.state(step.aside)
         key = config.key(str({"code": code, "inputs": read}))

@@ -53,9 +53,9 @@ def train(
             written.
         Stopped: on SIGINT, SIGTERM, SIGHUP or SIGUSR1; the state after the last finished step is saved.
     """
-    recipe, device, rank = job.config.train, job.device, job.rank
+    recipe, device, rank = job.recipe, job.device, job.rank
     schedule = make_schedule(optimizer, recipe)
-    interval = max(1, recipe.steps // recipe.evaluations)
+    steps, interval = recipe.length, recipe.interval
     loss_sum = torch.zeros((), device=device.where)
     first = 0
     if state := job.checkpoints.latest():
@@ -69,17 +69,17 @@ def train(
         job.events.restore(state["events"] if state else None)
         if state:
             _log.info("%s  resumed after step %d", job.label, first)
-    progress = Progress(job.label, steps=recipe.steps, images=recipe.batch_size, first=first)
+    progress = Progress(job.label, steps=steps, images=recipe.batch_size, first=first)
 
     stop = Stop(saved=first)
     with stop.listening():
-        for step in range(first + 1, recipe.steps + 1):
-            stop.doing = f"step {step} of {recipe.steps}, which is then saved"
+        for step in range(first + 1, steps + 1):
+            stop.doing = f"step {step} of {steps}, which is then saved"
             model.train()
-            schedule.step_update(step - 1)
+            schedule.step_update((step - 1) // recipe.unit)
             with device.forward():
                 loss = loss_of(job.batch(step - 1))
-            at_interval = step % interval == 0 or step == recipe.steps
+            at_interval = step % interval == 0 or step == steps
             # A device would have to be waited for.
             looked_at = device.where == "cpu" or at_interval
             terms = [term for hook in hooks if (term := _term(hook, loss, step, looked_at)) is not None]
@@ -122,7 +122,7 @@ def train(
             if step == first + 1:
                 for hook in hooks:
                     _state(hook)  # what cannot be saved is told now, not when hours of training are to be kept
-            if rank.leads and (signum or step == recipe.steps or job.checkpoints.due()):
+            if rank.leads and (signum or step == steps or job.checkpoints.due()):
                 stop.doing = f"step {step} to be saved"
                 job.checkpoints.save(
                     step,

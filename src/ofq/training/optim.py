@@ -5,12 +5,10 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import AdamW
 
-from ofq.config.recipes import TrainingRecipe
-
-_WARMUP_LR = 1e-6
+from ofq.config.schedule import Schedule
 
 
-def make_optimizer(model: nn.Module, phase: TrainingRecipe) -> AdamW:
+def make_optimizer(model: nn.Module, phase: Schedule) -> AdamW:
     """Make an AdamW with weight decay only on parameters of at least two dimensions that the model does not exempt.
 
     Tokens, position embedding, biases, quantizer steps and move biases are not decayed.
@@ -23,16 +21,21 @@ def make_optimizer(model: nn.Module, phase: TrainingRecipe) -> AdamW:
     return AdamW(groups, lr=phase.lr, fused=True)
 
 
-def make_schedule(optimizer: AdamW, phase: TrainingRecipe) -> CosineLRScheduler:
-    """Make a schedule: linear warm-up, cosine from ``lr`` to ``min_lr``, then ``constant_steps`` at ``min_lr``.
+def make_schedule(optimizer: AdamW, phase: Schedule) -> CosineLRScheduler:
+    """Make a schedule: linear warm-up from ``warmup_lr``, cosine from ``lr`` to ``min_lr``, then constant ``min_lr``.
 
-    Call ``step_update(step)`` before each optimizer step; the rate is a function of the step alone.
+    Its time is counted in steps, or of a phase in epochs in epochs, as in timm's scripts: call
+    ``step_update(step // phase.unit)`` before each optimizer step, counted from 0. The rate depends on that alone.
     """
+    if phase.epochs:
+        time, constant, rising = phase.epochs, phase.constant_epochs, phase.warmup_epochs
+    else:
+        time, constant, rising = phase.length, phase.constant_steps, round(phase.warmup * phase.length)
     return CosineLRScheduler(
         optimizer,
-        t_initial=phase.steps - phase.constant_steps,
+        t_initial=time - constant,
         lr_min=phase.min_lr,
-        warmup_t=round(phase.warmup * phase.steps),
-        warmup_lr_init=_WARMUP_LR if phase.warmup else 0.0,
+        warmup_t=rising,
+        warmup_lr_init=phase.warmup_lr,
         t_in_epochs=False,
     )

@@ -31,12 +31,12 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
     data = batches.load(study)
     model = configs[0].model
     for config in configs:
-        if config.train.batch_size > data.count:
+        if config.train and config.train.batch_size > data.count:
             raise UserError(
                 f"batch_size {config.train.batch_size} of {config.phase} is larger than the {data.count} "
                 f"training images of {study}; lower it in params.yaml"
             )
-        check(config.train.augment, data.image_size)
+        check(config.augment, data.image_size)
     with torch.device("meta"):
         _check_fit(build_model(configs[0], data), model.timm, data)
         students = [config for config in configs if not isinstance(config, TeacherConfig)]
@@ -49,7 +49,7 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
                 remedy_class(remedy)
             elif remedy:
                 student = quantize_as(build_model(config, data), config.quantization, model.timm)
-                make_remedy(remedy, student, config.train.steps)
+                make_remedy(remedy, student, config.train.for_images(data.count).length)
 
 
 def _check_fit(model: nn.Module, name: str, data: Batches) -> None:

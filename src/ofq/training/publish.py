@@ -42,7 +42,7 @@ def publish(
     write_bytes(files.model, save({name: value.contiguous() for name, value in weights.items()}))
     if trainer is not None:
         checkpoint.write(files.trainer, trainer)
-    metrics = {**metrics, "seed": job.run.seed, "steps": job.config.train.steps}
+    metrics = {**metrics, "seed": job.run.seed, "steps": job.recipe.length if job.config.train else 0}
     job.events.append("end", **metrics)
     write_text(files.events, job.events.text())
     written = [files.model, files.events, *records, *([files.trainer] if trainer is not None else [])]

@@ -23,12 +23,12 @@ def run_qat(run: Run, config: QatConfig, keeping: Keeping = KEEPING) -> None:
     with started(run, config, Step(__name__, run.teacher.files.taught), keeping) as job:
         student = make_student(job)
         first = range(config.calibration_batches)
-        size = config.train.batch_size
+        size = job.recipe.batch_size
         with job.device.exact():
             calibrate(student, [job.data.train(job.seed, step, size).images for step in first])
-        optimizer = make_optimizer(student, config.train)
+        optimizer = make_optimizer(student, job.recipe)
         recorder = OscillationRecorder(student)
-        remedies = [make_remedy(config.remedy, student, config.train.steps)] if config.remedy else []
+        remedies = [make_remedy(config.remedy, student, job.recipe.length)] if config.remedy else []
         for remedy in remedies:
             attach(remedy, student)
         train(job, student, optimizer, loss_from(job, student), [recorder, *remedies])

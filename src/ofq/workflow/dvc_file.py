@@ -34,6 +34,7 @@ def stages(params: Params) -> str:
     name = params.study
     study = params.studies[name]
     data, teachers, students, report = _folders(params)
+    recipes = dict.fromkeys([study.recipe, *study.recipe_for.values()])
     named = [module for run in Grid(params, name).students for module in resolve(params, run).modules]
     content: dict[str, Any] = {
         "stages": {
@@ -43,13 +44,13 @@ def stages(params: Params) -> str:
             "teacher": _stage(
                 f"snakemake {name} --until teacher",
                 data,
-                [f"studies.{name}", "models", f"recipes.{study.recipe}.teacher"],
+                [f"studies.{name}", "models", *(f"recipes.{recipe}.teacher" for recipe in recipes)],
                 teachers,
             ),
             "runs": _stage(
                 f"snakemake {name} --until qat cga",
                 [*data, *teachers, *_own(named)],
-                [f"studies.{name}", "models", "variants", f"recipes.{study.recipe}"],
+                [f"studies.{name}", "models", "variants", *(f"recipes.{recipe}" for recipe in recipes)],
                 students,
             ),
             "report": _stage(

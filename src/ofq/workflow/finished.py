@@ -13,7 +13,7 @@ from typing import Any
 
 from ofq.config.grid import all_runs, grids_named, published, with_sources
 from ofq.config.params import Params
-from ofq.config.resolve import AnnealConfig, RunConfig, resolve
+from ofq.config.resolve import AnnealConfig, RunConfig, given_weights, resolve
 from ofq.data.manifest import again, manifest_path, read_manifest
 from ofq.data.verify import manifest_problems
 from ofq.errors import UserError
@@ -199,7 +199,7 @@ class Finished:
 
 def _read(made: Made, run: Run, config: RunConfig) -> list[Path]:
     """Return the files that a step reads of runs."""
-    taught = [] if run.full_precision else run.teacher.files.taught
+    taught = given_weights(config) if run.full_precision else run.teacher.files.taught
     if made.step in ("noise", "probe"):
         return [*taught, run.files.model, *([run.files.trainer] if made.step == "probe" else [])]
     parent = run.sibling(config.parent).files if isinstance(config, AnnealConfig) else None

@@ -9,7 +9,8 @@ from typing import Any
 
 from ofq.config.grid import Coordinates, Grid, all_runs
 from ofq.config.params import Params
-from ofq.config.resolve import resolve
+from ofq.config.resolve import given_weights, resolve
+from ofq.errors import UserError
 from ofq.report.artefacts import Artefact
 from ofq.runs.code_digest import code_digest
 from ofq.runs.paths import EVERYTHING, FULL_PRECISION, RESULTS, Run, RunFiles, data_dir
@@ -136,6 +137,17 @@ class Plan:
     def manifest(self, wildcards: Wildcards) -> Path:
         """Return the path of the manifest of a study's data."""
         return data_dir(wildcards.study) / "manifest.json"
+
+    def weights(self, wildcards: Wildcards) -> list[Path]:
+        """Return the file from which a teacher that is not trained has its weights, if one is there or made here."""
+        named = given_weights(self._config(self.run(wildcards)))
+        return [path for path in named if path.exists() or path.is_relative_to(RESULTS)]
+
+    def check_weights(self, wildcards: Wildcards) -> None:
+        """Raise :class:`UserError` if a file from which a teacher has its weights is not there and not made here."""
+        named = given_weights(self._config(self.run(wildcards)))
+        if named != self.weights(wildcards):
+            raise UserError(f"{named[0]} is no file; teacher.pretrained in params.yaml should be true or name one")
 
     def teacher(self, wildcards: Wildcards) -> list[Path]:
         """Return the files that a student reads of its teacher."""

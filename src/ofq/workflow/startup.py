@@ -187,12 +187,14 @@ class Startup:
         return params
 
     def _check_plan(self) -> None:
-        """Check what only the job graph tells: whether images can be read, and whether there are cards to train on."""
+        """Check what only the job graph tells: what cannot be read, and whether there are cards to train on."""
         jobs = list(internals.jobs_to_run(self._workflow))
         with _one_line():
             for job in jobs:
                 if job.rule.name == "data":
                     check_sources(job.wildcards.study, self.params.studies[job.wildcards.study].data)
+                elif job.rule.name == "teacher":
+                    self.plan.check_weights(job.wildcards)
             self._offer_cards([job for job in jobs if job.rule.name in _ON_CARDS and self.plan.gpu(job.wildcards)])
 
     def _offer_cards(self, jobs: Collection[Any]) -> None:

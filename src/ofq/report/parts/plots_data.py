@@ -9,6 +9,7 @@ from ofq.config.grid import Grid
 from ofq.config.resolve import resolve
 from ofq.report import collect
 from ofq.runs.paths import Run
+from ofq.runs.published import read_metrics
 
 _SHOWN = ["top1_mean", "top1_sd", "osc_share_mean", "osc_share_sd"]
 
@@ -41,8 +42,12 @@ def over_training(grid: Grid, record: pd.DataFrame) -> pd.DataFrame:
     @cache
     def steps_before(model: str, bits: str, name: str) -> int:
         parent = grid.params.variant(name).parent
-        run = Run(grid.study, model, bits, name, grid.seeds[0])
-        return resolve(grid.params, run.sibling(parent)).train.steps if parent else 0
+        if parent is None:
+            return 0
+        run = Run(grid.study, model, bits, parent, grid.seeds[0])
+        train = resolve(grid.params, run).train
+        # How many steps epochs take is known where the images are.
+        return (train and train.steps) or int(read_metrics(run.files.metrics, "steps")["steps"])
 
     offsets = [steps_before(*key) for key in data[collect.KEYS].itertuples(index=False, name=None)]
     return data.assign(step=data["step"] + offsets)

@@ -1,0 +1,113 @@
+"""How long a phase of training takes, and at which learning rate: in optimizer steps, or in epochs.
+
+This is code that a run executes, unlike the sections beside it: it turns epochs into steps.
+"""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from ofq.config.quant_config import Strict
+from ofq.config.settings import LearningRate
+
+PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
+Epochs = Annotated[int, Field(gt=0, le=10**6)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+_EVALUATIONS, _WARMUP_LR = 12, 1e-6
+
+
+class Schedule(Strict):
+    """Learning rates of a phase over steps or epochs: a linear warm-up, a cosine, a constant tail.
+
+    In steps the rate changes at every step; in epochs it changes after each, as in timm's scripts.
+    """
+
+    lr: LearningRate = Field(description="peak learning rate of AdamW")
+    min_lr: LearningRate = Field(description="learning rate at the end of the cosine")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="of AdamW; none on vectors and biases")
+    batch_size: PositiveInt = Field(description="images a step")
+    steps: PositiveInt | None = Field(
+        None, description="optimizer steps, warm-up and constant tail included; or epochs, one of the two"
+    )
+    warmup: Fraction = Field(0.0, description="share of the steps over which the learning rate rises linearly")
+    constant_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
+        0, description="last steps at the constant lowest rate"
+    )
+    # Settings that were added later: where they are at their defaults, a run's settings are those of before.
+    evaluations: PositiveInt = Field(
+        _EVALUATIONS,
+        exclude_if=lambda count: count == _EVALUATIONS,
+        description="least number of progress lines, curve points and oscillation records of a run, evenly spread over "
+        "its steps",
+    )
+    epochs: Epochs | None = Field(
+        None,
+        exclude_if=lambda epochs: epochs is None,
+        description="passes over the training images, warm-up and constant tail included; then the rate changes once "
+        "an epoch, as in timm's scripts",
+    )
+    warmup_epochs: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        0, exclude_if=lambda epochs: epochs == 0, description="first epochs, over which the learning rate rises"
+    )
+    constant_epochs: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        0, exclude_if=lambda epochs: epochs == 0, description="last epochs at the constant lowest rate"
+    )
+    evaluate_every: Epochs = Field(
+        1,
+        exclude_if=lambda epochs: epochs == 1,
+        description="epochs from one evaluation, curve point and oscillation record to the next",
+    )
+    warmup_lr: LearningRate = Field(
+        _WARMUP_LR,
+        exclude_if=lambda lr: lr == _WARMUP_LR,
+        description="learning rate from which it rises",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("steps or epochs should be given, one of the two")
+        in_steps = {"warmup": 0.0, "constant_steps": 0, "evaluations": _EVALUATIONS}
+        in_epochs = {"warmup_epochs": 0, "constant_epochs": 0, "evaluate_every": 1}
+        unit, strange = ("steps", in_epochs) if self.epochs is None else ("epochs", in_steps)
+        for name in (name for name, default in strange.items() if getattr(self, name) != default):
+            raise ValueError(f"{name} should be left out of a recipe in {unit}")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if self.steps is not None and self.constant_steps + self.warmup * self.steps >= self.steps:
+            raise ValueError("constant_steps and warmup leave no step for the cosine")
+        if self.epochs is not None and self.constant_epochs + self.warmup_epochs >= self.epochs:
+            raise ValueError("constant_epochs and warmup_epochs leave no epoch for the cosine")
+        return self
+
+    def held(self, lr: float, steps: int | None, epochs: int | None = None) -> Self:
+        """Return the phase with the given number of steps, or of epochs, at one learning rate."""
+        length = {"steps": steps, "warmup": 0.0, "constant_steps": 0}
+        length |= {"epochs": epochs, "warmup_epochs": 0, "constant_epochs": 0}
+        return self.model_copy(update={"lr": lr, "min_lr": lr, **length})
+
+    def for_images(self, count: int) -> Self:
+        """Return the phase with its number of steps, for so many training images; the last part of an epoch is left.
+
+        A phase in steps is returned as it is.
+        """
+        if self.epochs is None:
+            return self
+        # A batch that is larger than the data is refused where it is taken.
+        return self.model_copy(update={"steps": self.epochs * max(1, count // self.batch_size)})
+
+    @property
+    def length(self) -> int:
+        """Its number of optimizer steps, which a phase in epochs has :meth:`for_images`."""
+        assert self.steps is not None
+        return self.steps
+
+    @property
+    def unit(self) -> int:
+        """Steps from one change of the learning rate to the next."""
+        return self.length // self.epochs if self.epochs else 1
+
+    @property
+    def interval(self) -> int:
+        """Steps from one evaluation to the next."""
+        return self.evaluate_every * self.unit if self.epochs else max(1, self.length // self.evaluations)
