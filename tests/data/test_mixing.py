@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ofq.config.recipes import TrainingRecipe
-from ofq.data.batches import Batch
+from ofq.data.batch import Batch
 from ofq.data.mixing import mixed
 from ofq.errors import UserError
 from ofq.training.losses import distillation_loss

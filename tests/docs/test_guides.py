@@ -253,7 +253,10 @@ def test_a_reader_may_be_put_into_the_package(with_data_set: Project, shapes: Pa
     try:
         run(with_data_set, "python -m ofq data shapes")
         done = with_data_set.ofq("schema", "--markdown")
-        assert "| `name` | `cifar10`, `cifar100`, `digits`, `fashion-mnist`, `shapes` or text" in done.stdout
+        assert (
+            "| `name` | `cifar10`, `cifar100`, `digits`, `fashion-mnist`, `imagefolder`, `imagenet`, `shapes` or text"
+            in done.stdout
+        )
         target = "results/digits/data/manifest.json"
         assert with_data_set.plan(target) == {}, "it reruns nothing"
     finally:

@@ -46,6 +46,8 @@ def student(weight: str, model: str = "vit_tiny_patch16_224") -> list[str]:
 
 VITS = {"statsq", "lsq", "lsq-freezing", "statsq-cga"}
 STUDENTS = {*VITS, "swin"}
+FROM_FOLDERS = {"data of imagefolder", "data of imagenet"}
+DATA = {"data of cifar10", "data of digits", "data of fashion-mnist", *FROM_FOLDERS}
 
 
 def changed(before: dict[str, str]) -> set[str]:
@@ -161,7 +163,10 @@ def test_the_description_of_a_setting_reruns_nothing(package: Path) -> None:
         ("report/parts/figures.py", {"figures"}),
         ("report/parts/tables.py", {"tables"}),
         ("report/collect.py", {"tables", "figures"}),
-        ("data/prepare.py", {"data of cifar10", "data of digits", "data of fashion-mnist"}),
+        ("data/prepare.py", DATA),
+        ("data/streamed.py", {"teacher", *STUDENTS}),
+        ("data/readers/imagefolder.py", FROM_FOLDERS),
+        ("data/pictures.py", {"teacher", *STUDENTS, *FROM_FOLDERS}),
         ("data/augment.py", {"teacher", *STUDENTS}),
         ("data/readers/digits.py", {"data of digits"}),
         ("data/readers/cifar.py", {"data of cifar10"}),

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from ofq.config.quant_config import Strict
 from ofq.config.schedule import Epochs, Fraction, PositiveInt, Schedule
 from ofq.config.settings import LearningRate, Text
+from ofq.errors import UserError
 
 RANDAUGMENT = r"^rand(-(m\d{1,2}|n\d{1,2}|p\d(\.\d+)?|mstd\d+(\.\d+)?|mmax\d{1,2}|inc[01]))*$"
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -174,3 +175,28 @@ class Recipe(Strict):
                 "write teacher_once: false"
             )
         return self
+
+
+def check_images(augment: Augmentation, *, streamed: bool, stored: bool = False) -> None:
+    """Check that images can be changed as a recipe asks.
+
+    Args:
+        augment: how.
+        streamed: whether images are read from their files at every step, or held in memory.
+        stored: whether the teacher's output on them is stored.
+
+    Raises:
+        UserError: they cannot, or the output of streamed images should be stored.
+    """
+    kind, other = ("streamed", "held in memory") if streamed else ("held in memory", "streamed")
+    for name in ("crop", "cutout") if streamed else ("scale", "policy", "jitter", "erasing"):
+        if getattr(augment, name):
+            raise UserError(
+                f"augment.{name} is for images that are {other}, and those of this study are {kind}; leave it out, or "
+                f"set data.stream: {str(not streamed).lower()} (docs/add-a-data-set.md)"
+            )
+    if streamed and stored:
+        raise UserError(
+            "the teacher's output is not stored for streamed images, of which there may be millions; write "
+            "teacher_once: false into the recipe"
+        )

@@ -26,12 +26,14 @@ class Keeping:
         rerun_on_code: the study's setting: whether other code runs everything again.
         resume_across_code: the caller's choice to resume from a state that other code saved.
         runs_per_gpu: the study's setting: how many runs share a card.
+        workers: the study's setting: how many processes read streamed images.
     """
 
     checkpoint_seconds: float = 30.0
     rerun_on_code: bool = True
     resume_across_code: bool = False
     runs_per_gpu: int = 1
+    workers: int | None = None
 
     @property
     def across_code(self) -> bool:
@@ -131,7 +133,8 @@ RunConfig = Annotated[TeacherConfig | QatConfig | AnnealConfig, Field(discrimina
 def keeping(params: Params, study: str) -> Keeping:
     """Return how a study's runs keep their state."""
     spec = params.study_named(study)
-    return Keeping(spec.checkpoint_seconds, spec.rerun_on_code, runs_per_gpu=spec.hardware.runs_per_gpu)
+    shared, workers = spec.hardware.runs_per_gpu, spec.data.workers
+    return Keeping(spec.checkpoint_seconds, spec.rerun_on_code, runs_per_gpu=shared, workers=workers)
 
 
 def resolve(params: Params, run: Run) -> RunConfig:
@@ -143,10 +146,10 @@ def resolve(params: Params, run: Run) -> RunConfig:
     check_run(params, run)
     study = params.studies[run.study]
     recipe = params.recipes[study.recipe_of(run.model, run.bits)]
-    # The files' folder, the published numbers shown beside a model and how many runs share a card change no number:
-    # they are not part of a run.
+    # The files' folder, how many processes read them, the published numbers shown beside a model and how many runs
+    # share a card change no number: they are not part of a run.
     common: dict[str, Any] = {
-        "data": study.data.model_copy(update={"root": None}),
+        "data": study.data.model_copy(update={"root": None, "workers": None}),
         "model": params.models[run.model].model_copy(update={"paper_model": None}),
         "seed": run.seed,
         "threads": study.threads,

@@ -19,11 +19,18 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
 Bits = Annotated[str, Field(pattern=LOW_BITS)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
+FROM_FOLDERS = ("imagefolder", "imagenet")
+"""Data sets of image files, one folder a class."""
+
 _GIVEN_BY = {
     **dict.fromkeys(("img_size", "in_chans", "num_classes"), "the data"),
     **dict.fromkeys(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"), "training"),
     **dict.fromkeys(("pretrained_strict", "pretrained_filter_fn", "pretrained_model_args", "cache_dir"), "training"),
 }
+
+
+def _not_given(value: Any) -> bool:
+    return value is None
 
 
 def _printable(value: str) -> str:
@@ -67,7 +74,7 @@ class Data(Strict):
     )
     called: Text | None = Field(
         None,
-        exclude_if=lambda title: title is None,
+        exclude_if=_not_given,
         description="what tables and run.json call the images where they are not quite those of the name: another copy "
         "of them, a part",
     )
@@ -76,6 +83,35 @@ class Data(Strict):
         description="'validation' holds out a sixth of the training images and never touches the test set: "
         "the split on which hyper-parameters are chosen",
     )
+    image_size: Annotated[int, Field(gt=0, le=4096)] | None = Field(
+        None,
+        exclude_if=_not_given,
+        description="height and width in pixels to which images from folders are resized and cropped; imagefolder "
+        "needs it, of imagenet it is 224 where it is left out",
+    )
+    stream: bool | None = Field(
+        None,
+        exclude_if=_not_given,
+        description="images from folders are read anew at every step, not held in memory; null: if they would take "
+        "more than 512 MiB there; imagenet is always streamed",
+    )
+    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
+        None,
+        exclude_if=_not_given,
+        description="processes that read a run's streamed images; null: one for each processor that it may use but "
+        "one, 16 at most; changes no number, so it is no part of a run",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        for name in () if self.name in FROM_FOLDERS else ("image_size", "stream", "workers"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is for data sets of folders, {' and '.join(FROM_FOLDERS)}: leave it out")
+        if self.name == "imagefolder" and self.image_size is None:
+            raise ValueError("image_size is missing: the height and width to which imagefolder brings its images")
+        if self.name == "imagenet" and self.stream is False:
+            raise ValueError("stream: false: imagenet is always streamed; imagefolder can hold images in memory")
+        return self
 
     @property
     def entry(self) -> Entry:

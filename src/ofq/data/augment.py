@@ -2,7 +2,7 @@
 
 Integers are drawn on the processor and applied where the images are, by moving and blanking pixels. Nothing is
 interpolated, so images are the same to the bit on every device. Policies that turn images or change colours would not
-be: they round differently.
+be: they round differently, and are for streamed images (:mod:`ofq.data.streamed`), which the processor changes.
 """
 
 from functools import lru_cache

@@ -2,60 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ofq.config.recipes import UNCHANGED, Augmentation
+from ofq.config.recipes import UNCHANGED, Augmentation, check_images
 from ofq.data.augment import blanked, check, drawn, moved
+from ofq.data.batch import EVAL_BATCH, Batch, Batches, Order
+from ofq.data.listing import Listing
 from ofq.data.manifest import Manifest, Stored, again, read_manifest
-from ofq.data.seeds import seeded
+from ofq.data.streamed import Split, Streamed
 from ofq.errors import UserError
-from ofq.runs.paths import data_dir
+from ofq.runs.files import read_json
+from ofq.runs.paths import data_dir, data_info, folder_named
 from ofq.runs.provenance import file_digest
-
-EVAL_BATCH = 256  # fixed: no setting may change a measured number
-
-
-class Batch(NamedTuple):
-    """Images of the training or the evaluation set."""
-
-    indices: Tensor  # (b,) int64: their positions in the set
-    images: Tensor  # (b, channels, height, width) float32
-    labels: Tensor  # (b,) int64
-
-
-class Batches(Protocol):
-    """The images of a study, served in batches, each of which depends on the arguments alone.
-
-    They are served where they are kept, which is where a run computes.
-
-    Several processes share a batch, rank r of ``world`` having an equal part of it: of a training batch the r-th of as
-    many parts that lie side by side, of the evaluation images every one whose position leaves the remainder r. Together
-    they have exactly the images that one process alone has, so that means over all are the same but for rounding.
-    """
-
-    count: int  # of training images
-    classes: int
-    channels: int
-    image_size: tuple[int, int]  # height and width in pixels
-
-    def train(self, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
-        """Return this rank's part of the batch of an optimizer step, counted from 0.
-
-        Raises:
-            UserError: the batch is larger than the data, or the ranks cannot have equal parts of it.
-        """
-
-    def evaluation(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Return this rank's evaluation images in order, in batches of a fixed size."""
-
-    def of_training(self, chosen: Tensor | slice) -> "Batches":
-        """Return the same data with training images of the given positions as the evaluation images, in that order."""
 
 
 @dataclass
@@ -75,12 +38,15 @@ class InMemory:
     mean: Tensor  # (1, channels, 1, 1) float32, of pixels in [0, 1]
     std: Tensor
     augment: Augmentation = UNCHANGED
+    repeats: int = 1  # of an image in an epoch
 
     def __post_init__(self) -> None:
         self.count = len(self.train_labels)
+        self.streamed = False
         self.channels = self.train_images.shape[1]
         self.image_size = self.train_images.shape[2], self.train_images.shape[3]
         self._where = self.train_images.device
+        self._order = Order(self.count, self.repeats, self._where)
         # A tensor: by a plain number a GPU multiplies with the rounded inverse.
         self._white = torch.full_like(self.mean, 255)
 
@@ -89,20 +55,12 @@ class InMemory:
 
         It depends on its arguments alone, so resuming at any step continues the same sequence.
         """
-        if batch_size > self.count:
-            raise UserError(
-                f"batch_size {batch_size} is larger than the {self.count} training images; lower it in params.yaml"
-            )
-        if batch_size % world:
-            raise UserError(f"{world} processes cannot share a batch_size of {batch_size}; change it in params.yaml")
-        epoch, position = divmod(step, self.count // batch_size)
-        part = batch_size // world
-        first = position * batch_size + rank * part
-        chosen = _permutation(self.count, seed, epoch, self._where)[first : first + part]
+        epoch, chosen, repeats = self._order.part(seed, step, batch_size, rank, world)
         images, labels = self.train_images[chosen], self.train_labels[chosen]
         if self.augment == UNCHANGED:
             return Batch(chosen, self._normalised(images), labels)
-        draws = drawn(self.augment, self.count, self.image_size, seed, epoch, self._where)[chosen]
+        draws = drawn(self.augment, self.repeats * self.count, self.image_size, seed, epoch, self._where)
+        draws = draws[self.count * repeats + chosen]
         images = self._normalised(moved(images, draws, self.augment.crop))
         return Batch(chosen, blanked(images, draws, self.augment.cutout), labels)
 
@@ -120,43 +78,78 @@ class InMemory:
         return (images.float() / self._white - self.mean) / self.std
 
 
-def load(study: str, augment: Augmentation = UNCHANGED, where: str = "cpu") -> InMemory:
+def load(
+    study: str,
+    augment: Augmentation = UNCHANGED,
+    where: str = "cpu",
+    *,
+    repeats: int = 1,
+    workers: int | None = None,
+) -> Batches:
     """Load the prepared data of a study and check it against its manifest.
 
     Args:
         study: its name.
         augment: what is done to training images.
-        where: torch's name of the device on which the images are kept and batches are made.
+        where: torch's name of the device on which batches are made, and images in memory are kept.
+        repeats: of an image in an epoch.
+        workers: processes that read streamed images; None: as many as the processors allow.
 
     Raises:
         UserError: a file is missing or changed; names it and how to make it again. Or the augmentation does not suit
             the images.
     """
     manifest = read_manifest(study)
+    check_images(augment, streamed=manifest.streamed)
     check(augment, manifest.image_size)
-    train, evaluation = (_split(study, manifest, stored) for stored in (manifest.files.train, manifest.files.eval))
+    train, evaluation = (_arrays(study, manifest, stored) for stored in (manifest.files.train, manifest.files.eval))
+    if manifest.folders is not None and manifest.streamed:
+        root = folder_named(read_json(data_info(study), dict[str, Any], mend=again(study)).get("root", ""))
+        if not root.is_dir():
+            raise UserError(
+                f"{root} not found, from which the images of {study} are streamed; mount it, or set "
+                f"studies.{study}.data.root in params.yaml and run snakemake again"
+            )
+        return Streamed(
+            root,
+            _files(train),
+            _files(evaluation),
+            manifest.classes,
+            manifest.image_size[0],
+            manifest.folders.crop,
+            manifest.mean,
+            manifest.std,
+            augment,
+            repeats,
+            where,
+            workers,
+        )
     mean, std = (torch.tensor(value, dtype=torch.float32).view(1, -1, 1, 1) for value in (manifest.mean, manifest.std))
     train_images, train_labels, eval_images, eval_labels, mean, std = (
-        each.to(where) for each in (*train, *evaluation, mean, std)
+        each.to(where)
+        for each in (train["images"], train["labels"], evaluation["images"], evaluation["labels"], mean, std)
     )
-    return InMemory(train_images, train_labels, eval_images, eval_labels, manifest.classes, mean, std, augment)
+    return InMemory(train_images, train_labels, eval_images, eval_labels, manifest.classes, mean, std, augment, repeats)
 
 
-def _split(study: str, manifest: Manifest, stored: Stored) -> tuple[Tensor, Tensor]:
+def _arrays(study: str, manifest: Manifest, stored: Stored) -> dict[str, Tensor]:
+    """Return what a file of prepared images holds, and nothing that is not needed: of files no digests."""
     path = data_dir(study) / stored.name
+    names = ["labels", *(("names", "ends", "sizes") if manifest.streamed else ("images",))]
     try:
         if file_digest(path) != stored.sha256:
             raise UserError(f"{path} differs from its manifest (sha256); {again(study)}")
-        content = load_file(path)
-        images, labels = content["images"], content["labels"]
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{path} is missing or damaged ({error}); {again(study)}") from None
-    if images.shape != (stored.images, manifest.channels, *manifest.image_size) or labels.shape != (stored.images,):
+    count, pixels = stored.images, (manifest.channels, *manifest.image_size)
+    shapes = {"images": (count, *pixels), "names": found["names"].shape if manifest.streamed else ()}
+    if any(found[name].shape != shapes.get(name, (count,)) for name in names):
         raise UserError(f"{path} holds other shapes than its manifest says; {again(study)}")
-    return images, labels
+    return found
 
 
-@lru_cache(maxsize=1)
-def _permutation(count: int, seed: int, epoch: int, where: torch.device) -> Tensor:
-    """Return the order of an epoch; the latest one is cached, because a step needs only a slice of it."""
-    return torch.randperm(count, generator=seeded(f"{seed}/{epoch}")).to(where)
+def _files(arrays: dict[str, Tensor]) -> Split:
+    names, ends, sizes = (arrays[name].numpy() for name in ("names", "ends", "sizes"))
+    return Split(Listing(names, ends, sizes, np.zeros((0, 32), np.uint8)), arrays["labels"])

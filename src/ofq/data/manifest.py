@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.types import FiniteFloat, NonNegativeInt, PositiveInt
 
 from ofq.errors import UserError, missing
@@ -18,7 +18,15 @@ from ofq.runs.paths import RESULTS, data_dir
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Plain names only: a manifest from elsewhere must not point outside its folder.
 StoredName = Annotated[str, Field(pattern=r"^[a-z]+\.safetensors$")]
-SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _inside(name: str) -> str:
+    if not name.isprintable() or {"", ".", ".."}.intersection(name.split("/")):
+        raise ValueError("Input should be the name of a file inside the data set's folder")
+    return name
+
+
+SourceName = Annotated[str, AfterValidator(_inside)]
 
 
 class _Record(BaseModel):
@@ -54,6 +62,18 @@ class Files(_Record):
     eval: Stored
 
 
+class FromFolders(_Record):
+    """What is known of images that are files in folders; the files themselves are listed beside the labels.
+
+    ``crop`` is the share of the shorter side that is kept of an image in full. ``streamed``: files are read at every
+    step, and no pixels are prepared; mean and deviation are then those of a sample, or ImageNet's.
+    """
+
+    class_names: list[str]
+    crop: Annotated[float, Field(gt=0, le=1)]
+    streamed: bool
+
+
 class Manifest(_Record):
     """The contents of ``manifest.json``; mean and deviation are of the training pixels in [0, 1], by channel."""
 
@@ -67,6 +87,12 @@ class Manifest(_Record):
     std: list[Annotated[FiniteFloat, Field(gt=0)]]
     files: Files
     source: dict[SourceName, SourceFile]
+    folders: FromFolders | None = None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether images are read from their files at every step."""
+        return self.folders is not None and self.folders.streamed
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
@@ -75,20 +101,25 @@ class Manifest(_Record):
         return self
 
 
-def statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of the pixels in [0, 1], by channel.
+def histogram(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return how many pixels have each value (channels, 256), of images uint8 (n, channels, height, width)."""
+    counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
+    return np.stack(counts)
+
+
+def statistics(counts: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of pixels in [0, 1], by channel.
 
     They come from exact sums of integers, so they are the same on every machine and comparable to the last bit.
 
     Args:
-        images: uint8 (n, channels, height, width).
+        counts: how many pixels have each value (channels, 256).
     """
     mean, std = [], []
-    for channel in range(images.shape[1]):
-        counts = [int(count) for count in np.bincount(images[:, channel].ravel(), minlength=256)]
-        pixels = sum(counts)
-        total = sum(count * value for value, count in enumerate(counts))
-        squares = sum(count * value**2 for value, count in enumerate(counts))
+    for channel in counts.tolist():
+        pixels = sum(channel)
+        total = sum(count * value for value, count in enumerate(channel))
+        squares = sum(count * value**2 for value, count in enumerate(channel))
         mean.append(total / (255 * pixels))
         std.append(math.sqrt(pixels * squares - total**2) / (255 * pixels))
     return mean, std

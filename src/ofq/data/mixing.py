@@ -8,7 +8,7 @@ import torch
 from timm.data import Mixup
 
 from ofq.config.recipes import TrainingRecipe
-from ofq.data.batches import Batch
+from ofq.data.batch import Batch
 from ofq.data.seeds import seeded
 from ofq.errors import UserError
 

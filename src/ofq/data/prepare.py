@@ -8,12 +8,14 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.numpy import save
 
 from ofq.config.settings import Data
-from ofq.data.manifest import Files, Manifest, Stored, statistics, write_manifest
-from ofq.data.reader import Images, Labels, Source, reader_of
+from ofq.data.listing import Listing
+from ofq.data.manifest import Files, Manifest, Stored, histogram, statistics, write_manifest
+from ofq.data.reader import Images, Labels, Source, reader_of, root_of
 from ofq.errors import UserError
 from ofq.runs.code_digest import code_digest
 from ofq.runs.files import write_bytes, write_json
@@ -29,7 +31,9 @@ def prepare(study: str, data: Data) -> None:
     Images are uint8 (n, channels, height, width), labels int64 (n,). The manifest holds sha256 and size of each
     file and of its sources, counts by class, and mean and standard deviation of the training pixels in [0, 1], by
     channel. ``prepared.json`` says what made them: versions, machine, digest of the code. The evaluation images are the
-    test images, or a held-out sixth of the training images (``evaluate: validation``).
+    test images, or a held-out sixth of the training images (``evaluate: validation``). Of images that are files in
+    folders the files hold the names, sizes and digests as well, and of streamed ones no pixels; ``prepared.json`` then
+    says in which folder they are.
 
     Raises:
         UserError: the source is missing or damaged, its images and labels do not fit together, or its images are blank.
@@ -37,21 +41,26 @@ def prepare(study: str, data: Data) -> None:
     reader = reader_of(data)
     source = reader.read()
     check(data.name, source)
-    train, evaluation = source.train, source.test
+    train, evaluation, listed = source.train, source.test, source.listed
     if data.evaluate == "validation":
-        train, evaluation = _hold_out(data.name, *source.train, classes=source.classes)
+        parts = _hold_out(data.name, source.train[1], classes=source.classes)
+        train, evaluation = ((source.train[0][part], source.train[1][part]) for part in parts)
+        listed = listed and (listed[0].taken(parts[0]), listed[0].taken(parts[1]))
     more = reader.augmented(*train)
-    _check_images(f"the training images of {data.name}, augmented,", more, source.classes)
+    _check_images(f"the training images of {data.name}, augmented,", more, source)
     splits = {"train": _with_channels(*more), "eval": _with_channels(*evaluation)}
     images = splits["train"][0]
     if images.shape[1:] != splits["eval"][0].shape[1:]:
         raise UserError(f"training images of {data.name}, augmented, and evaluation images differ in size")
-    mean, std = statistics(images)
+    mean, std = source.normal or statistics(histogram(images))
     if not all(std):
         raise UserError(f"the training images of {data.name} are blank: all pixels of a channel are alike")
     if not source.origin:
         raise UserError(f"read() of data set {data.name} gives no origin; self.origins(FILE) gives that of a file")
-    packed = {split: _packed(split, *content, classes=source.classes) for split, content in splits.items()}
+    packed = {
+        split: _packed(split, *content, classes=source.classes, listed=files)
+        for (split, content), files in zip(splits.items(), listed or (None, None), strict=True)
+    }
     try:
         manifest = Manifest(
             data=data.name,
@@ -59,11 +68,12 @@ def prepare(study: str, data: Data) -> None:
             evaluate=data.evaluate,
             classes=source.classes,
             image_size=images.shape[2:],
-            channels=images.shape[1],
+            channels=images.shape[1] or 3,
             mean=mean,
             std=std,
             files=Files(**{split: stored for split, (stored, _) in packed.items()}),
             source=source.origin,
+            folders=source.folders,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -85,6 +95,7 @@ def prepare(study: str, data: Data) -> None:
             "machine": machine(),
             "versions": versions(),
             "digests": {"code": code_digest(__name__, data.entry.module)},
+            **({"root": root_of(data)} if source.folders else {}),
         },
     )
 
@@ -101,29 +112,30 @@ def check(name: str, source: Source) -> None:
     if not isinstance(source.classes, Integral) or source.classes < 1:
         raise UserError(f"read() of data set {name} gives {source.classes!r} classes; a whole number above 0 expected")
     for split, pair in {"training": source.train, "test": source.test}.items():
-        _check_images(f"the {split} images of {name}", pair, source.classes)
+        _check_images(f"the {split} images of {name}", pair, source)
     if source.train[0].shape[1:] != source.test[0].shape[1:]:
         raise UserError(f"training and test images of {name} differ in size")
 
 
-def _check_images(what: str, pair: Any, classes: int) -> None:
+def _check_images(what: str, pair: Any, source: Source) -> None:
     """Check that something is a pair of images and labels; ``what`` names it in errors."""
     if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(each, np.ndarray) for each in pair)):
         found = [type(each).__name__ for each in pair] if isinstance(pair, tuple | list) else type(pair).__name__
         raise UserError(f"{what} are {found}; a pair of NumPy arrays, images and labels, expected")
     images, labels = pair
-    grey_or_colour = images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))
-    if images.dtype != np.uint8 or not grey_or_colour or 0 in images.shape[1:]:
+    channels = [0] if source.folders and source.folders.streamed else [1, 3]
+    grey_or_colour = (images.ndim == 3 and 1 in channels) or (images.ndim == 4 and images.shape[1] in channels)
+    if images.dtype != np.uint8 or not grey_or_colour or 0 in images.shape[-2:]:
         expected = "uint8 (n, height, width) or (n, 1 or 3, height, width)"
         raise UserError(f"{what} are {images.dtype} {images.shape}; {expected} expected")
     if labels.shape != (len(images),) or not len(images):
         raise UserError(
             f"{what} are {len(images)}, with labels of shape {labels.shape}; one label for each image expected"
         )
-    if labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= classes:
+    if labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= source.classes:
         raise UserError(
-            f"{what} have {labels.dtype} labels from {labels.min()} to {labels.max()}; int64 from 0 to {classes - 1} "
-            "expected"
+            f"{what} have {labels.dtype} labels from {labels.min()} to {labels.max()}; int64 from 0 to "
+            f"{source.classes - 1} expected"
         )
 
 
@@ -139,9 +151,12 @@ def store(study: str, split: str, images: Images, labels: Labels, *, classes: in
     return stored
 
 
-def _packed(split: str, images: Images, labels: Labels, *, classes: int) -> tuple[Stored, bytes]:
+def _packed(
+    split: str, images: Images, labels: Labels, *, classes: int, listed: Listing | None = None
+) -> tuple[Stored, bytes]:
     """Return the content of a file of prepared images, and what the manifest says of it."""
-    content = save({"images": images, "labels": labels})
+    arrays: dict[str, NDArray[Any]] = {"images": images, "labels": labels} if images.size else {"labels": labels}
+    content = save(arrays | (listed.arrays() if listed else {}))
     stored = Stored(
         name=f"{split}.safetensors",
         sha256=hashlib.sha256(content).hexdigest(),
@@ -152,10 +167,8 @@ def _packed(split: str, images: Images, labels: Labels, *, classes: int) -> tupl
     return stored, content
 
 
-def _hold_out(
-    name: str, images: Images, labels: Labels, *, classes: int
-) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
-    """Split off a stratified sixth for validation.
+def _hold_out(name: str, labels: Labels, *, classes: int) -> tuple[Labels, Labels]:
+    """Return the positions of the images that stay, and of a stratified sixth that is held out for validation.
 
     Raises:
         UserError: not every class that has images can have one on either side.
@@ -175,4 +188,4 @@ def _hold_out(
             f"its {present} classes; {mend}"
         )
     kept, held = train_test_split(np.arange(len(labels)), test_size=1 / 6, stratify=labels, random_state=1)
-    return (images[kept], labels[kept]), (images[held], labels[held])
+    return kept, held

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ofq.config.settings import Data
-from ofq.data.manifest import SourceFile
+from ofq.data.listing import Listing
+from ofq.data.manifest import FromFolders, SourceFile
 from ofq.data.packed import origin
 from ofq.errors import UserError
+from ofq.runs.paths import folder_named
 
 Images = NDArray[np.uint8]  # (n, height, width), or (n, channels, height, width)
 Labels = NDArray[np.int64]  # (n,)
@@ -18,13 +20,28 @@ Labels = NDArray[np.int64]  # (n,)
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as its authors give it, split into training and test images."""
+    """A data set as its authors give it, split into training and test images.
+
+    Attributes:
+        train: training images and labels.
+        test: test images and labels.
+        classes: how many there are.
+        terms: licence or origin, for people.
+        origin: the files that were read, by their names in the data set's folder.
+        folders: of images that are files in folders, what the manifest says of them. If they are streamed, the images
+            of both splits have no channels: (n, 0, height, width).
+        listed: those files, training and test images.
+        normal: mean and deviation by channel to use in place of those of the training pixels.
+    """
 
     train: tuple[Images, Labels]
     test: tuple[Images, Labels]
     classes: int
     terms: str
-    origin: dict[str, SourceFile]  # the files that were read, by their names in the data set's folder
+    origin: dict[str, SourceFile]
+    folders: FromFolders | None = None
+    listed: tuple[Listing, Listing] | None = None
+    normal: tuple[list[float], list[float]] | None = None
 
 
 @dataclass
@@ -79,15 +96,18 @@ def reader_of(data: Data) -> Reader:
 
     Raises:
         UserError: its module cannot be imported, the class is no reader or has no :meth:`Reader.read`, or the folder
-            is in a home directory that does not exist.
+            is in a home directory or under a variable that does not exist.
     """
     data.entry.load(Reader, "ofq.data.reader.Reader")
-    # own.shapes:Shapes is looked for in data/shapes.
-    folder = data.root or f"data/{data.name.partition(':')[0].split('.')[-1]}"
+    options = data.model_dump(include={"image_size", "stream"}, exclude_none=True)
     try:
-        reader: Reader = data.entry.make(Path(folder).expanduser())
-    except RuntimeError:
-        raise UserError(f"data.root '{folder}': no such home directory; write the whole path, without ~") from None
+        reader: Reader = data.entry.make(folder_named(root_of(data)), **options)
     except TypeError as error:
         raise UserError(f"data set {data.name}: {error}; mend its class") from None
     return reader
+
+
+def root_of(data: Data) -> str:
+    """Return the folder of a data set's files as settings name it."""
+    # own.shapes:Shapes is looked for in data/shapes.
+    return data.root or f"data/{data.name.partition(':')[0].split('.')[-1]}"

@@ -5,7 +5,11 @@ import hashlib
 import torch
 
 
+def number(purpose: str) -> int:
+    """Return a number of 56 bits that depends on a text alone."""
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:7], "little")
+
+
 def seeded(purpose: str) -> torch.Generator:
     """Return a source of randomness that depends on a text alone: the seed of a run, and what is drawn."""
-    digest = hashlib.sha256(purpose.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.Generator().manual_seed(number(purpose))

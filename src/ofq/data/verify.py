@@ -2,18 +2,19 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load
+from safetensors.numpy import load, load_file
 
 from ofq.config.params import Params
 from ofq.config.settings import Data
-from ofq.data.manifest import Manifest, SourceFile, Stored, again, manifest_path, read_manifest, statistics
+from ofq.data.listing import Listing, examined, named
+from ofq.data.manifest import Manifest, SourceFile, Stored, again, histogram, manifest_path, read_manifest, statistics
 from ofq.data.reader import Images, Labels, Reader, reader_of
 from ofq.errors import UserError
 from ofq.runs.paths import data_dir
@@ -68,6 +69,9 @@ def findings(study: str, data: Data) -> Iterator[Finding]:
         good = f"{files[split]}  {stored.images} images, sha256 {stored.sha256[:12]}..."
         yield from _report(study, good, files[split], _stored_problems(files[split], split, stored, manifest))
     reader = reader_of(data)
+    if manifest.folders is not None:
+        yield from (_listed(study, reader.folder, file) for file in files.values())
+        return
     for name, recorded in manifest.source.items():
         yield _source(reader, name, recorded)
 
@@ -84,6 +88,10 @@ def manifest_problems(manifest: Manifest, data: Data) -> Iterator[str]:
             f"is of {manifest.data}, evaluated on {manifest.evaluate} images; "
             f"params.yaml says {data.name}, {data.evaluate}"
         )
+    if data.image_size is not None and manifest.image_size != (data.image_size,) * 2:
+        yield f"is of images of {'x'.join(map(str, manifest.image_size))} pixels; params.yaml says {data.image_size}"
+    if data.stream is not None and manifest.streamed != data.stream:
+        yield f"is of {'streamed images' if manifest.streamed else 'images in memory'}; params.yaml says otherwise"
     if not manifest.source:
         yield "names no source"
 
@@ -103,7 +111,12 @@ def _stored_problems(path: Path, split: str, stored: Stored, manifest: Manifest)
         yield f"has sha256 {digest[:12]}..., {stored.sha256[:12]}... in the manifest: its content was changed"
     try:
         arrays = load(content)
-        images, labels = arrays["images"], arrays["labels"]
+        labels = arrays["labels"]
+        if manifest.streamed:  # as if there were images, in no memory
+            arrays["images"] = np.broadcast_to(
+                np.uint8(0), (*labels.shape[:1], manifest.channels, *manifest.image_size)
+            )
+        images = arrays["images"]
     except (SafetensorError, ValueError, KeyError) as error:
         yield f"holds no images and labels that can be read ({error})"
         return
@@ -127,10 +140,33 @@ def _content_problems(images: Images, labels: Labels, split: str, stored: Stored
     pairs = enumerate(zip_longest(counts, stored.images_by_class))
     if different := [f"{n} of class {label}, not {expected}" for label, (n, expected) in pairs if n != expected]:
         yield f"holds other numbers of images by class than the manifest says: {'; '.join(different)}"
-    if split == "train" and images.size and images.shape[1] == manifest.channels:
-        mean, std = statistics(images)
+    if split == "train" and images.size and images.shape[1] == manifest.channels and not manifest.streamed:
+        mean, std = statistics(histogram(images))
         if (mean, std) != (manifest.mean, manifest.std):
             yield f"has pixels of mean {mean} and deviation {std}, {manifest.mean} and {manifest.std} in the manifest"
+
+
+def _listed(study: str, root: Path, file: Path) -> Finding:
+    """Read the image files again whose names and digests stand in a file of prepared images."""
+    try:
+        arrays = load_file(file)
+        said = Listing(*(arrays[each.name] for each in fields(Listing)))
+        names = [said.name(index) for index in range(len(said))]
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        return Finding("bad", f"{file} lists no image files ({error})", again(study))
+    if not root.is_dir():
+        return Finding("absent", f"{root}  {len(names)} image files of {file.stem}, not on this machine")
+    found, wrong = examined(root, names, lambda index, content: None, noted=False)
+    for index in np.flatnonzero((found.sha256 != said.sha256).any(axis=1)).tolist():
+        wrong.setdefault(index, "is another file than was prepared")
+    if wrong:
+        return Finding(
+            "bad",
+            f"{root}: {len(wrong)} of the {len(names)} image files of {file.stem} are not those that were prepared: "
+            f"{named(said, wrong)}; prepare the study again if the change was meant",
+        )
+    good = f"{root}  {len(names)} image files of {file.stem}, {said.sizes.sum()} bytes, sha256 of each as prepared"
+    return Finding("ok", good)
 
 
 def _source(reader: Reader, name: str, said: SourceFile) -> Finding:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.config.resolve import KEEPING, Keeping, RunConfig, TeacherConfig
-from ofq.data.batches import Batches
+from ofq.data.batch import Batches
 from ofq.data.seeds import seeded
 from ofq.errors import UserError
 from ofq.models.weights import load_weights

@@ -4,6 +4,7 @@ All paths are relative to the project's root, the directory that holds ``params.
 ``results/`` holds finished artefacts, ``runs/`` the resumable state of training.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from functools import total_ordering
@@ -14,6 +15,8 @@ from ofq.errors import UserError, shortened
 PARAMS = Path("params.yaml")
 RESULTS = Path("results")
 STATE = Path("runs")
+EXAMINED = STATE / ".files"
+"""Notes of image files that were read and found whole; no study's, because several may have the same images."""
 REFERENCE = RESULTS / "reference"
 TOY = RESULTS / "toy"
 """The toy regression, which belongs to no study."""
@@ -197,6 +200,23 @@ class RunFiles:
 def data_dir(study: str) -> Path:
     """Return the directory of a study's verified data and its manifest."""
     return RESULTS / study / "data"
+
+
+def folder_named(text: str) -> Path:
+    """Return the folder that settings name, with ``$VARIABLES`` and a leading ``~`` replaced.
+
+    Raises:
+        UserError: no such variable or home directory.
+    """
+    path = os.path.expandvars(text)
+    if (unset := re.search(r"\$(\w+|\{\w+\})", path)) and not Path(path).exists():
+        raise UserError(
+            f"data.root '{text}': no environment variable {unset[1].strip('{}')}; set it, or write the path"
+        )
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"data.root '{text}': no such home directory; write the whole path, without ~") from None
 
 
 def data_info(study: str) -> Path:

@@ -103,8 +103,8 @@ class Entry:
         return made
 
     def make(self, *arguments: Any, **options: Any) -> Any:
-        """Import the class and make an object of it, with the presets of its name."""
-        return self.load()(*arguments, **self.presets, **options)
+        """Import the class and make an object of it, with the presets of its name where no option says otherwise."""
+        return self.load()(*arguments, **{**self.presets, **options})
 
 
 @cache

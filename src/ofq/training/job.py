@@ -14,7 +14,7 @@ from torch import nn
 from ofq.config.recipes import TrainingRecipe
 from ofq.config.resolve import KEEPING, Keeping, RunConfig
 from ofq.data import batches
-from ofq.data.batches import Batch, Batches
+from ofq.data.batch import Batch, Batches
 from ofq.data.mixing import mixed
 from ofq.errors import missing
 from ofq.models.backbone import build
@@ -126,7 +126,8 @@ def started(
         now = time.monotonic(), time.process_time()
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        data = batches.load(run.study, config.augment, device.where)
+        repeats, workers = config.train.repeats if config.train else 1, keeping.workers
+        data = batches.load(run.study, config.augment, device.where, repeats=repeats, workers=workers)
         code, read = code_digest(step.module, *config.modules), {str(path): file_digest(path) for path in inputs}
         base = run.state(step.aside)
         key = config.key(str({"code": code, "inputs": read}))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from ofq.config.resolve import RunConfig
-from ofq.data.batches import Batch, Batches
+from ofq.data.batch import Batch, Batches
 from ofq.errors import Stopped, UserError, shortened
 from ofq.quant.hook import Hook
 from ofq.runs.progress import Progress

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ofq.config.recipes import check_images
 from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
 from ofq.data import batches
 from ofq.data.augment import check
-from ofq.data.batches import Batches
+from ofq.data.batch import Batches
 from ofq.errors import UserError
 from ofq.remedies.load import make_remedy, remedy_class
 from ofq.training.job import build_model
@@ -26,7 +27,8 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
 
     Raises:
         UserError: timm cannot build the model, it does not fit the images, it cannot be quantized as asked, a
-            remedy cannot be made, a batch is larger than the data, or an augmentation can blank an image.
+            remedy cannot be made, a batch is larger than the data, an augmentation can blank an image or is not for
+            images of this kind, or the teacher's output is stored for streamed ones.
     """
     data = batches.load(study)
     model = configs[0].model
@@ -36,6 +38,7 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
                 f"batch_size {config.train.batch_size} of {config.phase} is larger than the {data.count} "
                 f"training images of {study}; lower it in params.yaml"
             )
+        check_images(config.augment, streamed=data.streamed, stored=getattr(config, "teacher_once", False))
         check(config.augment, data.image_size)
     with torch.device("meta"):
         _check_fit(build_model(configs[0], data), model.timm, data)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ofq.config.quant_config import QuantConfig
+from ofq.config.recipes import check_images
 from ofq.config.resolve import QatConfig, StudentConfig
-from ofq.data.batches import Batch
+from ofq.data.batch import Batch
 from ofq.errors import UserError, first_of, missing
 from ofq.models.backbone import draw_attention, train_both_heads
 from ofq.models.weights import load_weights
@@ -89,6 +90,7 @@ def loss_from(job: Job[StudentConfig], student: nn.Module) -> Callable[[Batch], 
 
 
 def _stored_output(job: Job[StudentConfig]) -> Callable[[Batch], Logits]:
+    check_images(job.config.augment, streamed=job.data.streamed, stored=True)
     path = job.run.teacher.files.logits
     try:
         logits = load_file(path)["train"]

@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING) -> None:
     """Train one teacher on the labels, or load its weights where they are given, evaluate it and publish it.
 
-    Its output on every training image is published too: training images do not change from epoch to epoch, so students
-    need not compute it again.
+    Its output on every training image is published too, unless they are streamed: images in memory do not change from
+    epoch to epoch, so students need not compute it again.
 
     Args:
         run: what is trained.
@@ -82,7 +82,12 @@ def _loss(logits: Logits, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _outputs(job: Job[TeacherConfig], model: nn.Module) -> Tensor:
-    """Compute the logits of every training image (n, classes), in evaluation mode and batches of a fixed size."""
+    """Compute the logits of every training image (n, classes), in evaluation mode and batches of a fixed size.
+
+    Of streamed images none are stored (0, classes): their students ask the teacher at every step.
+    """
+    if job.data.streamed:
+        return torch.empty(0, job.data.classes)
     model.eval()
     with job.device.exact():
         batches = job.data.of_training(slice(None)).evaluation()

@@ -21,7 +21,7 @@ _OF_RUNS = {path.name for teacher in (True, False) for path in RunFiles(RESULTS,
     "probe*.json",
     "probe*.parquet",
 }
-_OF_STATES = {"state.json", "checkpoint*", "events.jsonl", "lock", "mlflow.lock"}
+_OF_STATES = {"state.json", "checkpoint*", "events.jsonl", "lock", "mlflow.lock", "files-*.sha256"}
 
 
 def clean(*, yes: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ofq.config.grid import Coordinates, Grid, all_runs
 from ofq.config.params import Params
-from ofq.config.resolve import given_weights, resolve
+from ofq.config.resolve import RunConfig, given_weights, resolve
 from ofq.errors import UserError
 from ofq.report.artefacts import Artefact
 from ofq.runs.code_digest import code_digest
@@ -28,6 +28,7 @@ ENTRIES = {
     "toy_figure": "ofq.report.parts.toy",
     "track": "ofq.tracking.mirror",
 }
+_CHANGES_NOTHING = {"root", "workers"}  # settings of a study's data
 _LARGE = {".safetensors", ".pt", ".parquet"}
 
 _MEMORY, _WITH_A_CARD = 1500, 6000  # megabytes: CUDA's libraries alone take a few thousand
@@ -91,13 +92,18 @@ class Plan:
         name = wildcards.teacher if bits == FULL_PRECISION else wildcards.variant
         return Run(wildcards.study, wildcards.model, bits, name, int(wildcards.seed))
 
+    def config(self, wildcards: Wildcards) -> RunConfig:
+        """Return everything in ``params.yaml`` that the run of a training job depends on."""
+        return self._config(self.run(wildcards))
+
     def settings(self, wildcards: Wildcards) -> str:
         """Return only the settings that a run uses, so that a change of other settings does not rerun it."""
-        return self._config(self.run(wildcards)).canonical()
+        return self.config(wildcards).canonical()
 
     def data_settings(self, wildcards: Wildcards) -> str:
         """Return the settings of a study's data."""
-        return json.dumps(self.params.studies[wildcards.study].data.model_dump(mode="json"), sort_keys=True)
+        data = self.params.studies[wildcards.study].data
+        return json.dumps(data.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
 
     def data_code(self, wildcards: Wildcards) -> str:
         """Return the digest of the code that prepares a study's data, including the module of its reader."""
@@ -116,7 +122,7 @@ class Plan:
 
     def code_of(self, step: str) -> Callable[[Wildcards], str]:
         """Return a function for the digest of a step's code with the classes that the run's settings name."""
-        return lambda wildcards: self._code(ENTRIES[step], *self._config(self.run(wildcards)).modules)
+        return lambda wildcards: self._code(ENTRIES[step], *self.config(wildcards).modules)
 
     def report_code(self, artefact: Artefact) -> str:
         """Return the digest of the code that writes a part of the report."""
@@ -185,14 +191,16 @@ class Plan:
                 "compare": grid.compare,
                 "curve": grid.curve,
                 "paper_models": {model: self.params.models[model].paper_model for model in grid.models},
-                "data": grid.data.model_dump(mode="json", exclude={"root"}),
+                "data": grid.data.model_dump(mode="json", exclude=_CHANGES_NOTHING),
             }
         )
 
     def claims_settings(self, wildcards: Wildcards) -> str:
         """Return what a claim uses besides the files of runs: which runs these are, and on which data."""
         runs = [str(run) for run in all_runs(self.params, wildcards.study)]
-        return json.dumps([runs, self.params.studies[wildcards.study].data.model_dump(mode="json", exclude={"root"})])
+        return json.dumps(
+            [runs, self.params.studies[wildcards.study].data.model_dump(mode="json", exclude=_CHANGES_NOTHING)]
+        )
 
     def mirrored(self, wildcards: Wildcards) -> list[Path]:
         """Return what MLflow shows: results and event logs of the runs, tables and figures; not weights and records."""

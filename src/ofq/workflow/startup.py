@@ -7,14 +7,16 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from ofq.config.handover import hand_over
 from ofq.config.params import Params
+from ofq.config.recipes import check_images
 from ofq.config.resolve import keeping, resolve
 from ofq.config.settings import PROCESSOR
-from ofq.data.sources import check_sources
+from ofq.data.sources import check_sources, is_streamed
 from ofq.environment import (
     OWN_PROCESS,
     RESUME_ACROSS_CODE,
@@ -195,7 +197,19 @@ class Startup:
                     check_sources(job.wildcards.study, self.params.studies[job.wildcards.study].data)
                 elif job.rule.name == "teacher":
                     self.plan.check_weights(job.wildcards)
+            self._check_images([job for job in jobs if job.rule.name in _ON_CARDS])
             self._offer_cards([job for job in jobs if job.rule.name in _ON_CARDS and self.plan.gpu(job.wildcards)])
+
+    def _check_images(self, jobs: Collection[Any]) -> None:
+        """Check that images which are streamed, or held in memory, can be what the recipes of runs ask for."""
+        streamed = cache(lambda study: is_streamed(study, self.params.studies[study].data))
+        for job in jobs:
+            config, study = self.plan.config(job.wildcards), job.wildcards.study
+            try:
+                stored = getattr(config, "teacher_once", False)
+                check_images(config.augment, streamed=streamed(study), stored=stored)
+            except UserError as error:
+                raise UserError(f"study {study}: {error}") from None
 
     def _offer_cards(self, jobs: Collection[Any]) -> None:
         """Offer jobs the places of this machine's cards: of each as many as the study that shares least allows."""
