@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.multiprocessing
 import yaml
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.functional import cross_entropy
@@ -25,12 +26,13 @@ from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.calibration import calibrate
 from ofq.quant.hook import Hook
 from ofq.quant.quantizers.lsq import LSQQuantizer
+from ofq.runs.files import write_bytes
 from ofq.runs.paths import Run
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import build_model
 from ofq.training.loop import train
 from ofq.training.optim import make_optimizer
-from ofq.training.student import quantize_as
+from ofq.training.student import make_student
 from tests.conftest import ROOT, SMALL
 from tests.training.jobs import job_of
 
@@ -140,12 +142,12 @@ class Watch(Hook):
 
 
 def quantized(variant: str, keeping: Keeping, name: str, rank: Rank = ALONE) -> None:
-    """Train a student without a teacher for five steps, and write what this process has."""
+    """Train a student on the labels for five steps, and write what this process has."""
     run = Run("digits", "vit_micro", "w2a2", variant, 0)
     config = resolve(params.load(), run)
     recipe = config.train.model_copy(update={"steps": STEPS, "constant_steps": 0, "evaluations": STEPS})
     with job_of(run, config.model_copy(update={"train": recipe}), rank, keeping) as job:
-        model = quantize_as(build_model(config, job.data), config.quantization, "the model")
+        model = make_student(job)
         calibrate(model, [job.data.train(job.seed, step, recipe.batch_size).images for step in range(2)])
         with torch.no_grad():
             model.head.bias += rank.index  # as if a process had begun with other numbers
@@ -165,6 +167,8 @@ def quantized(variant: str, keeping: Keeping, name: str, rank: Rank = ALONE) -> 
 
 @pytest.mark.parametrize("variant", ["lsq", "statsq-qkr"])
 def test_students_of_two_processes_and_of_parts_of_a_batch_are_those_of_one(here: Path, variant: str) -> None:
+    with job_of(RUN) as job:
+        write_bytes(RUN.files.model, save(build_model(job.config, job.data).state_dict()))
     quantized(variant, KEEPING, "whole")
     shutil.rmtree("runs")
     quantized(variant, replace(KEEPING, images_at_once=30), "parts")  # four parts of 16

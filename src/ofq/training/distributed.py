@@ -21,7 +21,6 @@ from torch.distributed import (
 
 from ofq.data.seeds import seeded
 from ofq.errors import Stopped, UserError
-from ofq.quant.quantizers.lsq import LSQQuantizer
 
 # Of those that wait while the first saves, or for one on another machine that has ended.
 _PATIENCE = timedelta(minutes=30)
@@ -89,14 +88,14 @@ class Rank:
         process has seen in its images is known to all afterwards.
 
         All goes in one message after the backward pass. ``DistributedDataParallel`` sends several during it, and parts
-        them anew after the first step of a process: with more than two processes a resumed run would sum in another
+        them anew after the first step of a process: with more than two processes a resumed run may sum in another
         order. It also refuses parameters without a gradient, and does not know of the terms that hooks add to the loss.
         """
         if self.count == 1:
             return loss
         gradients = [each.grad for each in model.parameters() if each.grad is not None]
-        inputs = (each for each in model.modules() if isinstance(each, LSQQuantizer))
-        signs = [each.negative_seen for each in inputs if each.signed == "detect"]
+        # By name: an edit of the quantizers is none of a teacher's code.
+        signs = [buffer for name, buffer in model.named_buffers() if name.endswith("negative_seen")]
         loss = loss.clone()
         parts = [*gradients, *signs, loss]
         flat = torch.cat([part.flatten() for part in parts])  # a vector of all
@@ -146,6 +145,8 @@ def joined(where: str) -> Iterator[Rank]:
     try:
         yield rank
     except Stopped:
+        destroy_process_group()
         if rank.leads:
             raise
-    destroy_process_group()  # not after an error: others may still wait for this process
+    else:  # after an error others may still wait for this process
+        destroy_process_group()

@@ -16,7 +16,6 @@ from ofq.config.resolve import RunConfig
 from ofq.data.batches import Batch, Batches
 from ofq.errors import Stopped, UserError, shortened
 from ofq.quant.hook import Hook
-from ofq.quant.quantizers.learned import set_parts
 from ofq.runs.progress import Progress
 from ofq.training.device import CPU, Device
 from ofq.training.distributed import ALONE, Rank
@@ -56,7 +55,6 @@ def train(
     """
     recipe, device, rank = job.config.train, job.device, job.rank
     schedule = make_schedule(optimizer, recipe)
-    set_parts(model, rank.count * job.parts)
     interval = max(1, recipe.steps // recipe.evaluations)
     loss_sum = torch.zeros((), device=device.where)
     first = 0
@@ -79,7 +77,7 @@ def train(
             _log.info("%s  resumed after step %d", job.label, first)
     progress = Progress(job.label, steps=recipe.steps, images=recipe.batch_size, first=first)
 
-    stop = Stop(saved=first, tells=rank.leads)
+    stop = Stop(saved=first, tells=rank.leads, alone=rank.count == 1)
     with stop.listening():
         for step in range(first + 1, recipe.steps + 1):
             stop.doing = f"step {step} of {recipe.steps}, which is then saved"

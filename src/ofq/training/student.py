@@ -18,6 +18,7 @@ from ofq.models.backbone import draw_attention, train_both_heads
 from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.convert import quantize_model
+from ofq.quant.quantizers.learned import set_parts
 from ofq.quant.quantizers.lsq import STEP_FLOOR, learned_steps
 from ofq.runs.files import replacing
 from ofq.runs.published import check
@@ -67,7 +68,9 @@ def make_student(job: Job[StudentConfig]) -> nn.Module:
     student, config = load_teacher(job).requires_grad_(True), job.config
     if isinstance(config, QatConfig) and config.attention_init == "random":
         draw_attention(student, config.seed, keep_qkv=config.quantization.qkr)
-    return job.device.place(quantize_as(student, config.quantization, config.model.timm))
+    quantize_as(student, config.quantization, config.model.timm)
+    set_parts(student, job.rank.count * job.parts)
+    return job.device.place(student)
 
 
 def loss_from(job: Job[StudentConfig], student: nn.Module) -> Callable[[Batch], Tensor]:

@@ -214,7 +214,9 @@ def _fork(caller: socket.socket, run: Callable[..., int], heard: Iterable[signal
 
 
 def end_with(parent: int) -> None:
-    """Let this process get SIGTERM when its parent is gone."""
+    """Let this process get SIGTERM when its parent is gone; elsewhere than on Linux do nothing."""
+    if sys.platform != "linux":
+        return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it went before
         signal.raise_signal(signal.SIGTERM)
