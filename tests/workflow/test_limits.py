@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ofq.config.params import load
-from ofq.config.settings import PROCESSOR
+from ofq.config.settings import PROCESSOR, Hardware
 from ofq.workflow import internals, limits
 from ofq.workflow.plan import Plan
 from tests.conftest import Project
@@ -153,6 +153,9 @@ def test_a_study_trains_on_the_cards_that_are_there_or_is_refused(project: Proje
     assert (plan.gpu(wildcards), plan.mem_mb(wildcards)) == (1, 6000)
     plan.params.studies["digits"] = plan.params.studies["digits"].model_copy(update={"hardware": PROCESSOR})
     assert (plan.gpu(wildcards), plan.mem_mb(wildcards)) == (0, 1500)
+    several = {"hardware": Hardware(device="cuda", devices=4)}
+    plan.params.studies["digits"] = plan.params.studies["digits"].model_copy(update=several)
+    assert (plan.of_all(plan.gpu)(wildcards), plan.of_all(plan.mem_mb)(wildcards)) == (4, 24000)
     done = project.run("snakemake", TEACHER, env=env)
     assert done.returncode == 2 and not (project.root / "results").exists()
     assert "study digits trains on cuda, and there is no card here that nvidia-smi lists; start" in done.stderr
@@ -161,4 +164,9 @@ def test_a_study_trains_on_the_cards_that_are_there_or_is_refused(project: Proje
     assert done.returncode == 1 and '"gpu", 6' in done.stderr
     last = done.stderr.splitlines()[-2]
     assert last.startswith("ofq: error: the study's hardware is cuda, and there is no card to be found (")
+    project.params["studies"]["digits"]["hardware"] = {"device": "cuda", "devices": 4}
+    project.write_params()
+    done = project.run("snakemake", TEACHER, env=env)
+    assert done.returncode == 2
+    assert "a run of study digits takes 4 cards, and there are 2 here; lower studies.digits.hardware.dev" in done.stderr
     assert not list((project.root / "runs").glob("**/*")), "nothing was begun"

@@ -89,6 +89,15 @@ def _check_study(params: Params, name: str, study: Study) -> None:
     widths = {*study.bits, *(bits for group in groups for bits in group.bits or ()), FULL_PRECISION}
     places = {f"{model}/{bits}" for model in models for bits in widths}
     _exists(f"{where}.recipe_for", "model and bits of the study", study.recipe_for, places)
+    recipes = {name: params.recipes[name] for name in (study.recipe, *study.recipe_for.values())}
+    for name, recipe in recipes.items():
+        for phase in (recipe.teacher, recipe.qat):
+            size = study.hardware.devices if isinstance(phase, Pretrained) else phase.batch_size
+            if size % study.hardware.devices:
+                raise ValueError(
+                    f"{where}.hardware.devices: {study.hardware.devices} cannot share batches of {size} equally "
+                    f"(recipe {name})"
+                )
     _check_grid(params, where, study, [name for name in study.variants if name != TEACHER])
     if study.learning_rates is not None:
         swept = [other for other, spec in params.studies.items() if spec.sweep_lr]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 # One request may arrive several times: from the terminal, from a caller that passes it on, to a whole process group.
 _TOGETHER = 0.3  # seconds
+_TOGETHER_TO_SEVERAL = 1.0  # where it comes from who started the processes, too
 
 
 class Stop:
@@ -19,6 +20,8 @@ class Stop:
 
     Args:
         saved: the step that it would go on from.
+        tells: whether it says what a signal waits for.
+        alone: whether no other process trains the run with this one.
 
     Attributes:
         signum: the first signal that told it to stop; 0 while none did.
@@ -26,10 +29,12 @@ class Stop:
         saved: the step that it would go on from by now.
     """
 
-    def __init__(self, saved: int) -> None:
+    def __init__(self, saved: int, *, tells: bool = True, alone: bool = True) -> None:
         self.signum = 0
         self.doing = ""
         self.saved = saved
+        self._tells = tells
+        self._together = _TOGETHER if alone else _TOGETHER_TO_SEVERAL
         self._over = False
 
     @contextmanager
@@ -46,7 +51,7 @@ class Stop:
         finally:
             self._over = True
             if self.signum:
-                time.sleep(_TOGETHER)  # what else belongs to the same request would interrupt what tells of it
+                time.sleep(self._together)  # what else belongs to the same request would interrupt what tells of it
             signal.set_wakeup_fd(descriptor)
             os.close(writer)
             for number, handler in handlers.items():
@@ -62,7 +67,7 @@ class Stop:
         """
         told: set[signal.Signals] = set()
         while select.select([reader], [], []):
-            time.sleep(_TOGETHER)
+            time.sleep(self._together)
             received = os.read(reader, 4096)
             if self._over or not received:
                 break
@@ -77,6 +82,6 @@ class Stop:
             told |= numbers
         os.close(reader)
 
-    @staticmethod
-    def _say(text: str) -> None:
-        print(f"ofq: {text}", file=sys.stderr, flush=True)
+    def _say(self, text: str) -> None:
+        if self._tells:
+            print(f"ofq: {text}", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from ofq.models.backbone import draw_attention, train_both_heads
 from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.convert import quantize_model
+from ofq.quant.quantizers.learned import set_parts
 from ofq.quant.quantizers.lsq import STEP_FLOOR, learned_steps
 from ofq.runs.files import replacing
 from ofq.runs.published import check
@@ -68,7 +69,9 @@ def make_student(job: Job[StudentConfig]) -> nn.Module:
     student, config = load_teacher(job).requires_grad_(True), job.config
     if isinstance(config, QatConfig) and config.attention_init == "random":
         draw_attention(student, config.seed, keep_qkv=config.quantization.qkr)
-    return job.device.place(quantize_as(student, config.quantization, config.model.timm))
+    quantize_as(student, config.quantization, config.model.timm)
+    set_parts(student, job.rank.count * job.parts)
+    return job.device.place(student)
 
 
 def loss_from(job: Job[StudentConfig], student: nn.Module) -> Callable[[Batch], Tensor]:
@@ -119,14 +122,15 @@ def publish_student(
     recorder: OscillationRecorder,
     more: dict[Path, pd.DataFrame] | None = None,
 ) -> None:
-    """Measure the final student and publish it with its oscillation record and what else was recorded.
+    """Measure the final student, each process on its images, and publish it with its oscillation record and more.
 
     Learned steps that ended below their floor are told, and stand in the model's file as the floor, which acts.
     """
+    measured = recorder.finish()
+    top1, loss = evaluate(student, job.data, job.device, job.rank)
+    job = job.with_others()
     if not job.rank.leads:
         return
-    measured = recorder.finish()
-    top1, loss = evaluate(student, job.data, job.device)
     best = max(event["val/top1"] for event in job.events.events("step"))
     files = job.run.files
     records = {**(more or {}), files.oscillation: recorder.oscillation(), files.weights: recorder.final_weights()}

@@ -17,6 +17,7 @@ from ofq.models.pretrained import load_pretrained, normalisation, weights_file
 from ofq.runs.files import write_bytes
 from ofq.runs.paths import Run
 from ofq.runs.provenance import file_digest
+from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Job, Step, build_model, started
 from ofq.training.loop import evaluate, train
 from ofq.training.losses import Logits
@@ -26,7 +27,7 @@ from ofq.training.publish import publish
 _log = logging.getLogger(__name__)
 
 
-def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING) -> None:
+def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING, rank: Rank = ALONE) -> None:
     """Train one teacher on the labels, or load its weights where they are given, evaluate it and publish it.
 
     Its output on every training image is published too, unless they are streamed: images in memory do not change from
@@ -36,9 +37,10 @@ def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING) -> 
         run: what is trained.
         config: of the run.
         keeping: how the resumable state is kept.
+        rank: which of its processes this is.
     """
     given = weights_file(config.model.timm, config.pretrained) if config.pretrained else None
-    with started(run, config, Step(__name__, given_weights(config)), keeping) as job:
+    with started(run, config, Step(__name__, given_weights(config)), keeping, rank) as job:
         model = build_model(config, job.data)
         noted = _load(job, model, *given) if given else {}
         train_both_heads(model)
@@ -46,9 +48,10 @@ def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING) -> 
         if not given:
             optimizer = make_optimizer(model, job.recipe)
             train(job, model, optimizer, lambda batch: _loss(model(batch.images), batch.labels))
+        top1, loss = evaluate(model, job.data, job.device, job.rank)
+        job = job.with_others()
         if job.rank.leads:
             write_bytes(run.files.logits, save({"train": _outputs(job, model)}))
-            top1, loss = evaluate(model, job.data, job.device)
             publish(job, model.state_dict(), {"top1": top1, "loss": loss}, [run.files.logits], noted=noted)
 
 
