@@ -38,6 +38,7 @@ class Info(TypedDict, total=False):
     cpu_seconds: float
     peak_memory_mib: float
     gpu_seconds: float
+    gpu_memory_mib: int
     device: str
     hardware: dict[str, Any]
     threads: int
@@ -46,6 +47,7 @@ class Info(TypedDict, total=False):
     config: dict[str, Any]
     digests: Digests
     state: str
+    resumed_after: int
     git: str
     dirty: bool
     changed: list[str]
