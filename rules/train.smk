@@ -9,10 +9,10 @@ rule teacher:
         "logs/{study}/{model}/fp/{teacher}/seed{seed}.tsv"
     conda:
         "../envs/ofq.yaml"
-    threads: PLAN.threads
+    threads: PLAN.of_all(PLAN.threads)
     resources:
-        mem_mb=PLAN.mem_mb,
-        gpu=PLAN.gpu,
+        mem_mb=PLAN.of_all(PLAN.mem_mb),
+        gpu=PLAN.of_all(PLAN.gpu),
     params:
         settings=PLAN.settings,
         code=PLAN.code_of("teacher"),
@@ -37,10 +37,10 @@ rule qat:
         variant=PLAN.trained_variants,
     conda:
         "../envs/ofq.yaml"
-    threads: PLAN.threads
+    threads: PLAN.of_all(PLAN.threads)
     resources:
-        mem_mb=PLAN.mem_mb,
-        gpu=PLAN.gpu,
+        mem_mb=PLAN.of_all(PLAN.mem_mb),
+        gpu=PLAN.of_all(PLAN.gpu),
     params:
         step="qat",
         settings=PLAN.settings,

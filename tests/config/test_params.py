@@ -70,6 +70,9 @@ def test_hardware_is_part_of_a_run_where_it_is_not_the_processor_and_how_many_sh
     settings = resolve(cards, run)
     assert settings.shown()["hardware"] == {"device": "cuda", "precision": "bf16", "compile": True}
     assert keeping(cards, "digits").runs_per_gpu == 8
+    divided = on("{devices: 4, images_at_once: 8}")
+    assert resolve(divided, run).canonical() == plain.canonical()
+    assert (keeping(divided, "digits").devices, keeping(divided, "digits").images_at_once) == (4, 8)
     again = TypeAdapter(RunConfig).validate_json(settings.canonical())
     assert again == settings
 

@@ -73,6 +73,9 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*HARDWARE, "device"): "cpu"}, "studies.plain.hardware: precision tf32 needs device: cuda"),
     ({HARDWARE: {"precision": "bf16"}}, "studies.plain.hardware: precision bf16 needs device: cuda"),
     ({HARDWARE: {"runs_per_gpu": 2}}, "studies.plain.hardware: runs_per_gpu needs device: cuda"),
+    ({HARDWARE: {"device": "cuda", "runs_per_gpu": 2, "devices": 2}}, "studies.plain.hardware: devices and runs_per_gpu: a run on several cards shares none; leave one"),
+    ({HARDWARE: {"devices": 3}}, "studies.plain.hardware.devices: 3 cannot share batches of "),
+    ({HARDWARE: {"images_at_once": 0}}, "studies.plain.hardware.images_at_once: Input should be greater than 0"),
     ({(*HARDWARE, "precision"): "bfloat16"}, "studies.plain.hardware.precision: Input should be 'float32', 'tf32' or 'bf16', not 'bfloat16'"),
     ({(*HARDWARE, "gpu"): True}, "studies.plain.hardware: unknown key 'gpu'"),
     # names that lead nowhere

@@ -182,13 +182,31 @@ def test_runs_fill_the_cards_one_each_before_they_share(cards: list[int], tmp_pa
         assert len(cards) == 4 and not list(tmp_path.glob("ofq-cards-*/*"))
 
 
+def test_a_run_on_several_cards_takes_all_of_them_or_none(
+    cards: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = Device("cuda")
+    with pytest.raises(UserError, match="run takes 3 cards, and there are 2 here; lower hardware"):
+        card.cards(3, 1, "run").__enter__()
+    with card.cards(2, 1, "first") as numbers:
+        assert numbers == [0, 1]
+    with caplog.at_level("INFO", logger="ofq"), ExitStack() as first:
+        first.enter_context(card.shared(1, "first"))
+        end = threading.Timer(0.5, first.close)
+        end.start()
+        with card.cards(2, 1, "second") as numbers:
+            assert numbers == [0, 1] and cards == [0], "only who computes chooses a card"
+    assert f"second: waits for 2 of 2 places on cards; the first is taken by process {os.getpid()}" in caplog.text
+    assert not list(tmp_path.glob("ofq-cards-*/*"))
+
+
 def test_a_run_waits_for_a_place_and_gets_that_of_one_that_was_killed(
     cards: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / f"ofq-cards-{os.getuid()}"
     hold = (
-        "import sys, time; from pathlib import Path; from ofq.runs.locks import one_of\n"
-        "with one_of([Path(sys.argv[1])], waiting=print): print('holds', flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from ofq.runs.locks import some_of\n"
+        "with some_of([Path(sys.argv[1])], waiting=print): print('holds', flush=True); time.sleep(600)"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", hold, str(folder / "uuid1-0.lock")], stdout=subprocess.PIPE, env=os.environ
@@ -200,7 +218,7 @@ def test_a_run_waits_for_a_place_and_gets_that_of_one_that_was_killed(
         with Device("cuda").shared(1, "second"):
             assert cards == [0, 1]
         other.wait()
-    assert f"second: waits for a place on a card; all 2 are taken, the first by process {os.getpid()}" in caplog.text
+    assert f"second: waits for 1 of 2 places on cards; the first is taken by process {os.getpid()}" in caplog.text
 
 
 def test_another_device_has_models_batches_and_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,16 @@ process (:mod:`ofq.workflow.warm`) must start in an instant.
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from ofq.cli.command import PROGRAM, Command
@@ -27,6 +30,12 @@ _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory",
 _NO_CARD_MEMORY = re.compile("CUDA (error: )?out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED", re.IGNORECASE)
 _CARD = re.compile("(CUDA|cuDNN|cuBLAS|Triton) (error|driver)|CU(BLAS|DNN)_STATUS|NVIDIA driver", re.IGNORECASE)
 _COMPILERS = ("torch._dynamo.exc", "torch._inductor.exc")
+REPLY = "TORCHELASTIC_ERROR_FILE"
+"""Variable with the file in which one of several processes of a run says why it ended."""
+LOST = 75
+"""Exit code of one whose connection to the others broke: one of these ended first."""
+_LOST = re.compile("gloo|nccl|Connection (closed|reset)|Broken pipe|Timed out waiting", re.IGNORECASE)
+KEPT = "what was saved is kept, and the same command goes on from it"
 _NO_ORDER = "does not have a deterministic implementation"
 _MODULES = ("ofq.cli.training", "ofq.cli.project", "ofq.cli.reporting")
 
@@ -61,7 +70,7 @@ def run(name: str, arguments: dict[str, Any]) -> int:
     except UserError as error:
         return fail(str(error))
     except Stopped as error:
-        print(f"ofq: {error}", file=sys.stderr)
+        _end_with(f"ofq: {error}")
         return INTERRUPTED + error.signum
     except BrokenPipeError:
         return reader_gone()
@@ -72,6 +81,9 @@ def run(name: str, arguments: dict[str, Any]) -> int:
     except KeyboardInterrupt as error:
         return interrupted(*error.args)
     except (MemoryError, RuntimeError) as error:
+        if REPLY in os.environ and _LOST.search(str(error)):
+            fail(f"a process lost the others of its run ({str(error).splitlines()[0][:200]}); {KEPT}")
+            return LOST
         if said := _of_hardware(error):
             _log.debug("where it happened:", exc_info=True)
             return fail(said)
@@ -86,13 +98,13 @@ def _of_hardware(error: Exception) -> str | None:
     if _NO_CARD_MEMORY.search(text):
         return (
             "the card is out of memory; lower hardware.runs_per_gpu, or batch_size, in params.yaml; what was saved is "
-            "kept, and with another runs_per_gpu the same command goes on from it"
+            "kept, and with another runs_per_gpu or with fewer images_at_once the same command goes on from it"
         )
     if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
         return "out of memory; run fewer jobs at once (snakemake --cores 1), or lower batch_size in params.yaml"
     if _CARD.search(text):
         return (
-            f"the card failed ({first}); what was saved is kept, and the same command goes on from it; nvidia-smi "
+            f"the card failed ({first}); {KEPT}; nvidia-smi "
             "shows the card, OFQ_LOG_LEVEL=debug and CUDA_LAUNCH_BLOCKING=1 where it happened"
         )
     if type(error).__module__ in _COMPILERS:
@@ -119,7 +131,7 @@ def _made_by(error: Missing) -> str:
 def interrupted(signum: int = signal.SIGINT) -> int:
     """Say that a signal ended this process, and return the exit code."""
     name = signal.Signals(signum).name
-    print(f"ofq: stopped by {name}; what is finished or saved is kept, the same command does the rest", file=sys.stderr)
+    _end_with(f"ofq: stopped by {name}; what is finished or saved is kept, the same command does the rest")
     return INTERRUPTED + signum
 
 
@@ -149,5 +161,13 @@ def reader_gone() -> int:
 
 def fail(message: str) -> int:
     """Print what is wrong in one line, and return the exit code of a user's mistake."""
-    print(f"ofq: error: {message}", file=sys.stderr)
+    _end_with(f"ofq: error: {message}")
     return 2
+
+
+def _end_with(line: str) -> None:
+    """Print the last line of this process; one of several hands it to the process that started them."""
+    if REPLY in os.environ:
+        Path(os.environ[REPLY]).write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
+    else:
+        print(line, file=sys.stderr)

@@ -1,10 +1,13 @@
 """Commands that train a run or measure a finished one. Each imports what it needs when it is called."""
 
+import logging
 import os
 
 from ofq.cli.command import RUN, Argument, Commands
+from ofq.cli.run import REPLY
 from ofq.environment import RESUME_ACROSS_CODE
 from ofq.errors import UserError
+from ofq.workflow.warm import end_with
 
 COMMANDS = Commands()
 
@@ -116,18 +119,29 @@ def _train(phase: str, name: str, resume_across_code: bool) -> None:
         raise UserError(f"{run} is a {config.phase} run; use: python -m ofq {config.phase} {run}")
     across = resume_across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
     keeping = replace(job.keeping, resume_across_code=across)
-    if config.phase == "teacher":
-        from ofq.training.preflight import check_study
-        from ofq.training.teacher import run_teacher
+    if keeping.devices > 1 and REPLY not in os.environ:
+        from ofq.cli.ranks import start
 
-        # What its students would fail of should be known before it has been trained for days.
-        check_study(run.study, [config, *job.students])
-        run_teacher(run, config, keeping)
-    elif config.phase == "qat":
-        from ofq.training.qat import run_qat
+        return start(run, config, keeping)
+    from ofq.training.distributed import joined
 
-        run_qat(run, config, keeping)
-    else:
-        from ofq.training.anneal import run_cga
+    with joined(config.hardware.device) as rank:
+        if rank.count > 1:
+            end_with(os.getppid())
+        if not rank.leads:
+            logging.getLogger("ofq").setLevel(logging.ERROR)  # the first tells what all of them do
+        if config.phase == "teacher":
+            from ofq.training.preflight import check_study
+            from ofq.training.teacher import run_teacher
 
-        run_cga(run, config, keeping)
+            # What its students would fail of should be known before it has been trained for days.
+            check_study(run.study, [config, *job.students])
+            run_teacher(run, config, keeping, rank)
+        elif config.phase == "qat":
+            from ofq.training.qat import run_qat
+
+            run_qat(run, config, keeping, rank)
+        else:
+            from ofq.training.anneal import run_cga
+
+            run_cga(run, config, keeping, rank)

@@ -83,6 +83,10 @@ class Params(Strict):
 def _check_study(params: Params, name: str, study: Study) -> None:
     where = f"studies.{name}"
     _exists(f"{where}.recipe", "recipe", [study.recipe], params.recipes)
+    for phase in ("teacher", "qat"):
+        size, devices = getattr(params.recipes[study.recipe], phase).batch_size, study.hardware.devices
+        if size % devices:
+            raise ValueError(f"{where}.hardware.devices: {devices} cannot share batches of {size} ({phase}) equally")
     _check_grid(params, where, study, [name for name in study.variants if name != TEACHER])
     if study.learning_rates is not None:
         swept = [other for other, spec in params.studies.items() if spec.sweep_lr]

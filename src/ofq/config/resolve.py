@@ -18,19 +18,23 @@ from ofq.runs.registry import family_of
 
 @dataclass(frozen=True)
 class Keeping:
-    """How a run is kept, resumed and placed. It changes no number, so it is not part of the run.
+    """How a run is kept, resumed and placed. It changes no number but by rounding, so it is not part of the run.
 
     Attributes:
         checkpoint_seconds: least time from one checkpoint to the next.
         rerun_on_code: the study's setting: whether other code runs everything again.
         resume_across_code: the caller's choice to resume from a state that other code saved.
         runs_per_gpu: the study's setting: how many runs share a card.
+        devices: the study's setting: how many processes train one run.
+        images_at_once: the study's setting: how many images each of them computes at a time, None for all.
     """
 
     checkpoint_seconds: float = 30.0
     rerun_on_code: bool = True
     resume_across_code: bool = False
     runs_per_gpu: int = 1
+    devices: int = 1
+    images_at_once: int | None = None
 
     @property
     def across_code(self) -> bool:
@@ -39,6 +43,9 @@ class Keeping:
 
 
 KEEPING = Keeping()
+
+_PLACING: dict[str, Any] = {"runs_per_gpu": 1, "devices": 1, "images_at_once": None}
+"""Settings of hardware that are no part of a run, with their defaults."""
 
 
 def _asked(quantization: QuantConfig) -> dict[str, Any]:
@@ -121,7 +128,8 @@ RunConfig = Annotated[TeacherConfig | QatConfig | AnnealConfig, Field(discrimina
 def keeping(params: Params, study: str) -> Keeping:
     """Return how a study's runs keep their state."""
     spec = params.study_named(study)
-    return Keeping(spec.checkpoint_seconds, spec.rerun_on_code, runs_per_gpu=spec.hardware.runs_per_gpu)
+    placed = {name: getattr(spec.hardware, name) for name in _PLACING}
+    return Keeping(spec.checkpoint_seconds, spec.rerun_on_code, **placed)
 
 
 def resolve(params: Params, run: Run) -> RunConfig:
@@ -133,14 +141,14 @@ def resolve(params: Params, run: Run) -> RunConfig:
     check_run(params, run)
     study = params.studies[run.study]
     recipe = params.recipes[study.recipe]
-    # The files' folder, the published numbers shown beside a model and how many runs share a card change no number:
-    # they are not part of a run.
+    # The files' folder, the published numbers shown beside a model and how many runs share a card change no number, and
+    # how a batch is divided changes the last bits: they are not part of a run. It goes on with other devices.
     common: dict[str, Any] = {
         "data": study.data.model_copy(update={"root": None}),
         "model": params.models[run.model].model_copy(update={"paper_model": None}),
         "seed": run.seed,
         "threads": study.threads,
-        "hardware": study.hardware.model_copy(update={"runs_per_gpu": 1}),
+        "hardware": study.hardware.model_copy(update=_PLACING),
     }
     if run.full_precision:
         rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None

@@ -97,9 +97,23 @@ class Hardware(Strict):
         exclude_if=lambda count: count == 1,
         description="runs that share a card at a time; changes no number, so it is no part of a run",
     )
+    devices: Annotated[int, Field(gt=0, le=4096)] = Field(
+        default=1,
+        exclude_if=lambda count: count == 1,
+        description="processes of one training, which share each batch equally: each with a card of its own, or with "
+        "`threads` threads of the processor; numbers differ by rounding alone, so it is no part of a run",
+    )
+    images_at_once: Annotated[int, Field(gt=0, le=10**9)] | None = Field(
+        default=None,
+        exclude_if=lambda count: count is None,
+        description="most images that a process computes at a time; a larger part of a batch is divided, and the "
+        "gradients are added; null: all of them; numbers differ by rounding alone, so it is no part of a run",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Hardware":
+        if self.devices > 1 and self.runs_per_gpu > 1:
+            raise ValueError("devices and runs_per_gpu: a run on several cards shares none; leave one of them out")
         if self.device == "cpu":
             if self.precision != "float32":
                 raise ValueError(f"precision {self.precision} needs device: cuda")

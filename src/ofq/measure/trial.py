@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from ofq.config.recipes import Augmentation
-from ofq.config.resolve import RunConfig
+from ofq.config.resolve import KEEPING, Keeping, RunConfig
 from ofq.data.manifest import Files, Manifest, write_manifest
 from ofq.data.prepare import store
 from ofq.data.shape import Shape
@@ -50,18 +51,22 @@ class _Spent:
     state: int
 
 
-def trials(runs: dict[Run, RunConfig], asked: set[Run], shape: Shape, seconds: float) -> Iterator[tuple[Run, Pace]]:
+def trials(
+    runs: dict[Run, RunConfig], asked: set[Run], shape: Shape, seconds: float, keeping: Keeping = KEEPING
+) -> Iterator[tuple[Run, Pace]]:
     """Try runs of one study: their real code, models, teachers and hooks, on random images.
 
     Each is trained with few steps and with more, and with few and more evaluations, which tells apart what a step, an
-    evaluated image and the rest take. On the processor a batch of large images is cut, and a step taken to be
-    proportional to it. Classes beside ``params.yaml`` are found; nothing of the project is written.
+    evaluated image and the rest take. One device has its part of a batch; what several tell each other is not counted,
+    and runs that would share a card have it alone. On the processor a batch of large images is cut, and a step is taken
+    to be proportional to it. Classes beside ``params.yaml`` are found; nothing of the project is written.
 
     Args:
         runs: with their settings, each after the teacher and the parent that it needs.
         asked: which of them to measure; the others are there for these.
         shape: of the study's images.
         seconds: of training that are measured for each run, roughly.
+        keeping: among how many devices a run is divided, and how many images each computes at a time.
 
     Raises:
         UserError: a model cannot be built or trained as its settings say, or its device is not here.
@@ -71,64 +76,80 @@ def trials(runs: dict[Run, RunConfig], asked: set[Run], shape: Shape, seconds: f
         for path in Path.cwd().iterdir():
             if path.name not in _WRITTEN:
                 (folder / path.name).symlink_to(path)
-        batch = max(_batch(config, shape) for config in runs.values())
+        largest = max(config.train.batch_size for config in runs.values())
         tried = replace(
             shape,
-            train=min(shape.train, max(batch, _TRAINED // shape.pixels)),
+            train=min(shape.train, max(largest, _TRAINED // shape.pixels)),
             evaluated=min(shape.evaluated, 1024, max(16, _EVALUATED // shape.pixels)),
         )
         _apart(folder, _write_images, next(iter(runs)).study, tried)
+        trial = _Trial(folder, shape, tried, keeping, seconds)
         for run, config in runs.items():
-
-            def spent(steps: int, times: int, run: Run = run, config: RunConfig = config) -> _Spent:
-                found: _Spent = _apart(folder, _train, run, _shortened(config, shape, steps, times))
-                return found
-
             if run in asked:
-                yield run, _pace(config, shape, tried, spent, seconds)
+                yield run, trial.pace(run, config)
             else:
-                spent(_FEW, 1)
+                trial.spent(run, config, _FEW, 1)
 
 
-def _pace(config: RunConfig, shape: Shape, tried: Shape, spent: Callable[[int, int], _Spent], seconds: float) -> Pace:
-    """Tell apart what short runs of some settings took by their steps and evaluations."""
-    if config.hardware.compile:
-        spent(_FEW, 1)  # what it compiles is kept for the others
-    batch, few = _batch(config, shape), spent(_FEW, 1)
-    steps, more = 2 * _FEW, 0.0
-    while more < seconds / 4 and steps < _MOST:  # what few steps take drowns in what surrounds them
-        steps = min(_MOST, math.ceil(steps * seconds / max(more, seconds / 16)) if more else steps)
-        more = max(spent(_FEW + steps, 1).seconds - few.seconds, 1e-9)
-    step = more / steps
-    # An evaluated image may take as long as one that is trained on; then these are as many seconds.
-    often = min(steps, max(_FEW, math.ceil(seconds / max(step, 1e-3) / (1 + tried.evaluated / batch))))
-    beyond = spent(often, often).seconds - few.seconds - (often - _FEW) * step
-    image = max(beyond / ((often - 1) * tried.evaluated), 0.0)
-    outputs = tried.train if config.phase == "teacher" else 0
-    cut = config.train.batch_size / batch
-    absent = shape.train - tried.train
-    return Pace(
-        step=step * cut,
-        image=image,
-        start=max(few.seconds - _FEW * step - (2 * tried.evaluated + outputs) * image, 0.0),
-        memory_mib=round(few.before_mib + (few.memory_mib - few.before_mib) * cut + absent * shape.pixels / _MIB),
-        published=few.published + (4 * shape.classes * absent if outputs else 0),
-        state=few.state,
-    )
+@dataclass(frozen=True)
+class _Trial:
+    """Short runs in a folder.
 
+    Attributes:
+        folder: where they are made.
+        shape: of the study's images.
+        tried: of the random images.
+        keeping: among how many devices a run is divided, and how many images each computes at a time.
+        seconds: of training that are measured for each run, roughly.
+    """
 
-def _batch(config: RunConfig, shape: Shape) -> int:
-    """Return the images of a step that is tried."""
-    whole = config.train.batch_size
-    return whole if config.hardware.device != "cpu" else min(whole, max(8, _BATCH // shape.pixels))
+    folder: Path
+    shape: Shape
+    tried: Shape
+    keeping: Keeping
+    seconds: float
 
+    def pace(self, run: Run, config: RunConfig) -> Pace:
+        """Tell apart what short runs of some settings take by their steps and evaluations."""
+        spent = partial(self.spent, run, config)
+        if config.hardware.compile:
+            spent(_FEW, 1)  # what it compiles is kept for the others
+        few, batch, evaluated = spent(_FEW, 1), self._batch(config), self.tried.evaluated
+        steps, more = 2 * _FEW, 0.0
+        while more < self.seconds / 4 and steps < _MOST:  # what few steps take drowns in what surrounds them
+            steps = min(_MOST, math.ceil(steps * self.seconds / max(more, self.seconds / 16)) if more else steps)
+            more = max(spent(_FEW + steps, 1).seconds - few.seconds, 1e-9)
+        step = more / steps
+        # An evaluated image may take as long as one that is trained on; then these are as many seconds.
+        often = min(steps, max(_FEW, math.ceil(self.seconds / max(step, 1e-3) / (1 + evaluated / batch))))
+        beyond = spent(often, often).seconds - few.seconds - (often - _FEW) * step
+        image = max(beyond / ((often - 1) * evaluated), 0.0)
+        outputs = self.tried.train if config.phase == "teacher" else 0
+        absent = self.shape.train - self.tried.train
+        whole = config.train.batch_size
+        grown = few.before_mib + (few.memory_mib - few.before_mib) * whole / self.keeping.devices / batch
+        return Pace(
+            step=step * whole / batch,
+            image=image,
+            start=max(few.seconds - _FEW * step - (2 * evaluated + outputs) * image, 0.0),
+            memory_mib=round(grown + absent * self.shape.pixels / _MIB),
+            published=few.published + (4 * self.shape.classes * absent if outputs else 0),
+            state=few.state,
+        )
 
-def _shortened(config: RunConfig, shape: Shape, steps: int, times: int) -> RunConfig:
-    """Return the settings with other steps and evaluations, at a rate at which random images do no harm."""
-    recipe = config.train.held(config.train.min_lr, steps)
-    known = {name: getattr(recipe.augment, name) for name in ("crop", "flip", "cutout")}
-    changes = {"batch_size": _batch(config, shape), "evaluations": times, "augment": Augmentation(**known)}
-    return config.model_copy(update={"train": recipe.model_copy(update=changes)})
+    def spent(self, run: Run, config: RunConfig, steps: int, times: int) -> _Spent:
+        """Train so many steps and evaluate so many times, at a rate at which random images do no harm."""
+        recipe = config.train.held(config.train.min_lr, steps)
+        known = {name: getattr(recipe.augment, name) for name in ("crop", "flip", "cutout")}
+        changes = {"batch_size": self._batch(config), "evaluations": times, "augment": Augmentation(**known)}
+        short = config.model_copy(update={"train": recipe.model_copy(update=changes)})
+        found: _Spent = _apart(self.folder, _train, run, short, replace(self.keeping, devices=1, runs_per_gpu=1))
+        return found
+
+    def _batch(self, config: RunConfig) -> int:
+        """Return the images of a step that is tried."""
+        part = config.train.batch_size // self.keeping.devices
+        return part if config.hardware.device != "cpu" else min(part, max(8, _BATCH // self.shape.pixels))
 
 
 def _apart(folder: Path, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -174,10 +195,10 @@ def _write_images(study: str, shape: Shape) -> None:
     )
 
 
-def _train(run: Run, config: RunConfig) -> _Spent:
+def _train(run: Run, config: RunConfig, keeping: Keeping) -> _Spent:
     shutil.rmtree(run.state(""), ignore_errors=True)  # nothing resumes
     before = psutil.Process().memory_info().rss / _MIB
-    _STEPS[config.phase](run, config)
+    _STEPS[config.phase](run, config, keeping)
     info = read_info(run.files.info, "cpu_seconds", "peak_memory_mib")
     card = config.hardware.device != "cpu"
     return _Spent(

@@ -13,8 +13,9 @@ class Hook:
 
     Stages of a step, in order: the quantizers of the low-bit weights round (:meth:`round_with`), :meth:`loss`, the
     gradients pass back through them (:meth:`scale_gradient`), :meth:`before_update`, the optimizer's step,
-    :meth:`after_update`. A hook that keeps state between steps returns it from :meth:`state_dict` as tensors and plain
-    values, so that a checkpoint cannot run code.
+    :meth:`after_update`. Where a batch is computed in parts, the two of the quantizers are called for each of them,
+    with its gradient, and all else once a step. A hook that keeps state between steps returns it from
+    :meth:`state_dict` as tensors and plain values, so that a checkpoint cannot run code.
     """
 
     def loss(self) -> Tensor | None:

@@ -25,10 +25,15 @@ _SHARE_OF_TIME = 0.02  # largest share spent on saving: a large model on a slow 
 
 @dataclass(frozen=True)
 class Maker:
-    """The code digest and the versions of the libraries that made a checkpoint."""
+    """The code digest, the versions of the libraries and the number of processes that made a checkpoint."""
 
     code: str
     versions: dict[str, str]
+    devices: int = 1
+
+    def noted(self) -> dict[str, Any]:
+        """Return the entry of a checkpoint; it has the number of processes only where there are several."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("devices", 1)}
 
 
 class Checkpoints:
@@ -49,7 +54,7 @@ class Checkpoints:
         self.directory = directory
         self.history: list[dict[str, Any]] = []
         self.first = 0
-        self._maker = asdict(maker)
+        self._maker = maker.noted()
         self._seconds = seconds
         self._earlier = earlier
         self._saved = time.monotonic()
@@ -63,8 +68,9 @@ class Checkpoints:
         self.history, self.first = list(state["history"]), state["step"]
         if state["maker"] != self._maker:
             self.history.append({**state["maker"], "until_step": state["step"]})
-            what = "versions of libraries" if state["maker"]["code"] == self._maker["code"] else "code"
-            _log.warning("going on under other %s than made the first %d steps", what, state["step"])
+            whats = {"code": "code", "versions": "versions of libraries", "devices": "devices"}
+            other = [what for name, what in whats.items() if state["maker"].get(name) != self._maker.get(name)]
+            _log.warning("going on under other %s than made the first %d steps", " and ".join(other), state["step"])
         return state
 
     def due(self) -> bool:

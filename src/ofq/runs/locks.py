@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import fcntl
 import hashlib
+import math
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from ofq.errors import UserError
 from ofq.runs.files import make_directory
 
 _POLL_SECONDS = 0.1
+_SOMEBODY = "another process"
 
 
 class Held(UserError):
@@ -50,27 +52,30 @@ def exclusive(path: Path, *, patience: float = 0.0, taken: Callable[[str], Excep
 
 
 @contextlib.contextmanager
-def one_of(paths: Sequence[Path], *, waiting: Callable[[str], None]) -> Iterator[int]:
-    """Hold the first of several locks that is free, and wait until one is; yields its number.
+def some_of(paths: Sequence[Path], count: int = 1, *, waiting: Callable[[str], None]) -> Iterator[list[int]]:
+    """Hold the first of several locks that are free, and wait until so many are; yields their numbers.
+
+    They are taken all at once or none: two that wait with a part of what they need would wait for ever.
 
     Args:
-        paths: files of the locks.
-        waiting: called once if none is free, with the holder of the first.
+        paths: files of the locks, in one directory.
+        count: how many to hold.
+        waiting: called once if too few are free, with the first holder.
 
     Raises:
         UserError: the file system has no locks.
     """
     told = False
-    while True:
-        for number, path in enumerate(paths):
-            if file := _acquire(path):
-                with _held(file, path):
-                    yield number
-                return
+    while not (taken := _together(paths, count)):
         if not told:
-            waiting(_holder(_place(paths[0])))
+            holders = (_holder(_place(path)) for path in paths)
+            waiting(next((holder for holder in holders if holder != _SOMEBODY), _SOMEBODY))
             told = True
         time.sleep(_POLL_SECONDS)
+    with contextlib.ExitStack() as stack:
+        for number, file in taken.items():
+            stack.enter_context(_held(file, paths[number]))
+        yield list(taken)
 
 
 def shared(path: Path) -> tuple[IO[str], bool]:
@@ -129,6 +134,21 @@ def _acquire(path: Path) -> IO[str] | None:
         file.close()
 
 
+def _together(paths: Sequence[Path], count: int) -> dict[int, IO[str]]:
+    """Return so many locked files by their numbers, or none; of those that need several one at a time tries."""
+    turn = exclusive(paths[0].parent / "turn.lock", patience=math.inf) if count > 1 else contextlib.nullcontext()
+    with turn:
+        taken: dict[int, IO[str]] = {}
+        for number, path in enumerate(paths):
+            if len(taken) < count and (file := _acquire(path)):
+                taken[number] = file
+        if len(taken) == count:
+            return taken
+        for file in taken.values():
+            file.close()
+        return {}
+
+
 def _flock(file: IO[str], operation: int) -> bool:
     try:
         fcntl.flock(file, operation)
@@ -146,4 +166,4 @@ def _holder(path: Path) -> str:
     with contextlib.suppress(OSError):
         if holder := path.read_text().strip():
             return holder
-    return "another process"
+    return _SOMEBODY

@@ -41,6 +41,7 @@ class Info(TypedDict, total=False):
     gpu_memory_mib: int
     device: str
     hardware: dict[str, Any]
+    devices: int
     threads: int
     machine: dict[str, Any]
     versions: dict[str, str]

@@ -9,6 +9,7 @@ from ofq.remedies.annealing_trace import AnnealingTrace
 from ofq.remedies.cga import ConfidenceGuidedAnnealing
 from ofq.runs.paths import Run
 from ofq.training.continued import hold_rate, last_state
+from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Step, started
 from ofq.training.loop import train
 from ofq.training.student import loss_from, publish_student
@@ -17,7 +18,7 @@ from ofq.training.student import loss_from, publish_student
 _ORDER = 1_000_003
 
 
-def run_cga(run: Run, config: AnnealConfig, keeping: Keeping = KEEPING) -> None:
+def run_cga(run: Run, config: AnnealConfig, keeping: Keeping = KEEPING, rank: Rank = ALONE) -> None:
     """Anneal, measure and publish the parent's student.
 
     The parent's optimizer and oscillation state go on; reversals are counted from the start of annealing.
@@ -26,10 +27,11 @@ def run_cga(run: Run, config: AnnealConfig, keeping: Keeping = KEEPING) -> None:
         run: what is trained.
         config: of the run; names the parent and the annealing.
         keeping: how the resumable state is kept.
+        rank: which of its processes this is.
     """
     parent = run.sibling(config.parent)
     inputs = [*run.teacher.files.taught, parent.files.model, parent.files.trainer]
-    with started(run, config, Step(__name__, inputs, order=_ORDER), keeping) as job:
+    with started(run, config, Step(__name__, inputs, order=_ORDER), keeping, rank) as job:
         student, optimizer, recorder = last_state(job, parent)
         hold_rate(optimizer, config.train.lr)
         annealing = _annealing(student, config.cga)

@@ -92,30 +92,56 @@ class Device:
 
     @contextmanager
     def shared(self, runs: int, label: str) -> Iterator[None]:
-        """Hold one of the places that each of this machine's cards has, and compute on that card; wait for one.
+        """Hold a place on one of this machine's cards as :meth:`cards` does, and compute on that card."""
+        with self.cards(1, runs, label) as numbers:
+            for number in numbers:
+                torch.get_device_module(self.where).set_device(number)
+            yield
 
-        Cards are those that ``CUDA_VISIBLE_DEVICES`` leaves. First every card gets one run, then each a second one. A
-        place goes with this process, however it ends, and is known to every project of this user on this machine.
+    @contextmanager
+    def numbered(self, number: int) -> Iterator[None]:
+        """Compute on the card of that number, if this is a card."""
+        if self.where != "cpu":
+            torch.get_device_module(self.where).set_device(number)
+        yield
+
+    @contextmanager
+    def cards(self, count: int, runs: int, label: str) -> Iterator[list[int]]:
+        """Hold places on so many of this machine's cards, each of which has some; wait for them; yield their numbers.
+
+        On the processor there are none, and nothing is held. Cards are those that ``CUDA_VISIBLE_DEVICES`` leaves.
+        First every card gets one run, then each a second one. A place goes with this process, however it ends, and is
+        known to every project of this user on this machine.
 
         Args:
+            count: of cards; more than one only where a card has one place.
             runs: places of a card.
             label: names the run where it waits.
+
+        Raises:
+            UserError: there are fewer cards.
         """
         if self.where == "cpu":
-            yield
+            yield []
             return
         module = torch.get_device_module(self.where)
         cards = list(range(module.device_count()))
+        if count > len(cards):
+            raise UserError(
+                f"{label} takes {count} cards, and there are {len(cards)} here; lower hardware.devices in params.yaml, "
+                "or see docs/gpu.md for several machines"
+            )
         names = [str(module.get_device_properties(card).uuid) for card in cards]
         folder = Path(tempfile.gettempdir()) / f"ofq-cards-{os.getuid()}"
         places = [folder / f"{name}-{place}.lock" for place in range(runs) for name in names]
 
         def wait(holder: str) -> None:
-            _log.info("%s: waits for a place on a card; all %d are taken, the first by %s", label, len(places), holder)
+            _log.info(
+                "%s: waits for %d of %d places on cards; the first is taken by %s", label, count, len(places), holder
+            )
 
-        with locks.one_of(places, waiting=wait) as taken:
-            module.set_device(cards[taken % len(cards)])
-            yield
+        with locks.some_of(places, count, waiting=wait) as taken:
+            yield [cards[place % len(cards)] for place in taken]
 
     def place(self, model: Model) -> Model:
         """Move a model here, in place; if asked for, its parts are compiled when they are first called.

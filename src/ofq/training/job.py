@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -63,7 +63,7 @@ class Job(Generic[HeldConfig]):
         rank: which of its processes this is.
         seed: of the order of the images.
         label: names it in progress lines.
-        started: monotonic and processor time of its start, in seconds.
+        started: monotonic and processor time of its start, in seconds; the latter is less by the time of others.
         git: what was checked out at its start.
     """
 
@@ -86,10 +86,22 @@ class Job(Generic[HeldConfig]):
         """Digests of the code and of the files that the run reads."""
         return {"code": self.state.origin.code, "inputs": self.state.origin.inputs}
 
+    @property
+    def parts(self) -> int:
+        """Into how many equal parts this process's images of a step are divided: the fewest that are small enough."""
+        own = max(1, self.config.train.batch_size // self.rank.count)
+        most = self.keeping.images_at_once or own
+        return next(parts for parts in range(1, own + 1) if own % parts == 0 and own // parts <= most)
+
     def batch(self, step: int) -> Batch:
         """Return this process's part of the batch of an optimizer step, counted from 0, on the device."""
         rank = self.rank
         return self.data.train(self.seed, step, self.config.train.batch_size, rank.index, rank.count)
+
+    def with_others(self) -> "Job[HeldConfig]":
+        """Return the job with the processor time of its other processes in it; all have to call it."""
+        now, own = self.started[0], time.process_time() - self.started[1]
+        return replace(self, started=(now, self.started[1] + own - self.rank.total(own)))
 
 
 @contextmanager
@@ -112,7 +124,9 @@ def started(
     if absent := [path for path in inputs if not path.exists()]:
         raise missing(absent[0])
     device, label = device_of(config.hardware), f"{run.label} {step.aside}".rstrip()
-    with device.shared(keeping.runs_per_gpu, label), device.begun():
+    # Who starts several processes holds their cards.
+    card = device.shared(keeping.runs_per_gpu, label) if rank.count == 1 else device.numbered(rank.local)
+    with card, device.begun():
         now = time.monotonic(), time.process_time()
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -121,7 +135,7 @@ def started(
         base = run.state(step.aside)
         key = config.key(str({"code": code, "inputs": read}))
         state = states.State(base / key, states.Origin(config.canonical(), read, code))
-        maker = Maker(code, versions())
+        maker = Maker(code, versions(), rank.count)
         with states.only_trainer(base) if rank.leads else nullcontext():
             earlier = state_to_continue(run, state, states.of_run(base), keeping)
             if rank.leads:

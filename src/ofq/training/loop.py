@@ -16,6 +16,7 @@ from ofq.config.resolve import RunConfig
 from ofq.data.batches import Batch, Batches
 from ofq.errors import Stopped, UserError, shortened
 from ofq.quant.hook import Hook
+from ofq.quant.quantizers.learned import set_parts
 from ofq.runs.progress import Progress
 from ofq.training.device import CPU, Device
 from ofq.training.distributed import ALONE, Rank
@@ -55,6 +56,7 @@ def train(
     """
     recipe, device, rank = job.config.train, job.device, job.rank
     schedule = make_schedule(optimizer, recipe)
+    set_parts(model, rank.count * job.parts)
     interval = max(1, recipe.steps // recipe.evaluations)
     loss_sum = torch.zeros((), device=device.where)
     first = 0
@@ -65,34 +67,37 @@ def train(
             _restore(hook, device.move_state(hook_state), job)
         device.restore_random(state)
         loss_sum, first = state["loss_sum"].to(device.where), state["step"]
+    if rank.agreed(int(rank.agreed(first) != first)):
+        raise UserError(
+            f"{job.label}: its processes find states of different steps in {job.state.directory}; runs/ should lie "
+            "where all of their machines see it"
+        )
+    rank.share(model)
     if rank.leads:
         job.events.restore(state["events"] if state else None)
         if state:
             _log.info("%s  resumed after step %d", job.label, first)
     progress = Progress(job.label, steps=recipe.steps, images=recipe.batch_size, first=first)
 
-    stop = Stop(saved=first)
+    stop = Stop(saved=first, tells=rank.leads)
     with stop.listening():
         for step in range(first + 1, recipe.steps + 1):
             stop.doing = f"step {step} of {recipe.steps}, which is then saved"
             model.train()
             schedule.step_update(step - 1)
-            with device.forward():
-                loss = loss_of(job.batch(step - 1))
+            rank.seed(job.seed, step)
             at_interval = step % interval == 0 or step == recipe.steps
             # A device would have to be waited for.
             looked_at = device.where == "cpu" or at_interval
-            terms = [term for hook in hooks if (term := _term(hook, loss, step, looked_at)) is not None]
-            rate = optimizer.param_groups[0]["lr"]
             optimizer.zero_grad()
-            sum(terms, loss).backward()  # the logged loss is that of the batch alone, without the hooks' terms
-            rank.average_gradients(model)
+            loss = rank.combine(model, _backward(job, loss_of, hooks, step, looked_at))
+            rate = optimizer.param_groups[0]["lr"]
             for hook in hooks:
                 hook.before_update(rate)
             optimizer.step()
             for hook in hooks:
                 hook.after_update(rate)
-            loss_sum += rank.mean(loss.detach())
+            loss_sum += loss
 
             if at_interval:
                 count = step - (step - 1) // interval * interval
@@ -101,6 +106,7 @@ def train(
                     raise UserError(
                         f"{job.label}: the loss is {values['train/loss']} before step {step}; lower lr in params.yaml"
                     )
+                rank.check(model, job.label)
                 stop.doing = f"the evaluation after step {step}, which is then saved"
                 top1, val_loss = evaluate(model, job.data, device, rank)
                 if not math.isfinite(val_loss):
@@ -139,7 +145,27 @@ def train(
                 if rank.count == 1:  # it may have come meanwhile; several processes agree after the next step
                     signum = stop.signum
             if signum:
+                rank.agreed(signum)  # none ends before the first has saved: the others would be taken for failed
                 raise Stopped(signum, step)
+
+
+def _backward(
+    job: Job[RunConfig], loss_of: Callable[[Batch], Tensor], hooks: Sequence[Hook], step: int, looked_at: bool
+) -> Tensor:
+    """Give parameters the gradients of a step's loss, and return the loss of this process's images.
+
+    They are the sums over the parts of the batch that are computed one after the other; the hooks' terms come with the
+    last one, and are not in the loss that is returned.
+    """
+    losses = []
+    # (b, ...) to parts of (b/parts, ...)
+    for part in zip(*(each.chunk(job.parts) for each in job.batch(step - 1)), strict=True):
+        with job.device.forward():
+            loss = loss_of(Batch(*part)) / job.parts
+        losses.append(loss.detach())
+        found = [_term(hook, loss, step, looked_at) for hook in hooks] if len(losses) == job.parts else []
+        sum((term for term in found if term is not None), loss).backward()
+    return torch.stack(losses).sum()  # (parts,) to ()
 
 
 def _term(hook: Hook, loss: Tensor, step: int, looked_at: bool) -> Tensor | None:

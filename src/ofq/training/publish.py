@@ -55,7 +55,9 @@ def publish(
 
 def _info(job: Job[RunConfig], outputs: dict[str, str]) -> dict[str, Any]:
     seconds = time.monotonic() - job.started[0]
-    card = {"gpu_seconds": round(seconds / job.keeping.runs_per_gpu, 2), "gpu_memory_mib": job.device.memory_mib}
+    cards = job.rank.count / job.keeping.runs_per_gpu
+    card = {"gpu_seconds": round(seconds * cards, 2), "gpu_memory_mib": job.device.memory_mib}
+    at_once = job.config.train.batch_size // (job.rank.count * job.parts)
     return {
         "run": str(job.run),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -65,6 +67,8 @@ def _info(job: Job[RunConfig], outputs: dict[str, str]) -> dict[str, Any]:
         **(card if job.device.where != "cpu" else {}),
         "device": job.device.name,
         **job.device.described(),
+        **({"devices": job.rank.count} if job.rank.count > 1 else {}),
+        **({"images_at_once": at_once} if job.parts > 1 else {}),
         "threads": job.config.threads,
         "machine": machine(),
         "versions": versions(),

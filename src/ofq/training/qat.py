@@ -6,24 +6,27 @@ from ofq.quant.calibration import calibrate
 from ofq.quant.weights import attach
 from ofq.remedies.load import make_remedy
 from ofq.runs.paths import Run
+from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Step, started
 from ofq.training.loop import train
 from ofq.training.optim import make_optimizer
 from ofq.training.student import loss_from, make_student, publish_student
 
 
-def run_qat(run: Run, config: QatConfig, keeping: Keeping = KEEPING) -> None:
+def run_qat(run: Run, config: QatConfig, keeping: Keeping = KEEPING, rank: Rank = ALONE) -> None:
     """Train, measure and publish one quantized student.
 
     Args:
         run: what is trained.
         config: of the run.
         keeping: how the resumable state is kept.
+        rank: which of its processes this is.
     """
-    with started(run, config, Step(__name__, run.teacher.files.taught), keeping) as job:
+    with started(run, config, Step(__name__, run.teacher.files.taught), keeping, rank) as job:
         student = make_student(job)
         first = range(config.calibration_batches)
         size = config.train.batch_size
+        # Each process takes the whole batches, as one alone does; then the first one's steps are everybody's.
         with job.device.exact():
             calibrate(student, [job.data.train(job.seed, step, size).images for step in first])
         optimizer = make_optimizer(student, config.train)

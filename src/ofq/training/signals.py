@@ -19,6 +19,7 @@ class Stop:
 
     Args:
         saved: the step that it would go on from.
+        tells: whether it says what a signal waits for.
 
     Attributes:
         signum: the first signal that told it to stop; 0 while none did.
@@ -26,10 +27,11 @@ class Stop:
         saved: the step that it would go on from by now.
     """
 
-    def __init__(self, saved: int) -> None:
+    def __init__(self, saved: int, *, tells: bool = True) -> None:
         self.signum = 0
         self.doing = ""
         self.saved = saved
+        self._tells = tells
         self._over = False
 
     @contextmanager
@@ -77,6 +79,6 @@ class Stop:
             told |= numbers
         os.close(reader)
 
-    @staticmethod
-    def _say(text: str) -> None:
-        print(f"ofq: {text}", file=sys.stderr, flush=True)
+    def _say(self, text: str) -> None:
+        if self._tells:
+            print(f"ofq: {text}", file=sys.stderr, flush=True)

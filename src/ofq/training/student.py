@@ -117,14 +117,15 @@ def publish_student(
     recorder: OscillationRecorder,
     more: dict[Path, pd.DataFrame] | None = None,
 ) -> None:
-    """Measure the final student and publish it with its oscillation record and what else was recorded.
+    """Measure the final student, each process on its images, and publish it with its oscillation record and more.
 
     Learned steps that ended below their floor are told, and stand in the model's file as the floor, which acts.
     """
+    measured = recorder.finish()
+    top1, loss = evaluate(student, job.data, job.device, job.rank)
+    job = job.with_others()
     if not job.rank.leads:
         return
-    measured = recorder.finish()
-    top1, loss = evaluate(student, job.data, job.device)
     best = max(event["val/top1"] for event in job.events.events("step"))
     files = job.run.files
     records = {**(more or {}), files.oscillation: recorder.oscillation(), files.weights: recorder.final_weights()}

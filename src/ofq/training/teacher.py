@@ -9,6 +9,7 @@ from ofq.config.resolve import KEEPING, Keeping, TeacherConfig
 from ofq.models.backbone import train_both_heads
 from ofq.runs.files import write_bytes
 from ofq.runs.paths import Run
+from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Job, Step, build_model, started
 from ofq.training.loop import evaluate, train
 from ofq.training.losses import Logits
@@ -16,7 +17,7 @@ from ofq.training.optim import make_optimizer
 from ofq.training.publish import publish
 
 
-def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING) -> None:
+def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING, rank: Rank = ALONE) -> None:
     """Train one teacher on the labels, evaluate it after the last step and publish it.
 
     Its output on every training image is published too: training images do not change from epoch to epoch, so students
@@ -26,15 +27,17 @@ def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING) -> 
         run: what is trained.
         config: of the run.
         keeping: how the resumable state is kept.
+        rank: which of its processes this is.
     """
-    with started(run, config, Step(__name__), keeping) as job:
+    with started(run, config, Step(__name__), keeping, rank) as job:
         model = build_model(config, job.data)
         train_both_heads(model)
         job.device.place(model)
         train(job, model, make_optimizer(model, config.train), lambda batch: _loss(model(batch.images), batch.labels))
+        top1, loss = evaluate(model, job.data, job.device, job.rank)
+        job = job.with_others()
         if job.rank.leads:
             write_bytes(run.files.logits, save({"train": _outputs(job, model)}))
-            top1, loss = evaluate(model, job.data, job.device)
             publish(job, model.state_dict(), {"top1": top1, "loss": loss}, [run.files.logits])
 
 

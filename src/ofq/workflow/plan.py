@@ -122,16 +122,20 @@ class Plan:
         return self._code(artefact.module)
 
     def threads(self, wildcards: Wildcards) -> int:
-        """Return the number of threads of a study's jobs."""
+        """Return the number of threads of each process of a study's jobs."""
         return self.params.studies[wildcards.study].threads
 
     def gpu(self, wildcards: Wildcards) -> int:
-        """Return how many cards, or places on a shared one, a job of a study asks for."""
+        """Return how many cards, or places on a shared one, a process of a study's jobs asks for."""
         return int(self.params.studies[wildcards.study].hardware.device == "cuda")
 
     def mem_mb(self, wildcards: Wildcards) -> int:
-        """Return the memory in megabytes that a training job of a study is reckoned with."""
+        """Return the memory in megabytes that a process of a study's jobs is reckoned with."""
         return _WITH_A_CARD if self.gpu(wildcards) else _MEMORY
+
+    def of_all(self, amount: Callable[[Wildcards], int]) -> Callable[[Wildcards], int]:
+        """Return a function for what the processes of a training job ask for together, from that of one of them."""
+        return lambda wildcards: amount(wildcards) * self.params.studies[wildcards.study].hardware.devices
 
     def manifest(self, wildcards: Wildcards) -> Path:
         """Return the path of the manifest of a study's data."""

@@ -194,6 +194,12 @@ class Startup:
         trained = [job.wildcards.study for job in jobs if job.rule.name in _TRAINING]
         if found:
             shared = min(self.params.studies[job.wildcards.study].hardware.runs_per_gpu for job in jobs)
+            for study in trained:
+                if (devices := self.params.studies[study].hardware.devices) > found and not self._workflow.dryrun:
+                    raise UserError(
+                        f"a run of study {study} takes {devices} cards, and there are {found} here; lower "
+                        f"studies.{study}.hardware.devices in params.yaml, or start snakemake where there are more"
+                    )
             internals.offer_cards(self._workflow, found * shared)
         elif trained and not self._workflow.dryrun:
             raise UserError(

@@ -136,7 +136,7 @@ def serve(address: str, run: Callable[..., int]) -> None:
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)  # only signals with a handler are written to the pipe
     signals, pipe = os.pipe2(os.O_NONBLOCK)
     signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
-    _end_with(owner)
+    end_with(owner)
     epoll = select.epoll()
     epoll.register(listener, select.EPOLLIN)
     epoll.register(signals, select.EPOLLIN)
@@ -186,7 +186,7 @@ def _fork(caller: socket.socket, run: Callable[..., int], heard: Iterable[signal
         signal.set_wakeup_fd(-1)
         for signum in (*heard, signal.SIGTERM, signal.SIGCHLD):  # until the job runs, it simply ends
             signal.signal(signum, signal.SIG_DFL)
-        _end_with(server)
+        end_with(server)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             _, streams, _, _ = socket.recv_fds(caller, 1, 3)
@@ -213,7 +213,7 @@ def _fork(caller: socket.socket, run: Callable[..., int], heard: Iterable[signal
         os._exit(code)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Let this process get SIGTERM when its parent is gone."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it went before

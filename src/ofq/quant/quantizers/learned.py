@@ -57,6 +57,7 @@ class LearnedStepQuantizer(Quantizer):
         super().__init__(bits)
         self.axis = axis
         self.learn_step = learn_step
+        self.parts = 1  # see set_parts
         # While calibrating: the parameter that gets the step at the end, and statistics, one per batch.
         self._seen: tuple[UnsetStep, list[Tensor]] | None = None
         self.scale: nn.Parameter = UnsetStep(requires_grad=learn_step)
@@ -141,6 +142,17 @@ class LearnedStepQuantizer(Quantizer):
             self._parameters["scale"] = None  # neither side is calibrated: nothing is missing
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         self._parameters["scale"] = scale
+
+
+def set_parts(model: nn.Module, parts: int) -> None:
+    """Tell the quantizers of a model's inputs into how many equal parts each batch is divided.
+
+    What they see at a time is one of them; the gradients of their steps are those of the whole batch.
+    """
+    for module in model.modules():
+        for name, quantizer in module.named_children():
+            if isinstance(quantizer, LearnedStepQuantizer) and name != "weight_quantizer":
+                quantizer.parts = parts
 
 
 def _no_step() -> RuntimeError:

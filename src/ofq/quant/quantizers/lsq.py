@@ -31,7 +31,7 @@ class LSQQuantizer(LearnedStepQuantizer):
         dL/dscale  = gamma * sum(g*((code + offset) - (u + offset)*1[low <= u <= high])),   gamma = 1/sqrt(high*M)
         dL/dbefore = sum of dL/dx,   dL/dafter = sum of g       over the axes that they are broadcast along
 
-    M is the number of elements that share one step; ``before`` and ``after`` are those of :class:`MovedLSQQuantizer`.
+    M elements, of the whole batch, share one step; ``before`` and ``after`` are those of :class:`MovedLSQQuantizer`.
     Codes lie in [-2^(bits-1), 2^(bits-1)-1], or in [0, 2^bits-1] if unsigned. Calibration sets the step to
     start*kappa*mean|x|/sqrt(high), kappa = 4 for an unsigned quantizer with an axis, else 2.
 
@@ -129,7 +129,8 @@ class LSQQuantizer(LearnedStepQuantizer):
         """
         step_shape = self.step_shape(shape)
         low, high = self.levels()
-        return Grid(self, low, high, step_shape, (high * (shape.numel() / self.scale.numel())) ** -0.5)
+        shared = self.parts * shape.numel() / self.scale.numel()  # M
+        return Grid(self, low, high, step_shape, (high * shared) ** -0.5)
 
     def step(self, w: Tensor) -> Tensor:
         """Return max(scale, 1e-5), the same vector for every ``w``."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ofq.config.grid import with_sources
 from ofq.config.params import Params
-from ofq.config.resolve import RunConfig, resolve
+from ofq.config.resolve import RunConfig, keeping, resolve
 from ofq.data.shape import Shape
 from ofq.measure.pace import Pace
 from ofq.runs.paths import Run
@@ -71,4 +71,5 @@ def _tried(params: Params, runs: Sequence[Run], shape: Shape) -> list[tuple[Run,
     _log.info("measuring %d kinds of training on random images, some %.0f s", len(runs), len(runs) * (seconds + 3) * 2)
     configs: dict[Run, RunConfig] = {run: resolve(params, run) for run in with_sources(params, runs)}
     ordered = sorted(configs, key=lambda run: STEPS.index(configs[run].phase))
-    return list(trials({run: configs[run] for run in ordered}, set(runs), shape, seconds))
+    tried = {run: configs[run] for run in ordered}
+    return list(trials(tried, set(runs), shape, seconds, keeping(params, runs[0].study)))

@@ -117,7 +117,7 @@ def _add(found: dict[str, list[Took]], path: Path, info: Info) -> None:
     model = size.get(files.model.name, 0)
     # The optimizer has two numbers for each weight; what a student's trainer has beside that is the meter's.
     state = 3 * model if files.full_precision else model + size.get(files.trainer.name, 0)
-    seconds = (info["gpu_seconds"] if card else info["cpu_seconds"]) * steps / trained
+    seconds = (info["gpu_seconds"] if card else info["cpu_seconds"] * info.get("devices", 1)) * steps / trained
     memory = info["gpu_memory_mib"] if card else info["peak_memory_mib"]
     took = Took(steps, round(seconds, 2), round(memory), sum(size.values()), state)
     found.setdefault(kind_of(config), []).append(took)
