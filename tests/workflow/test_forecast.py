@@ -76,17 +76,20 @@ def test_a_finished_study_has_nothing_to_do_and_an_edit_says_what_runs_again_and
     assert done.returncode == 0, done.stderr
     done = project.ofq("plan", "digits")
     assert done.stdout == "nothing to do\ntotal: 0 runs, 0 CPU-hours\n", done.stderr
+    annealing = project.root / "src/ofq/remedies/cga.py"
+    annealing.write_text(f"{annealing.read_text()}\n_MORE = 1\n")
+    done = project.ofq("plan", "digits")
+    assert rows(done.stdout)[f"cga {STATSQ.sibling('statsq-cga')}"][:3] == ["code", "0", "12"]
+    assert done.stdout.splitlines()[-1].startswith("total: 1 runs, 12 steps, ")
     project.params["recipes"]["digits"]["qat"]["lr"] = 1e-3
     project.write_params()
-    quantizer = project.root / "src/ofq/remedies/cga.py"
-    quantizer.write_text(f"{quantizer.read_text()}\n_MORE = 1\n")
     (project.root / STATSQ.teacher.files.logits).unlink()
     done = project.ofq("plan", "digits")
     assert done.returncode == 0, done.stderr
     assert {job: cells[0] for job, cells in rows(done.stdout).items()} == {
         f"teacher {STATSQ.teacher}": "missing: logits.safetensors",
         f"qat {STATSQ}": "settings: train.lr; after what it needs",
-        f"cga {STATSQ.sibling('statsq-cga')}": "code; after what it needs",
+        f"cga {STATSQ.sibling('statsq-cga')}": "after what it needs",
     }
     assert "kinds of run: 3 from finished runs here" in done.stdout, "another rate takes as long"
     done = project.ofq("plan", "digits", "other")
@@ -177,9 +180,9 @@ def test_what_a_finished_run_took_is_told_with_its_steps_and_not_of_a_part_of_th
     assert (whole.steps, whole.seconds, whole.state) == (1200, 20.0, 4000)
     assert resumed.seconds == pytest.approx(20.0)
     config = resolve(PARAMS, STATSQ)
-    pace = whole.pace(config, SHAPE)
+    pace = whole.pace(config.train, "qat", SHAPE)
     assert pace.seconds(1200, evaluations(config.train) * 597) == pytest.approx(20.0)
-    assert whole.pace(config, None).seconds(1200, 0) == pytest.approx(20.0)
+    assert whole.pace(config.train, "qat", None).seconds(1200, 0) == pytest.approx(20.0)
 
 
 def of_a_card(monkeypatch: pytest.MonkeyPatch, *, here: int = 0) -> Any:
@@ -222,3 +225,11 @@ def test_images_that_are_not_here_are_told_and_leave_the_hours_unknown(monkeypat
     assert "fashion: kinds of run: 1 unknown, their images are not here" in output
     assert rows(output)[f"teacher {run.teacher}"] == ["missing", "0", "4,000", "?"]
     assert "hours of 1 jobs unknown" in output.splitlines()[-1]
+
+
+def test_a_model_that_cannot_be_built_is_one_line(project: Project) -> None:
+    project.params["models"]["vit_micro"]["arguments"]["num_heads"] = 3  # of a width of 32
+    project.write_params()
+    done = project.ofq("plan", "digits")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("ofq: error: timm cannot build vit_tiny_patch16_224 with {")

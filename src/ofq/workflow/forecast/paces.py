@@ -41,10 +41,10 @@ def paces_of(params: Params, runs: Sequence[Run], shape: Shape | None) -> tuple[
 
     def take(source: str, found: dict[str, list[Took]], *, same_length: bool = False) -> None:
         for kind, run in first.items():
-            steps = configs[run].train.steps
-            took = [one for one in found.get(kind, []) if one.steps == steps or not same_length]
+            recipe = configs[run].train
+            took = [one for one in found.get(kind, []) if one.steps == recipe.steps or not same_length]
             if kind not in known and took:
-                known[kind] = middle(took).pace(configs[run], shape)
+                known[kind] = middle(took).pace(recipe, configs[run].phase, shape)
                 sources[source] += 1
 
     here = finished_here()

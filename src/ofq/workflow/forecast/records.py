@@ -9,7 +9,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from ofq.config.resolve import RunConfig
+from ofq.config.recipes import TrainingRecipe
 from ofq.data.shape import Shape
 from ofq.errors import UserError
 from ofq.measure.pace import Pace, evaluations
@@ -44,11 +44,10 @@ class Took:
     published: int
     state: int
 
-    def pace(self, config: RunConfig, shape: Shape | None) -> Pace:
-        """Return the pace of runs with such settings; of unknown images the evaluation is in the steps."""
-        size = config.train.batch_size
-        held = config.train.held(config.train.min_lr, self.steps)
-        images = evaluated(config.model_copy(update={"train": held}), shape) if shape else 0
+    def pace(self, recipe: TrainingRecipe, phase: str, shape: Shape | None) -> Pace:
+        """Return the pace of runs of a phase and recipe; of unknown images the evaluation is in the steps."""
+        size = recipe.batch_size
+        images = evaluated(recipe.held(recipe.min_lr, self.steps), phase, shape)
         step = self.seconds / (self.steps + _FORWARD * images / size)
         image = _FORWARD * step / size if shape else 0.0
         return Pace(step, image, 0.0, self.memory_mib, self.published, self.state)
@@ -65,10 +64,14 @@ def kind_of(config: dict[str, Any]) -> str:
     return digest_of(json.dumps(_timed(config), sort_keys=True))[:16]
 
 
-def evaluated(config: RunConfig, shape: Shape, first: int = 0) -> int:
-    """Return how many images a run evaluates after its first steps, a teacher's outputs for its students included."""
-    outputs = shape.train if config.phase == "teacher" else 0
-    return evaluations(config.train, first) * shape.evaluated + outputs
+def evaluated(recipe: TrainingRecipe, phase: str, shape: Shape | None, first: int = 0) -> int:
+    """Return how many images a run evaluates after its first steps, 0 for unknown ones.
+
+    A teacher's outputs for its students are among them.
+    """
+    if shape is None:
+        return 0
+    return evaluations(recipe, first) * shape.evaluated + (shape.train if phase == "teacher" else 0)
 
 
 def finished_here() -> dict[str, list[Took]]:
@@ -109,7 +112,7 @@ def _add(found: dict[str, list[Took]], path: Path, info: Info) -> None:
     """Add what a finished run took, unless half of it was trained by a process that did not end it."""
     config, card = info["config"], "gpu_seconds" in info
     files = RunFiles(path.parent, config["phase"] == "teacher")
-    steps = read_json(files.metrics, dict[str, Any])["steps"]
+    steps = read_json(files.metrics, dict[str, Any]).get("steps", 0)
     trained = steps - info.get("resumed_after", 0)
     if 2 * trained <= steps:
         return

@@ -111,11 +111,9 @@ def _estimate(params: Params, job: Job, paces: dict[Run, Pace], shape: Shape | N
         rows = 1 + len(RANGES) * len(PLACES) * TRIALS
         images = rows * (shape.evaluated + min(TRAIN_IMAGES, shape.train)) if shape else 0
         return Estimate(0, pace.seconds(0, images) if pace else None, memory)
-    first = job.first
-    if step == "probe":
-        config, first = config.model_copy(update={"train": config.train.held(config.train.min_lr, WINDOW)}), 0
-    steps = config.train.steps - first
-    seconds = pace.seconds(steps, evaluated(config, shape, first) if shape else 0) if pace else None
+    recipe = config.train if step in _TRAINING else config.train.held(config.train.min_lr, WINDOW)
+    steps, images = recipe.steps - job.first, evaluated(recipe, step, shape, job.first)
+    seconds = pace.seconds(steps, images) if pace else None
     size = pace.published + _KEPT * pace.state if pace and step in _TRAINING else 0
     return Estimate(steps, seconds, memory, size)
 
