@@ -19,6 +19,7 @@ class Shape:
         classes: number of classes.
         channels: of an image.
         size: height and width in pixels.
+        streamed: whether they are read at every step, and not kept in memory.
     """
 
     train: int
@@ -26,6 +27,7 @@ class Shape:
     classes: int
     channels: int
     size: tuple[int, int]
+    streamed: bool = False
 
     @property
     def pixels(self) -> int:
@@ -33,7 +35,8 @@ class Shape:
         return self.channels * math.prod(self.size)
 
 
-_PUBLISHED = {"imagenet": Shape(1_281_167, 50_000, 1000, 3, (224, 224))}  # ILSVRC-2012; reading it takes minutes
+# ILSVRC-2012, whose files take minutes to list.
+_PUBLISHED = {"imagenet": Shape(1_281_167, 50_000, 1000, 3, (224, 224), streamed=True)}
 
 
 def shape_of(study: str, data: Data) -> Shape:

@@ -127,12 +127,13 @@ class _Trial:
         outputs = self.tried.train if config.phase == "teacher" else 0
         absent = self.shape.train - self.tried.train
         whole = config.train.batch_size
+        kept = 0 if self.shape.streamed else absent * self.shape.pixels / _MIB
         grown = few.before_mib + (few.memory_mib - few.before_mib) * whole / self.keeping.devices / batch
         return Pace(
             step=step * whole / batch,
             image=image,
             start=max(few.seconds - _FEW * step - (2 * evaluated + outputs) * image, 0.0),
-            memory_mib=round(grown + absent * self.shape.pixels / _MIB),
+            memory_mib=round(grown + kept),
             published=few.published + (4 * self.shape.classes * absent if outputs else 0),
             state=few.state,
         )
@@ -149,7 +150,7 @@ class _Trial:
     def _batch(self, config: RunConfig) -> int:
         """Return the images of a step that is tried."""
         part = config.train.batch_size // self.keeping.devices
-        return part if config.hardware.device != "cpu" else min(part, max(8, _BATCH // self.shape.pixels))
+        return part if config.hardware.device != "cpu" else min(part, max(8, _BATCH // self.shape.pixels // 2 * 2))
 
 
 def _apart(folder: Path, work: Callable[..., Any], *arguments: Any) -> Any:
