@@ -23,19 +23,16 @@ from benchmarks.rounds import conditions
 from ofq.config import params
 from ofq.config.grid import Grid
 from ofq.config.params import Params
-from ofq.runs.files import read_json, replacing, write_json
+from ofq.report.artefacts import ARTEFACTS, CLAIMS
+from ofq.runs.files import as_json, read_json, replacing, write_json
 from ofq.runs.paths import Run
+from ofq.runs.published import digest_of
 from tools.scratch import copy_workflow, environment
 
 BITS = ["w2a2", "w3a3", "w4a4"]
-PLAN_NEW, PLAN_DONE = "plan, nothing made", "plan, all made"
-COMMANDS = {
-    PLAN_NEW: ["snakemake", "-n", "--quiet"],
-    PLAN_DONE: ["snakemake", "-n", "--quiet"],
-    "tables": ["python", "-m", "ofq", "tables", "digits"],
-    "figures": ["python", "-m", "ofq", "figures", "digits"],
-    "annealing": ["python", "-m", "ofq", "annealing", "digits"],
-}
+PLAN_NEW, PLAN_DONE, REPORT = "plan, nothing made", "plan, all made", "report"
+FORECAST = "plan with hours, after an edit"
+SNAKEMAKE = ["snakemake", "-n", "--quiet"]
 
 
 def write_study(root: Path, *, seeds: int) -> Params:
@@ -44,7 +41,8 @@ def write_study(root: Path, *, seeds: int) -> Params:
     phase = {"lr": 1e-3, "min_lr": 1e-4, "batch_size": 64, "steps": 12}
     content["recipes"]["digits"] = {"teacher": phase, "qat": phase, "cga": {"steps": 12}}
     grid = {key: content["studies"]["digits"][key] for key in ("data", "models", "variants", "recipe")}
-    study = grid | {"bits": BITS, "seeds": list(range(seeds))}  # no groups, and nothing measured further
+    study = grid | {"bits": BITS, "seeds": list(range(seeds))}  # no groups
+    study |= {"measure": ["noise", "probe"], "compare": [["statsq", "lsq"]]}
     content |= {"study": "digits", "studies": {"digits": study}}
     copy_workflow(Path(), root, yaml.safe_dump(content))
     return params.load(root / "params.yaml")
@@ -64,29 +62,41 @@ def fill(root: Path, parameters: Params) -> None:
     """Make one run of each variant, and every other run as a copy of it."""
     study = Grid(parameters, "digits").runs
     first = {run.variant: run for run in reversed(study)}
-    run(root, ["snakemake", "--quiet", "all", "--", *(str(one.files.metrics) for one in first.values())])
+    asked = [one.files.metrics for one in first.values()]
+    trained = [one for one in first.values() if one in Grid(parameters, "digits").trained]
+    asked += [path for one in trained for path in (one.files.noise, one.files.probe)]
+    run(root, ["snakemake", "--quiet", "all", "--", *map(str, asked)])
     for one in {*study, *(each.teacher for each in study)}:
         source: Run = first.get(one.variant, study[0].teacher)
         if one != source:
             shutil.copytree(root / source.files.root, root / one.files.root, dirs_exist_ok=True)
-            metrics = root / one.files.metrics
-            write_json(metrics, read_json(metrics) | {"seed": one.seed})
+            metrics = read_json(root / one.files.metrics) | {"seed": one.seed}
+            write_json(root / one.files.metrics, metrics)
+            info = read_json(root / one.files.info) | {"run": str(one)}
+            info["digests"]["outputs"][one.files.metrics.name] = digest_of(as_json(metrics))
+            write_json(root / one.files.info, info)
 
 
 def measure(seeds: int) -> tuple[int, dict[str, tuple[float, float]]]:
-    """Number of runs, and seconds of each command."""
+    """Number of runs, and seconds of each command; the report is all parts of it, which follow one by one."""
     with tempfile.TemporaryDirectory(prefix="ofq-dag-") as folder:
         root = Path(folder)
         parameters = write_study(root, seeds=seeds)
         count = len({*Grid(parameters, "digits").runs, *(each.teacher for each in Grid(parameters, "digits").runs)})
-        found = {PLAN_NEW: run(root, COMMANDS[PLAN_NEW])}
+        found = {PLAN_NEW: run(root, SNAKEMAKE)}
         fill(root, parameters)
-        found |= {name: run(root, COMMANDS[name]) for name in ("tables", "figures", "annealing")}
+        grid = Grid(parameters, "digits")
+        parts = [artefact.part for artefact in ARTEFACTS if artefact is CLAIMS or artefact.made(grid)]
+        report = {part: run(root, ["python", "-m", "ofq", "report", part, "digits"]) for part in parts}
         for step in ("toy", "toy-figure"):  # part of the study's target, and of no size
             run(root, ["python", "-m", "ofq", step])
         run(root, ["snakemake", "--touch", "--forceall", "--quiet", "all"])
-        found[PLAN_DONE] = run(root, COMMANDS[PLAN_DONE])
-        return count, {name: found[name] for name in COMMANDS}
+        found[PLAN_DONE] = run(root, SNAKEMAKE)
+        edited = (root / "params.yaml").read_text().replace("lr: 0.001", "lr: 0.002")
+        (root / "params.yaml").write_text(edited)
+        found[FORECAST] = run(root, ["python", "-m", "ofq", "plan", "digits"])
+        walls, processor = zip(*report.values(), strict=True)
+        return count, found | {REPORT: (sum(walls), sum(processor))} | report
 
 
 def main() -> None:
@@ -105,7 +115,7 @@ def main() -> None:
         cells = (f"{name} {wall:.1f} ({processor:.1f})" for name, (wall, processor) in found.items())
         print(f"{count:>5} runs: {', '.join(cells)}", flush=True)
     figure, panel = plt.subplots(figsize=(5, 3.4), layout="constrained")
-    for name in COMMANDS:
+    for name in (PLAN_NEW, PLAN_DONE, FORECAST, REPORT):
         panel.plot(counts, [found[name][1] for found in seconds], marker="o", label=name)
     panel.set(xlabel="runs of the study", ylabel="processor time, s", xlim=(0, None), ylim=(0, None))
     panel.legend(frameon=False)

@@ -14,4 +14,4 @@ def test_the_study_that_planning_is_timed_with_can_be_read(tmp_path: Path, monke
     parameters = write_study(tmp_path, seeds=2)
     study = parameters.studies["digits"]
     assert len(Grid(parameters, "digits").runs) == 2 * len(BITS) * len(study.variants)
-    assert not study.groups and not study.measure
+    assert not study.groups and study.measure

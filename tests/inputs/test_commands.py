@@ -13,6 +13,7 @@ from tests.inputs.conftest import RUN, Refusal
 
 OF_A_STUDY = [
     "data",
+    "plan",
     "tables",
     "figures",
     "comparison",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ofq.data.batches import InMemory
-from ofq.measure.noise import RANGES, Noise, fixed, inject, measure
+from ofq.measure.extent import PLACES, RANGES
+from ofq.measure.noise import Noise, fixed, inject, measure
 from ofq.oscillation.thresholds import threshold_distance
 from ofq.quant import block_weights
 from ofq.quant.weights import BlockWeight
@@ -16,7 +17,6 @@ from ofq.training.device import Device
 from ofq.training.loop import evaluate
 
 WIDE = 0.2  # code steps: a band that holds many weights of a small model
-PLACES = ["boundary", "random"]
 
 
 def by_weight(model: nn.Module, noise: Noise) -> tuple[list[tuple[BlockWeight, Tensor]], int]:

@@ -47,7 +47,7 @@ def test_other_code_starts_in_a_new_directory_says_so_and_keeps_the_old_state(
     assert f"{RUN}: code changed since step 5 was saved; starting from the first step in runs/{RUN}/" in out
     assert f"the earlier state stays in {stopped.directory}; to go on from it: --resume-across-code" in out
     assert "resumed" not in out
-    assert stopped.step == 5 and info()["history"] == []
+    assert stopped.step == 5 and info()["history"] == [] and "resumed_after" not in info()
     assert contents(RUN) == undisturbed, "the same computation, from the start"
 
 
@@ -69,7 +69,8 @@ def test_going_on_under_other_code_is_a_choice_that_the_run_records(
     assert noted["rerun_on_code"] == keeping.rerun_on_code
     assert noted["digests"]["code"] == "0123456789abcdef"
     (before,) = noted["history"]
-    assert before["code"] == code and before["until_step"] == 5 and "torch" in before["versions"]
+    assert before["code"] == code and before["until_step"] == noted["resumed_after"] == 5
+    assert "torch" in before["versions"]
     assert stopped.step == 5, "the old state is kept"
 
 

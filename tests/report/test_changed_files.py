@@ -26,6 +26,7 @@ from ofq.runs.files import read_json, write_json
 from ofq.runs.paths import Run
 from ofq.runs.published import digests_of, problems, read_info, seal, sealed
 from ofq.workflow.cost import table as cost
+from ofq.workflow.forecast.records import kind_of, recorded
 from ofq.workflow.reference import record
 from ofq.workflow.verify import verify
 from tests.report.conftest import Made
@@ -203,6 +204,8 @@ def test_a_record_is_of_files_that_were_not_changed_and_leaves_what_a_person_put
     (REPORT / "figures").mkdir()
     record(params, "digits")
     folder = Path("results/reference/digits")
+    kind = kind_of(resolve(params, ONE).model_dump(mode="json"))
+    assert read_json(folder / "record.json")["took"][kind]["seconds"] == recorded()[kind][0].seconds == 1.0
     mine = [folder / "NOTES.md", folder / "tables/mine.csv", folder / "own/plot.png"]
     for path in mine:
         path.parent.mkdir(exist_ok=True)

@@ -194,6 +194,28 @@ def runs(study: str, group: str | None) -> None:
         print(made)
 
 
+@COMMANDS(STUDY, ("group", {"metavar": "GROUP", "nargs": "?", "help": "of the study, or everything"}))
+def plan(study: str, group: str | None) -> None:
+    """Print what a study would run and what that would cost, before it runs.
+
+    A line for each job that `snakemake STUDY` would run now (with GROUP: that of a group), by Snakemake's own plan: why
+    (missing, settings and which, code, newer inputs), the saved step that it goes on from, the steps that are left,
+    hours, memory, and disk with the states of trainers. Where `python -m ofq runs` goes by the files alone and needs no
+    Snakemake, this says what Snakemake does. The last line begins with `total:` and ends in CPU-hours or GPU-hours.
+
+    How long a step takes is known from finished runs of the same kind, here or in the committed records. Otherwise each
+    kind is tried on random images, which takes a minute or two; that needs the study's device. Nothing of the study is
+    trained, and nothing is written.
+
+    examples: python -m ofq plan digits
+              python -m ofq plan digits controls
+    """
+    from ofq.workflow.forecast.table import forecast
+    from ofq.workflow.targets import load_project
+
+    print(forecast(load_project(), study, group))
+
+
 @COMMANDS(STUDY)
 def cost(study: str) -> None:
     """Print what each step of a study cost.

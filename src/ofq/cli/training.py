@@ -80,7 +80,8 @@ def probe(run: str, steps: int | None) -> None:
 
     named = Run.named(run)
     job = job_settings(named)
-    from ofq.measure.probe import WINDOW, run_probe
+    from ofq.measure.extent import WINDOW
+    from ofq.measure.probe import run_probe
 
     run_probe(named, job.config, job.keeping, steps=WINDOW if steps is None else steps)
 

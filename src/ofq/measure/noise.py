@@ -14,6 +14,7 @@ from ofq.config.resolve import KEEPING, Keeping, RunConfig, TeacherConfig
 from ofq.data.batch import Batches
 from ofq.data.seeds import seeded
 from ofq.errors import UserError
+from ofq.measure.extent import PLACES, RANGES, TRAIN_IMAGES, TRIALS
 from ofq.models.weights import load_weights
 from ofq.oscillation.thresholds import threshold_distance
 from ofq.quant.families.base import BlockWeight
@@ -30,10 +31,6 @@ from ofq.training.job import Step, started
 from ofq.training.loop import evaluate
 from ofq.training.student import make_student
 
-TRIALS = 10
-RANGES = (0.01, 0.05)  # code steps
-PLACES = ("boundary", "random")
-TRAIN_IMAGES = 600
 _COLUMNS = ["where", "range", "trial", "injected", "top1", "loss", "train_loss"]
 
 Layer = QuantLinear | QKRAttention

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ofq.config.resolve import KEEPING, Keeping, QatConfig, RunConfig, TeacherConfig
 from ofq.errors import UserError
+from ofq.measure.extent import WINDOW
 from ofq.oscillation.boundary import BoundaryObserver
 from ofq.oscillation.coupling import CouplingObserver
 from ofq.oscillation.thresholds import lift
@@ -22,7 +23,6 @@ from ofq.training.job import Step, started
 from ofq.training.loop import train
 from ofq.training.student import loss_from
 
-WINDOW = 300  # steps
 _LONGEST = 10**9
 _COLUMNS = ["share", "share_high", "reversals"]
 # Gives the images an order that neither the run nor an annealing of it saw.

@@ -47,11 +47,13 @@ class Checkpoints:
 
     Attributes:
         history: the earlier makers, oldest first, each with the step up to which it trained.
+        first: the step that was resumed from, 0 for none.
     """
 
     def __init__(self, directory: Path, maker: Maker, *, seconds: float, earlier: Path | None = None) -> None:
         self.directory = directory
         self.history: list[dict[str, Any]] = []
+        self.first = 0
         self._maker = maker.noted()
         self._seconds = seconds
         self._earlier = earlier
@@ -63,7 +65,7 @@ class Checkpoints:
         state = load_latest(self.directory) or (load_latest(self._earlier) if self._earlier else None)
         if state is None:
             return None
-        self.history = list(state["history"])
+        self.history, self.first = list(state["history"]), state["step"]
         if state["maker"] != self._maker:
             self.history.append({**state["maker"], "until_step": state["step"]})
             whats = {"code": "code", "versions": "versions of libraries", "devices": "devices"}

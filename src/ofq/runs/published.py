@@ -38,14 +38,17 @@ class Info(TypedDict, total=False):
     cpu_seconds: float
     peak_memory_mib: float
     gpu_seconds: float
+    gpu_memory_mib: int
     device: str
     hardware: dict[str, Any]
+    devices: int
     threads: int
     machine: dict[str, Any]
     versions: dict[str, str]
     config: dict[str, Any]
     digests: Digests
     state: str
+    resumed_after: int
     git: str
     dirty: bool
     changed: list[str]

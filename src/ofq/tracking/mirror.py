@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 _FORMAT = 1  # version of what is written for a run; a new number writes every run anew
 _MARK = "mirrored"  # tag: how much of a run's log is in the store; empty while the run is being written
-_BATCH = 1000  # metrics that MLflow takes in one call
+_METRICS, _SETTINGS = 1000, 100  # what MLflow takes in one call: metrics, and parameters or tags
 _MEND = "delete it and mirror the runs again: python -m ofq track"
 _INTERVAL = 5.0  # seconds between two looks at the logs
 
@@ -150,6 +150,8 @@ class _Mirror:
         for log in self.runs:
             known = stored.pop(str(log.run), [])
             run, start = _continued(known, log)
+            # A server that went away while it answered may have been asked twice for the same run.
+            self._replace([one for one in known if run is not None and one is not run], [])
             if run is None:
                 new, replaced = new + (not known), replaced + bool(known)
                 self._replace(known, [log.run.files.metrics.name, log.run.files.info.name])
@@ -208,12 +210,14 @@ class _Mirror:
 
         run_id = run.info.run_id
         self.client.set_tag(run_id, _MARK, "")
+        self.client.log_batch(run_id, tags=[RunTag(*item) for item in log.tags.items()])
         params = [Param(*item) for item in log.params.items()]
-        self.client.log_batch(run_id, params=params, tags=[RunTag(*item) for item in log.tags.items()])
+        for first in range(0, len(params), _SETTINGS):
+            self.client.log_batch(run_id, params=params[first : first + _SETTINGS])
         points = log.points(start)
         metrics = [Metric(name, value, _milliseconds(log, step, start), step) for name, step, value in points]
-        for first in range(0, len(metrics), _BATCH):
-            self.client.log_batch(run_id, metrics=metrics[first : first + _BATCH])
+        for first in range(0, len(metrics), _METRICS):
+            self.client.log_batch(run_id, metrics=metrics[first : first + _METRICS])
         if log.finished:
             self._attach(run, {path.name: path for path in (log.run.files.metrics, log.run.files.info)})
             self.client.set_terminated(run_id, end_time=_milliseconds(log, log.steps, start))

@@ -78,5 +78,6 @@ def _info(job: Job[RunConfig], outputs: dict[str, str]) -> dict[str, Any]:
         "rerun_on_code": job.keeping.rerun_on_code,
         "resume_across_code": job.keeping.resume_across_code,
         "history": job.checkpoints.history,
+        **({"resumed_after": job.checkpoints.first} if job.checkpoints.first else {}),
         **job.git,
     }

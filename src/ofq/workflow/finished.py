@@ -13,10 +13,11 @@ from typing import Any
 
 from ofq.config.grid import all_runs, grids_named, published, with_sources
 from ofq.config.params import Params
-from ofq.config.resolve import AnnealConfig, RunConfig, given_weights, resolve
+from ofq.config.resolve import AnnealConfig, RunConfig, given_weights, keeping, resolve
 from ofq.data.manifest import again, manifest_path, read_manifest
 from ofq.data.verify import manifest_problems
 from ofq.errors import UserError
+from ofq.runs import states
 from ofq.runs.code_digest import code_digest
 from ofq.runs.files import AGAIN, read_json
 from ofq.runs.paths import EVERYTHING, RESULTS, Run
@@ -127,6 +128,29 @@ class Finished:
         except UserError as error:  # what mends a file here mends none elsewhere
             raise UserError(str(error).removesuffix(f"; {AGAIN}").removesuffix(f"; {again(made.study)}")) from None
 
+    def changed_settings(self, run: Run, path: Path) -> list[str]:
+        """Return the names of the settings in which a ``run.json`` differs from what ``params.yaml`` asks for here.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        return _differences(read_info(path, "config")["config"], self._config(run).shown())
+
+    def saved_step(self, made: Made) -> int:
+        """Return the step after which a training would go on, if what it reads stays as it is here; 0: at its start."""
+        run = made.of
+        if not isinstance(run, Run) or not (found := states.of_run(run.state(""))):
+            return 0
+        config, kept = self._config(run), keeping(self._params, made.study)
+        paths = [manifest_path(made.study), *_read(made, run, config)]
+        if not all(path.exists() for path in paths):
+            return 0
+        read = {str(path): self._digest(path) for path in paths}
+        here = states.Origin(config.canonical(), read, self._code(ENTRIES[made.step], *config.modules))
+        ignored = {"code"} if kept.across_code else set()
+        steps = [state.step for state in found if {*state.origin.differences(here)} <= ignored]
+        return steps[-1] if steps else 0
+
     def _steps_of(self, study: str, runs: Iterable[Run]) -> list[Made]:
         """Return the steps of some runs of a study, of what they continue and learn from, and of its data."""
         made = [Made("data", study), *map(self.step_of, with_sources(self._params, runs))]
@@ -164,7 +188,7 @@ class Finished:
         elif made.step == "probe":
             digests, outputs = read_measured(files["probe.json"], Measured).get("digests"), {"probe.parquet"}
         else:
-            digests, outputs = self._check_info(run, config, files["run.json"]), {*files} - {"run.json"}
+            digests, outputs = self._check_info(run, files["run.json"]), {*files} - {"run.json"}
         recorded = digests.get("inputs") if isinstance(digests, dict) else None
         if not isinstance(recorded, dict):
             raise UserError("it does not say what it was made from, as of an earlier version")
@@ -180,11 +204,11 @@ class Finished:
                 raise UserError(f"{name} was changed since it was published (sha256)")
         return found
 
-    def _check_info(self, run: Run, config: RunConfig, path: Path) -> Any:
+    def _check_info(self, run: Run, path: Path) -> Any:
         info = read_info(path, "run", "config", "digests")
         if info["run"] != str(run):
             raise UserError(f"run.json is that of {info['run']}")
-        if different := _differences(info["config"], config.shown()):
+        if different := self.changed_settings(run, path):
             raise UserError(f"its settings are not those of params.yaml here: {', '.join(different)}")
         return info["digests"]
 

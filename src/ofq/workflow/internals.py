@@ -13,6 +13,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,17 +27,21 @@ from snakemake.io import report
 from snakemake.jobs import Job
 from snakemake.logging import ColorizingTextHandler, logger
 from snakemake.persistence import NO_PARAMS_CHANGE, PersistenceBase
+from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
 from snakemake.shell import shell
 from snakemake.utils import available_cpu_count
 
 from ofq.environment import LOCKS
 from ofq.errors import UserError, first_of
 from ofq.report.artefacts import Artefact
+from ofq.runs.files import remove_empty
 from ofq.workflow.limits import memory_mb, processors
 from ofq.workflow.warm import SIGNALS
 
 _SHELLS = {"bash", "sh"}
 _TOGETHER = 0.5  # seconds
+_DIGEST = re.compile("'[0-9a-f]{16}'")  # of code, among the parameters of a job
+_OWN = Path(".snakemake")
 _FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
 
 
@@ -75,14 +80,17 @@ def end_by(end: Callable[[UserError], NoReturn]) -> None:
     print_exception = SnakemakeApi.print_exception
 
     def print_others(self: Any, error: Exception) -> None:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is not None:
-            end(cause)
+        if mistake := _mistake_behind(error):
+            end(mistake)
         print_exception(self, error)
 
     SnakemakeApi.print_exception = print_others
+
+
+def _mistake_behind(error: BaseException | None) -> UserError | None:
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def after_planning(workflow: Any, check: Callable[[], None]) -> None:
@@ -234,8 +242,7 @@ def keep_finished(keeps: Callable[[str, str], bool]) -> None:
 
     def params_changed_and_count(self: Any, job: Any, file: Any = None) -> Any:
         change = params_changed(self, job, file=file)
-        digests = re.compile(r"'[0-9a-f]{16}'")
-        others = [value for value in (*change.only_old, *change.only_new) if not digests.fullmatch(value)]
+        others = [value for value in (*change.only_old, *change.only_new) if not _DIGEST.fullmatch(value)]
         return NO_PARAMS_CHANGE if kept(job) and not others else change
 
     PersistenceBase._code_changed = code_changed_and_counts
@@ -276,3 +283,70 @@ def outputs(artefact: Artefact, subcategory: Callable[[Any], str], root: Path) -
             path = report(path, category=category, subcategory=subcategory, labels={kind: title}, **described)
         files.append(path)
     return files
+
+
+@dataclass(frozen=True)
+class Due:
+    """A job that Snakemake would run, and why.
+
+    Attributes:
+        rule: name of its rule.
+        wildcards: of the job, as functions of rules get them.
+        missing: names of its files that are not there.
+        newer: files that it reads and that are newer than what it made.
+        settings: whether its settings changed.
+        code: whether the digest of its code, or its command, changed.
+        inputs: whether it would read other files than it did.
+        incomplete: whether it was stopped while it wrote.
+        after: whether it reads what another job makes anew.
+    """
+
+    rule: str
+    wildcards: Any
+    missing: list[str]
+    newer: list[str]
+    settings: bool
+    code: bool
+    inputs: bool
+    incomplete: bool
+    after: bool
+
+
+def due(target: str) -> list[Due]:
+    """Return the jobs that Snakemake would run for a target; runs and writes nothing.
+
+    Raises:
+        UserError: a function of a rule met a user's mistake.
+        SystemExit: the Snakefile's own checks did, and said so.
+    """
+    new = not _OWN.exists()
+    try:
+        with SnakemakeApi(OutputSettings(dryrun=True, quiet={Quietness.ALL})) as api:
+            started = api.workflow(ResourceSettings(cores=1), snakefile=Path("Snakefile"))
+            started.dag(DAGSettings(targets={target}, force_incomplete=True))  # as the profiles say
+            workflow = started._workflow
+            workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
+            workflow._build_dag()
+            return [_due(job, workflow.dag.reason(job)) for job in workflow.dag.needrun_jobs()]
+    except Exception as error:
+        raise _mistake_behind(error) or error from None
+    finally:
+        if new:
+            remove_empty(_OWN)
+
+
+def _due(job: Any, reason: Any) -> Due:
+    changed = [*reason.params_changed.only_old, *reason.params_changed.only_new] if reason.params_changed else []
+    newer = {str(path) for path in reason.updated_input} - {str(path) for path in reason.updated_input_run}
+    digests = [value for value in changed if _DIGEST.fullmatch(value)]
+    return Due(
+        rule=job.rule.name,
+        wildcards=job.wildcards,
+        missing=sorted(Path(path).name for path in reason.missing_output),
+        newer=sorted(newer),
+        settings=len(changed) > len(digests),
+        code=bool(digests or reason.code_changed),
+        inputs=bool(reason.input_changed),
+        incomplete=bool(reason.incomplete_output),
+        after=bool(reason.updated_input_run),
+    )

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from ofq.config.grid import Grid
+from ofq.config.grid import Grid, with_sources
 from ofq.config.params import Params
 from ofq.config.resolve import resolve
 from ofq.errors import UserError
@@ -12,6 +12,7 @@ from ofq.report.record import settings_of, step_of
 from ofq.runs.files import replacing, write_json
 from ofq.runs.paths import REFERENCE, report_dir
 from ofq.runs.published import problems, read_info
+from ofq.workflow.forecast.records import to_record
 
 _NOTED = ("finished", "machine", "device", "threads", "versions", "config", "digests", "cpu_seconds")
 _OF_GROUPS = {".csv", ".json", ".md", ".png"}
@@ -22,7 +23,8 @@ def record(params: Params, study: str) -> None:
 
     Each finished group gets a folder, with CSV, JSON, Markdown and PNG. Other groups of an earlier record stay, and so
     do its claims if there are no new ones, and what a person put there. ``record.json`` lists the former under
-    ``kept``, and names seeds, versions, machine, threads, code digests and a digest of the settings of each run.
+    ``kept``, and names seeds, versions, machine, threads, code digests, a digest of the settings of each run, and what
+    a run of each kind took.
 
     Raises:
         UserError: a run or the report is missing or a file was changed, or the runs were made by different code or
@@ -58,6 +60,7 @@ def record(params: Params, study: str) -> None:
         "code": {step: digests.pop() for step, digests in steps.items()},
         "settings": {str(run): settings_of(info) for run, info in zip(runs, infos, strict=True)},
         "cpu_seconds": round(sum(info["cpu_seconds"] for info in infos)),
+        "took": to_record(with_sources(params, runs)),
     }
     # The old record is removed only when the new one is complete.
     target, new, old = REFERENCE / study, REFERENCE / f".{study}-new", REFERENCE / f".{study}-old"

@@ -1,0 +1,1 @@
+"""What a study would run and what that would cost, before it runs."""
