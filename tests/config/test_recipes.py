@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from ofq.config import params
+from ofq.config.grid import Grid
 from ofq.config.recipes import Pretrained, TrainingRecipe
 from ofq.config.resolve import AnnealConfig, TeacherConfig, given_weights, resolve
 from ofq.runs.paths import Run
@@ -68,6 +69,27 @@ def by_place(tmp_path: Path) -> params.Params:
     content["recipes"]["deit"]["teacher"] = {"pretrained": "weights/{model}.safetensors"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     return params.load(tmp_path / "params.yaml")
+
+
+RECIPES = {
+    "deit_tiny": ("deit", "deit", "deit"),
+    "deit_small": ("deit", "deit-mixed", "deit-mixed"),
+    "swin_tiny": ("swin", "swin-mixed", "swin-mixed"),
+}
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_the_papers_study_trains_every_model_and_width_as_its_authors_do(model: str) -> None:
+    names = dict(zip(("w2a2", "w3a3", "w4a4"), RECIPES[model], strict=True))
+    for study in ("imagenet", "imagenet-common"):
+        runs = [run for run in Grid(PARAMS, study).runs if run.model == model]
+        assert {run.bits for run in runs} == {*names} and {run.seed for run in runs} == {42}
+        assert {run.variant for run in runs} >= {"lsq", "statsq", "statsq-qkr", "statsq-qkr-cga"}
+        for run in runs:
+            qat = PARAMS.recipes[names[run.bits] if study == "imagenet" else "deit"].qat
+            train = resolve(PARAMS, run).train
+            assert train in (qat, qat.held(1e-5, None, 30)) and train.for_images(1_281_167).unit in (2287, 1601, 2502)
+        assert resolve(PARAMS, runs[0].teacher).shown()["pretrained"] is True
 
 
 def test_a_run_has_the_recipe_of_its_model_and_width_and_no_other(by_place: params.Params) -> None:
