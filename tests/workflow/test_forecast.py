@@ -9,8 +9,8 @@ import pytest
 
 from ofq.config.params import load
 from ofq.config.resolve import resolve
-from ofq.data.shape import Shape
 from ofq.measure.pace import evaluations
+from ofq.measure.shape import Shape
 from ofq.runs.paths import Run
 from ofq.workflow.finished import Made
 from ofq.workflow.forecast import paces, table

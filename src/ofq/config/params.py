@@ -89,14 +89,13 @@ def _check_study(params: Params, name: str, study: Study) -> None:
     widths = {*study.bits, *(bits for group in groups for bits in group.bits or ()), FULL_PRECISION}
     places = {f"{model}/{bits}" for model in models for bits in widths}
     _exists(f"{where}.recipe_for", "model and bits of the study", study.recipe_for, places)
-    recipes = {name: params.recipes[name] for name in (study.recipe, *study.recipe_for.values())}
-    for name, recipe in recipes.items():
-        for phase in (recipe.teacher, recipe.qat):
-            size = study.hardware.devices if isinstance(phase, Pretrained) else phase.batch_size
-            if size % study.hardware.devices:
+    devices = study.hardware.devices
+    for named in {study.recipe, *study.recipe_for.values()}:
+        for phase in (params.recipes[named].teacher, params.recipes[named].qat):
+            if not isinstance(phase, Pretrained) and phase.batch_size % devices:
                 raise ValueError(
-                    f"{where}.hardware.devices: {study.hardware.devices} cannot share batches of {size} equally "
-                    f"(recipe {name})"
+                    f"{where}.hardware.devices: {devices} cannot share batches of {phase.batch_size} equally; they are "
+                    f"those of recipe '{named}'"
                 )
     _check_grid(params, where, study, [name for name in study.variants if name != TEACHER])
     if study.learning_rates is not None:

@@ -34,6 +34,6 @@ class Pace:
 
 def evaluations(recipe: TrainingRecipe, first: int = 0) -> int:
     """Return how often a training is evaluated after a step, its end counted twice: in the loop and for publishing."""
-    interval = max(1, recipe.steps // recipe.evaluations)
-    in_the_loop = recipe.steps // interval - first // interval + bool(recipe.steps % interval)
-    return 1 + (in_the_loop if first < recipe.steps else 0)
+    steps, interval = recipe.length, recipe.interval
+    in_the_loop = steps // interval - first // interval + bool(steps % interval)
+    return 1 + (in_the_loop if first < steps else 0)

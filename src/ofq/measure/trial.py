@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from ofq.config.recipes import Augmentation
+from ofq.config.recipes import Augmentation, TrainingRecipe
 from ofq.config.resolve import KEEPING, Keeping, RunConfig
 from ofq.data.manifest import Files, Manifest, write_manifest
 from ofq.data.prepare import store
-from ofq.data.shape import Shape
 from ofq.environment import UNDER_SNAKEMAKE
 from ofq.errors import UserError
 from ofq.measure.pace import Pace
+from ofq.measure.shape import Shape
 from ofq.runs.paths import RESULTS, STATE, Run
 from ofq.runs.published import read_info
 from ofq.training.anneal import run_cga
@@ -76,7 +76,10 @@ def trials(
         for path in Path.cwd().iterdir():
             if path.name not in _WRITTEN:
                 (folder / path.name).symlink_to(path)
-        largest = max(config.train.batch_size for config in runs.values())
+        # A teacher that is not trained has no recipe, and teaches here what it has at random.
+        given = {"pretrained": None, "train": next(config.train for config in runs.values() if config.train)}
+        runs = {run: config if config.train else config.model_copy(update=given) for run, config in runs.items()}
+        largest = max(_recipe(config).batch_size for config in runs.values())
         tried = replace(
             shape,
             train=min(shape.train, max(largest, _TRAINED // shape.pixels)),
@@ -126,7 +129,7 @@ class _Trial:
         image = max(beyond / ((often - 1) * evaluated), 0.0)
         outputs = self.tried.train if config.phase == "teacher" else 0
         absent = self.shape.train - self.tried.train
-        whole = config.train.batch_size
+        whole = _recipe(config).batch_size
         kept = 0 if self.shape.streamed else absent * self.shape.pixels / _MIB
         grown = few.before_mib + (few.memory_mib - few.before_mib) * whole / self.keeping.devices / batch
         return Pace(
@@ -140,7 +143,7 @@ class _Trial:
 
     def spent(self, run: Run, config: RunConfig, steps: int, times: int) -> _Spent:
         """Train so many steps and evaluate so many times, at a rate at which random images do no harm."""
-        recipe = config.train.held(config.train.min_lr, steps)
+        recipe = _recipe(config).held(_recipe(config).min_lr, steps)
         known = {name: getattr(recipe.augment, name) for name in ("crop", "flip", "cutout")}
         changes = {"batch_size": self._batch(config), "evaluations": times, "augment": Augmentation(**known)}
         short = config.model_copy(update={"train": recipe.model_copy(update=changes)})
@@ -149,8 +152,13 @@ class _Trial:
 
     def _batch(self, config: RunConfig) -> int:
         """Return the images of a step that is tried."""
-        part = config.train.batch_size // self.keeping.devices
+        part = _recipe(config).batch_size // self.keeping.devices
         return part if config.hardware.device != "cpu" else min(part, max(8, _BATCH // self.shape.pixels // 2 * 2))
+
+
+def _recipe(config: RunConfig) -> TrainingRecipe:
+    assert config.train is not None, "a teacher of given weights has another's recipe here"
+    return config.train
 
 
 def _apart(folder: Path, work: Callable[..., Any], *arguments: Any) -> Any:

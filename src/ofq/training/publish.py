@@ -57,7 +57,7 @@ def _info(job: Job[RunConfig], outputs: dict[str, str]) -> dict[str, Any]:
     seconds = time.monotonic() - job.started[0]
     cards = job.rank.count / job.keeping.runs_per_gpu
     card = {"gpu_seconds": round(seconds * cards, 2), "gpu_memory_mib": job.device.memory_mib}
-    at_once = job.config.train.batch_size // (job.rank.count * job.parts)
+    divided = job.config.train is not None and job.parts > 1
     return {
         "run": str(job.run),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -68,7 +68,7 @@ def _info(job: Job[RunConfig], outputs: dict[str, str]) -> dict[str, Any]:
         "device": job.device.name,
         **job.device.described(),
         **({"devices": job.rank.count} if job.rank.count > 1 else {}),
-        **({"images_at_once": at_once} if job.parts > 1 else {}),
+        **({"images_at_once": job.recipe.batch_size // (job.rank.count * job.parts)} if divided else {}),
         "threads": job.config.threads,
         "machine": machine(),
         "versions": versions(),

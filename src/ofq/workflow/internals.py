@@ -1,7 +1,4 @@
-"""The few places that use internals of Snakemake; written for Snakemake 9.27, and tested with each new version.
-
-The rest of the project uses only what Snakemake documents.
-"""
+"""The few places that use internals of Snakemake, of which nobody else does; written for 9.27, tested with each."""
 
 import contextlib
 import io

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from ofq.config.grid import with_sources
 from ofq.config.params import Params
 from ofq.config.resolve import RunConfig, keeping, resolve
-from ofq.data.shape import Shape
 from ofq.measure.pace import Pace
+from ofq.measure.shape import Shape
 from ofq.runs.paths import Run
 from ofq.workflow.finished import STEPS
-from ofq.workflow.forecast.records import Took, finished_here, kind_of, middle, recorded
+from ofq.workflow.forecast.records import Took, finished_here, kind_of, middle, recipe_of, recorded
 from ofq.workflow.limits import cards
 
 _log = logging.getLogger(__name__)
@@ -41,15 +41,15 @@ def paces_of(params: Params, runs: Sequence[Run], shape: Shape | None) -> tuple[
 
     def take(source: str, found: dict[str, list[Took]], *, same_length: bool = False) -> None:
         for kind, run in first.items():
-            recipe = configs[run].train
-            took = [one for one in found.get(kind, []) if one.steps == recipe.steps or not same_length]
-            if kind not in known and took:
+            recipe = recipe_of(configs[run], shape)
+            took = [one for one in found.get(kind, []) if recipe and (one.steps == recipe.steps or not same_length)]
+            if recipe and kind not in known and took:
                 known[kind] = middle(took).pace(recipe, configs[run].phase, shape)
                 sources[source] += 1
 
     here = finished_here()
     take("finished runs here", here, same_length=True)
-    left = [run for kind, run in first.items() if kind not in known]
+    left = [run for kind, run in first.items() if kind not in known and configs[run].train]
     possible = configs[runs[0]].hardware.device == "cpu" or cards() > 0
     if left and shape and possible:
         for run, pace in _tried(params, left, shape):

@@ -10,9 +10,10 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from ofq.config.recipes import TrainingRecipe
-from ofq.data.shape import Shape
+from ofq.config.resolve import RunConfig
 from ofq.errors import UserError
 from ofq.measure.pace import Pace, evaluations
+from ofq.measure.shape import Shape
 from ofq.runs.files import read_json
 from ofq.runs.paths import REFERENCE, RESULTS, Run, RunFiles
 from ofq.runs.provenance import machine
@@ -64,14 +65,23 @@ def kind_of(config: dict[str, Any]) -> str:
     return digest_of(json.dumps(_timed(config), sort_keys=True))[:16]
 
 
-def evaluated(recipe: TrainingRecipe, phase: str, shape: Shape | None, first: int = 0) -> int:
+def recipe_of(config: RunConfig, shape: Shape | None) -> TrainingRecipe | None:
+    """Return how a run is trained, in steps; None where it is not, or in epochs of images that are not known."""
+    train = config.train
+    if train is None or (train.steps is None and shape is None):
+        return None
+    return train.for_images(shape.train if shape else 0)
+
+
+def evaluated(recipe: TrainingRecipe | None, phase: str, shape: Shape | None, first: int = 0) -> int:
     """Return how many images a run evaluates after its first steps, 0 for unknown ones.
 
     A teacher's outputs for its students are among them.
     """
     if shape is None:
         return 0
-    return evaluations(recipe, first) * shape.evaluated + (shape.train if phase == "teacher" else 0)
+    times = evaluations(recipe, first) if recipe else 1  # given weights are evaluated once
+    return times * shape.evaluated + (shape.train if phase == "teacher" else 0)
 
 
 def finished_here() -> dict[str, list[Took]]:

@@ -6,14 +6,14 @@ from tabulate import tabulate  # type: ignore[import-untyped]
 
 from ofq.config.params import Params
 from ofq.config.resolve import resolve
-from ofq.data.shape import Shape, shape_of
 from ofq.errors import UserError
 from ofq.measure.extent import PLACES, RANGES, TRAIN_IMAGES, TRIALS, WINDOW
 from ofq.measure.pace import Pace
+from ofq.measure.shape import Shape, shape_of
 from ofq.runs.paths import Run
 from ofq.workflow.forecast.jobs import Job, jobs_of
 from ofq.workflow.forecast.paces import paces_of
-from ofq.workflow.forecast.records import evaluated
+from ofq.workflow.forecast.records import evaluated, recipe_of
 
 _HEAD = ("job", "why", "from step", "steps", "hours", "MiB", "MiB on disk")
 _ALIGNED = ("left", "left", "right", "right", "right", "right", "right")
@@ -111,8 +111,12 @@ def _estimate(params: Params, job: Job, paces: dict[Run, Pace], shape: Shape | N
         rows = 1 + len(RANGES) * len(PLACES) * TRIALS
         images = rows * (shape.evaluated + min(TRAIN_IMAGES, shape.train)) if shape else 0
         return Estimate(0, pace.seconds(0, images) if pace else None, memory)
-    recipe = config.train if step in _TRAINING else config.train.held(config.train.min_lr, WINDOW)
-    steps, images = recipe.steps - job.first, evaluated(recipe, step, shape, job.first)
+    recipe = recipe_of(config, shape)
+    if recipe is None and config.train is not None:  # epochs of unknown images
+        return Estimate(seconds=None)
+    if recipe and step == "probe":
+        recipe = recipe.held(recipe.min_lr, WINDOW)
+    steps, images = recipe.length - job.first if recipe else 0, evaluated(recipe, step, shape, job.first)
     seconds = pace.seconds(steps, images) if pace else None
     size = pace.published + _KEPT * pace.state if pace and step in _TRAINING else 0
     return Estimate(steps, seconds, memory, size)

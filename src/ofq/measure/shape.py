@@ -48,7 +48,7 @@ def shape_of(study: str, data: Data) -> Shape:
     if manifest_path(study).exists():
         manifest = read_manifest(study)
         counts = manifest.files.train.images, manifest.files.eval.images
-        return Shape(*counts, manifest.classes, manifest.channels, manifest.image_size)
+        return Shape(*counts, manifest.classes, manifest.channels, manifest.image_size, manifest.streamed)
     if data.name in _PUBLISHED and data.evaluate == "test":
         return _PUBLISHED[data.name]
     check_sources(study, data)
@@ -58,6 +58,7 @@ def shape_of(study: str, data: Data) -> Shape:
     if data.evaluate == "validation":
         evaluated = math.ceil(len(labels) / 6)
         images, labels = images[evaluated:], labels[evaluated:]
-    channels = images.shape[1] if images.ndim == 4 else 1
+    streamed = source.folders is not None and source.folders.streamed
+    channels = 3 if streamed else images.shape[1] if images.ndim == 4 else 1
     count = len(reader.augmented(images, labels)[1])
-    return Shape(count, evaluated, source.classes, channels, images.shape[-2:])
+    return Shape(count, evaluated, source.classes, channels, images.shape[-2:], streamed)
