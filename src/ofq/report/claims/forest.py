@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ofq.report.claims.page import Row, interval
+from ofq.report.claims.page import Row
+from ofq.report.render import interval
 from ofq.report.style import WIDTH
 
 COLOURS = {"supported": "#009E73", "contradicted": "#D55E00", "undecided": "#777777", "untested": "#777777"}
@@ -55,7 +56,7 @@ def _row(ax: Axes, row: Row, lines: list[str], *, top: float, height: float) -> 
     ax.text(1.04, middle - _LINE / 2, f"{verdict}, n = {found.n}", weight="bold", color=colour, **right)
     if found.effect is None:
         return
-    ax.text(1.04, middle + _LINE / 2, f"{interval(found)} {claim.unit}", **right)
+    ax.text(1.04, middle + _LINE / 2, f"{interval(found.effect, found.interval)} {claim.unit}", **right)
     ends = [found.effect, *(found.interval or ())]
     scale = max(abs(end) for end in [*ends, claim.margin or 0.0]) or 1.0
     limit = _EDGE if claim.margin is None else claim.margin / scale
