@@ -25,7 +25,7 @@ def forest(rows: Sequence[Row], title: str) -> Figure:
     """Return the figure: a row for each claim, with its statement, its effect and its verdict.
 
     Effects have several units, so that each row has its own scale: the farther end of its interval, or of the margin
-    of an equality, is the edge of the panel. The side on which the paper expects the effect is shaded.
+    of an equality, is the edge of the panel. The side on which the statement has the effect is shaded.
     """
     statements = [textwrap.wrap(row.claim.statement, _LETTERS) for row in rows]
     heights = [_LINE * max(2, len(lines)) + _GAP for lines in statements]
@@ -33,7 +33,7 @@ def forest(rows: Sequence[Row], title: str) -> Figure:
     figure, ax = plt.subplots(figsize=(WIDTH, height + _AROUND))
     ax.set(xlim=(-_EDGE, _EDGE), ylim=(height, 0), xticks=[0], xticklabels=["0"], yticks=[])
     ax.set_xlabel(
-        "effect with its 95 % interval, each on its own scale;\nshaded: where the paper expects it", fontsize=_SMALL
+        "effect with its 95 % interval, each on its own scale;\nshaded: where the statement has it", fontsize=_SMALL
     )
     ax.spines["left"].set_visible(False)
     ax.grid(visible=False)
