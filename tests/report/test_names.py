@@ -26,7 +26,7 @@ def test_the_page_of_names_explains_every_column(made: Made) -> None:
     for write in parts:
         write(Grid(params, "digits"))
     tables = sorted((report / "tables").glob("*.csv"))
-    names = {"comparison", "noise", "boundary_range", "coupling", "main", "ablation", "step_width"}
+    names = {"comparison", "noise", "boundary_range", "coupling", "main", "best", "ablation", "step_width"}
     assert names <= {path.stem for path in tables}
     for path in tables:
         assert explained(path.name) == list(pd.read_csv(path)), path.name

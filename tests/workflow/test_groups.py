@@ -77,6 +77,7 @@ def test_everything_leaves_nothing_to_do_and_every_table_there(finished: Project
     tables = {path.stem for path in (finished.root / REPORT / "more/tables").glob("*.csv")}
     assert tables == {
         "main",
+        "best",
         "agreement",
         "ablation",
         "oscillation",

@@ -37,6 +37,23 @@ def signed(mean: float, sd: float, digits: int = 2) -> str:
     return text if text.startswith(("-", "–")) else f"+{text}"
 
 
+def interval(effect: float, ends: tuple[float, float] | None) -> str:
+    """Write an effect with its interval, such as ``+2.15 [+1.92, +2.38]``; None is an interval that is not known."""
+    numbers = [effect, *(ends or ())]
+    # As many decimals as the largest of them needs to show three digits.
+    largest = max(abs(number) for number in numbers)
+    digits = 2 if largest >= 0.995 or largest == 0 else 3 if largest >= 0.0995 else 4
+    shown = [f"{round(number, digits) + 0.0:+.{digits}f}" for number in numbers]  # no -0.00
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if ends else f"{shown[0]} (spread not known)"
+
+
+def p_value(p: float | None) -> str:
+    """Write p with three decimals, one that is not known as a dash."""
+    if p is None or pd.isna(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def cells(
     data: pd.DataFrame, name: str, *, digits: int = 2, form: Callable[[float, float, int], str] = number
 ) -> list[str]:

@@ -21,10 +21,11 @@ def processors(available: int) -> int:
     Args:
         available: the machine's, or those that this process is bound to.
     """
-    # Microseconds of processor time in a period.
-    first = (text.split() for text in _found("", "cpu.max"))
-    second = zip(_found("cpu", "cpu.cfs_quota_us"), _found("cpu", "cpu.cfs_period_us"), strict=True)
-    quotas = chain(first, second)
+    # Microseconds of processor time, and those of the period in which they may be used.
+    quotas = chain(
+        (text.split() for text in _found("", "cpu.max")),
+        zip(_found("cpu", "cpu.cfs_quota_us"), _found("cpu", "cpu.cfs_period_us"), strict=True),
+    )
     limits = [math.ceil(int(quota) / int(period)) for quota, period in quotas if quota not in _NONE]
     return min([available, *limits])
 

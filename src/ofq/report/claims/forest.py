@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ofq.report.claims.page import Row, interval
+from ofq.report.claims.page import Row
+from ofq.report.render import interval
 from ofq.report.style import WIDTH
 
 COLOURS = {"supported": "#009E73", "contradicted": "#D55E00", "undecided": "#777777", "untested": "#777777"}
@@ -24,7 +25,7 @@ def forest(rows: Sequence[Row], title: str) -> Figure:
     """Return the figure: a row for each claim, with its statement, its effect and its verdict.
 
     Effects have several units, so that each row has its own scale: the farther end of its interval, or of the margin
-    of an equality, is the edge of the panel. The side on which the paper expects the effect is shaded.
+    of an equality, is the edge of the panel. The side on which the statement has the effect is shaded.
     """
     statements = [textwrap.wrap(row.claim.statement, _LETTERS) for row in rows]
     heights = [_LINE * max(2, len(lines)) + _GAP for lines in statements]
@@ -32,7 +33,7 @@ def forest(rows: Sequence[Row], title: str) -> Figure:
     figure, ax = plt.subplots(figsize=(WIDTH, height + _AROUND))
     ax.set(xlim=(-_EDGE, _EDGE), ylim=(height, 0), xticks=[0], xticklabels=["0"], yticks=[])
     ax.set_xlabel(
-        "effect with its 95 % interval, each on its own scale;\nshaded: where the paper expects it", fontsize=_SMALL
+        "effect with its 95 % interval, each on its own scale;\nshaded: where the statement has it", fontsize=_SMALL
     )
     ax.spines["left"].set_visible(False)
     ax.grid(visible=False)
@@ -55,7 +56,7 @@ def _row(ax: Axes, row: Row, lines: list[str], *, top: float, height: float) -> 
     ax.text(1.04, middle - _LINE / 2, f"{verdict}, n = {found.n}", weight="bold", color=colour, **right)
     if found.effect is None:
         return
-    ax.text(1.04, middle + _LINE / 2, f"{interval(found)} {claim.unit}", **right)
+    ax.text(1.04, middle + _LINE / 2, f"{interval(found.effect, found.interval)} {claim.unit}", **right)
     ends = [found.effect, *(found.interval or ())]
     scale = max(abs(end) for end in [*ends, claim.margin or 0.0]) or 1.0
     limit = _EDGE if claim.margin is None else claim.margin / scale

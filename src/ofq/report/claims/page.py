@@ -1,6 +1,5 @@
 """Write the claims of a study as a Markdown page."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from ofq.report.claims.pairs import Pairs
 from ofq.report.claims.quantities import Side
 from ofq.report.claims.statistics import LEVEL, Estimate, Outcome, estimate
 from ofq.report.claims.terms import Claim, ClaimsFile
-from ofq.report.render import markdown
+from ofq.report.render import interval, markdown, p_value
 from ofq.runs.paths import TEACHER
 
 _EXPLAINED = """\
@@ -150,33 +149,20 @@ def _cells(row: Row, grid: Grid, scope: str | None) -> dict[str, str]:
 
 
 def _effect(row: Row) -> str:
-    if row.outcome.estimate.effect is None:
+    found = row.outcome.estimate
+    if found.effect is None:
         return "–"
-    text = f"{interval(row.outcome.estimate)} {row.claim.unit}"
+    text = f"{interval(found.effect, found.interval)} {row.claim.unit}"
     parts = row.parts
     if len(parts) > 1:
         several = len({model for model, _ in parts}) > 1
-        lines = [f"{f'{model} ' if several else ''}{bits} {interval(part)}" for (model, bits), part in parts.items()]
+        lines = [
+            f"{f'{model} ' if several else ''}{bits} {interval(part.effect, part.interval)}"
+            for (model, bits), part in parts.items()
+            if part.effect is not None
+        ]
         text += f"<br><sub>{'<br>'.join(lines)}</sub>"
     return text
-
-
-def interval(found: Estimate) -> str:
-    """Return an effect with its interval, such as ``+2.15 [+1.92, +2.38]``."""
-    assert found.effect is not None
-    numbers = [found.effect, *(found.interval or ())]
-    # As many decimals as the largest of them needs to show three digits.
-    largest = max(abs(number) for number in numbers)
-    digits = 2 if largest >= 0.995 or largest == 0 else 3 if largest >= 0.0995 else 4
-    shown = [f"{round(number, digits) + 0.0:+.{digits}f}" for number in numbers]  # no -0.00
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if found.interval else f"{shown[0]} (spread not known)"
-
-
-def p_value(p: float | None) -> str:
-    """Return p in words: a dash where it is not known."""
-    if p is None or math.isnan(p):
-        return "–"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _named(kind: str, names: Sequence[str]) -> str:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import stats
 
-from ofq.report.claims.terms import Expectation
+if TYPE_CHECKING:
+    from ofq.report.claims.terms import Expectation
 
 LEVEL = 0.05
 """Family-wise error over all tested claims of a study."""
@@ -110,7 +111,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 
 
 def judge(
-    differences: Sequence[Sequence[float]], expectations: Sequence[tuple[Expectation, float | None]]
+    differences: Sequence[Sequence[float]], expectations: "Sequence[tuple[Expectation, float | None]]"
 ) -> list[Outcome]:
     """Return the outcomes of all claims of a study together.
 
@@ -131,7 +132,7 @@ def judge(
     return outcomes
 
 
-def verdict(found: Estimate, p_adjusted: float | None, expect: Expectation, margin: float | None) -> Verdict:
+def verdict(found: Estimate, p_adjusted: float | None, expect: "Expectation", margin: float | None) -> Verdict:
     """Return ``supported`` or ``contradicted``, by where the effect lies, if the adjusted p is below 0.05."""
     if found.effect is None:
         return "untested"

@@ -5,9 +5,8 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report import collect
-from ofq.report.claims.page import interval, p_value
 from ofq.report.claims.statistics import LEVEL, estimate, holm
-from ofq.report.render import cells, write_table
+from ofq.report.render import cells, interval, p_value, write_table
 
 _PLACE = ["model", "bits"]
 
@@ -55,7 +54,7 @@ def _compared(part: pd.DataFrame) -> pd.DataFrame:
         low=np.array([None, *(low for low, _ in intervals)], float),
         high=np.array([None, *(high for _, high in intervals)], float),
         p_adjusted=np.array([None, *holm([each.p for each in others])], float),
-        shown=["best", *(interval(each) if each.n else "–" for each in others)],
+        shown=["best", *("–" if each.effect is None else interval(each.effect, each.interval) for each in others)],
     )
 
 
