@@ -38,7 +38,7 @@ def test_what_the_machine_refuses_is_one_line_that_says_how_to_mend_it(
     def refuse(*_: object) -> None:
         raise OSError(number, "refused", "runs/digits")
 
-    monkeypatch.setattr("ofq.workflow.targets.load", refuse)
+    monkeypatch.setattr("ofq.workflow.targets.planned", refuse)
     assert cli.main(["data", "digits"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"ofq: error: cannot read or write runs/digits: {os.strerror(number)}; ")
@@ -49,7 +49,7 @@ def test_any_other_fault_of_the_machine_is_not_hidden(monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "broken disk")
 
-    monkeypatch.setattr("ofq.workflow.targets.load", fail)
+    monkeypatch.setattr("ofq.workflow.targets.planned", fail)
     with pytest.raises(OSError, match="broken disk"):
         cli.main(["data", "digits"])
 

@@ -330,7 +330,7 @@ def test_the_names_of_timms_models_are_those_of_its_registry() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "'augreg_in21k_ft_in1k' names pretrained weights, and teachers"),
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "'augreg_in21k_ft_in1k' names weights, as teacher.pretrained"),
         ("deit_tiny_distilled_patch16_224.fb_in1k", "write deit_tiny_distilled_patch16_224"),
         ("vit_tiny_patch16_224_in21k", "models.vit_micro.timm: unknown timm model 'vit_tiny_patch16_224_in21k'"),
         ("vit_tini_patch16_224", "did you mean 'vit_tiny_patch16_224'?"),

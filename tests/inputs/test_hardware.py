@@ -17,7 +17,7 @@ def test_too_little_memory_is_one_line(bare: Path, refusal: Refusal, monkeypatch
         def fail(path: Path, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr("ofq.workflow.targets.load", fail)
+        monkeypatch.setattr("ofq.workflow.targets.planned", fail)
         assert refusal("tables", "plain").startswith("out of memory; ")
 
 
@@ -69,7 +69,7 @@ def test_a_fault_of_the_hardware_is_one_line(
     def fail(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr("ofq.workflow.targets.load", fail)
+    monkeypatch.setattr("ofq.workflow.targets.planned", fail)
     assert refusal("tables", "plain").startswith(said)
 
 
@@ -77,6 +77,6 @@ def test_an_error_of_ours_is_not_hidden(bare: Path, refusal: Refusal, monkeypatc
     def fail(path: Path) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("ofq.workflow.targets.load", fail)
+    monkeypatch.setattr("ofq.workflow.targets.planned", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         refusal("tables", "plain")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from ofq.config.quant_config import Strict
 from ofq.config.recipes import Pretrained, Recipe
+from ofq.config.section import Strict
 from ofq.config.settings import ModelSettings, Name, Variant
 from ofq.config.studies import Group, Study, swept_names
 from ofq.config.timm_models import timm_models

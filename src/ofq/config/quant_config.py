@@ -4,10 +4,10 @@ import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from ofq.errors import unknown
+from ofq.config.section import Strict
 from ofq.runs.registry import Entry, Kind, find, registered
 
 BitWidth = Annotated[int, Field(ge=2, le=8)]
@@ -25,22 +25,6 @@ class ClassName:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         names = {"enum": list(registered(self.kind)), "type": "string"}
         return {"anyOf": [names, {"pattern": "^[^:]+:[^:]+$", "type": "string"}]}
-
-
-class Strict(BaseModel):
-    """A section of ``params.yaml``: no unknown key, no value of another type, nothing that is not finite."""
-
-    # true is not 1, "3" is not 3, and 3.0 is not a whole number.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, content: Any) -> Any:
-        """Refuse an unknown key before anything else: a mistyped one also leaves a required one missing."""
-        for key in content if isinstance(content, dict) else ():
-            if isinstance(key, str) and key not in cls.model_fields:
-                raise ValueError(unknown("key", key, cls.model_fields))
-        return content
 
 
 class Switches(Strict):

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from ofq.config.quant_config import Strict
 from ofq.config.schedule import Epochs, Fraction, PositiveInt, Schedule
+from ofq.config.section import Strict
 from ofq.config.settings import LearningRate, Text
 from ofq.errors import UserError
 

@@ -10,8 +10,9 @@ from pydantic import Field, PlainSerializer
 
 from ofq.config.grid import check_run
 from ofq.config.params import Params
-from ofq.config.quant_config import QuantConfig, Strict, Switches
+from ofq.config.quant_config import QuantConfig, Switches
 from ofq.config.recipes import UNCHANGED, Augmentation, Pretrained, TrainingRecipe
+from ofq.config.section import Strict
 from ofq.config.settings import PROCESSOR, Cga, Data, Fidelity, Hardware, ModelSettings, RemedySettings
 from ofq.runs.paths import TEACHER, Run
 from ofq.runs.registry import family_of

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ofq.config.quant_config import Strict
+from ofq.config.section import Strict
 from ofq.config.settings import LearningRate
 
 PositiveInt = Annotated[int, Field(gt=0, le=10**9)]

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ofq.config.quant_config import ClassName, Strict, Switches
+from ofq.config.quant_config import ClassName, Switches
+from ofq.config.section import Strict
 from ofq.errors import unknown
 from ofq.runs.paths import LOW_BITS
 from ofq.runs.registry import Entry, find

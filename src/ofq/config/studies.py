@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ofq.config.quant_config import Strict
+from ofq.config.section import Strict
 from ofq.config.settings import Bits, Data, Hardware, LearningRate, Name
 from ofq.errors import unknown
 from ofq.runs.paths import SEEDS, TEACHER

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from ofq.errors import UserError, shortened
 
 _PIECE = 16  # images that a worker makes at a time: all workers share each batch, and few images wait in memory
 _MOST_WORKERS = 16
-_SERVING: WeakSet[Generator[Batch, None, None]] = WeakSet()
+_SERVING: set[Generator[Batch, None, None]] = set()  # what has workers that were not ended yet
 
 
 class Split(NamedTuple):
@@ -45,10 +44,10 @@ class Split(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """Images of one batch that a worker is asked for."""
+    """Images of one batch that a worker is asked for, in plain numbers: a tensor would travel as an open file."""
 
-    indices: Tensor  # (p,) int64: positions in the set that is served
-    files: Tensor  # (p,) int64: positions among the files of their split
+    indices: list[int]  # positions in the set that is served
+    files: list[int]  # positions among the files of their split
     draws: list[str] | None  # what the randomness of each depends on; None: images as they are evaluated
     last: bool  # of its batch
 
@@ -56,7 +55,7 @@ class _Piece(NamedTuple):
 class _Made(NamedTuple):
     """What a worker made of a piece."""
 
-    indices: Tensor
+    indices: list[int]
     images: Tensor  # (p, 3, height, width) float32
     labels: Tensor
     last: bool
@@ -106,13 +105,14 @@ class Streamed:
         self.image_size = self.size, self.size
         self.count = len(self.training.labels)
         self._order = Order(self.count, self.repeats)
-        self._coming: Iterator[Batch] = iter(())
+        self._coming = self._served(self.training, iter(()), 1)
         self._next: tuple[int, ...] = ()  # what the batch that comes was asked for
 
     def train(self, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
         """Return a part of a batch. It is being made already if it follows the one that was asked for last."""
         asked = (seed, batch_size, rank, world)
         if self._next != (*asked, step):
+            self._coming.close()
             pieces = self._training_pieces(seed, step, batch_size, rank, world)
             self._coming = self._served(self.training, pieces, batch_size // world)
         self._next = ()  # as long as nothing came
@@ -140,10 +140,18 @@ class Streamed:
             yield from _pieces(chosen, None, draws)
             step += 1
 
-    def _served(self, split: Split, pieces: Iterator[_Piece], size: int) -> Iterator[Batch]:
+    def _served(self, split: Split, pieces: Iterator[_Piece], size: int) -> Generator[Batch, None, None]:
+        """Yield the batches, and end the workers in order: at the end, by ``close``, or when the process ends.
+
+        Workers take no signal, and none would be told of the end if Python's collector of circles found the loader.
+        """
         serving = self._batches(split, pieces, size)
         _SERVING.add(serving)
-        return serving
+        try:
+            yield from serving
+        finally:
+            serving.close()
+            _SERVING.discard(serving)
 
     def _batches(self, split: Split, pieces: Iterator[_Piece], size: int) -> Generator[Batch, None, None]:
         """Have workers make the pieces, and yield the batches; two are in the making beside the one that is used."""
@@ -167,11 +175,13 @@ class Streamed:
                     raise piece
                 made.append(piece)
                 if piece.last:
-                    indices, images, labels, _ = zip(*made, strict=True)
-                    parts = (
-                        [each.to(self.where, non_blocking=True) for each in part] for part in (indices, images, labels)
-                    )
-                    yield Batch(*map(torch.cat, parts))
+                    indices = torch.tensor([index for part in made for index in part.indices])
+                    moved = [
+                        [tensor.to(self.where, non_blocking=True) for tensor in (part.images, part.labels)]
+                        for part in made
+                    ]  # as they are, in pinned memory
+                    images, labels = map(torch.cat, zip(*moved, strict=True))
+                    yield Batch(indices.to(self.where, non_blocking=True), images, labels)
                     made = []
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
@@ -221,7 +231,7 @@ class _Pictures(Dataset[_Made | UserError]):
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
             draws = piece.draws or [""] * len(piece.files)
-            images = [self._image(index, draw) for index, draw in zip(piece.files.tolist(), draws, strict=True)]
+            images = [self._image(index, draw) for index, draw in zip(piece.files, draws, strict=True)]
         except UserError as error:
             return error
         finally:
@@ -264,7 +274,8 @@ def _pieces(indices: Tensor, files: Tensor | None, draws: list[str] | None = Non
     for start in range(0, len(indices), _PIECE):
         part = indices[start : start + _PIECE]
         drawn = draws[start : start + _PIECE] if draws else None
-        yield _Piece(part, part if files is None else files[part], drawn, start + _PIECE >= len(indices))
+        named = part if files is None else files[part]
+        yield _Piece(part.tolist(), named.tolist(), drawn, start + _PIECE >= len(indices))
 
 
 def _posterized(image: Image.Image, bits: int, **options: Any) -> Image.Image:

@@ -13,7 +13,17 @@ APART = {
     **dict.fromkeys(
         (
             f"ofq.config.{name}"
-            for name in ("settings", "recipes", "studies", "params", "grid", "resolve", "yaml_model", "timm_models")
+            for name in (
+                "section",
+                "settings",
+                "recipes",
+                "studies",
+                "params",
+                "grid",
+                "resolve",
+                "yaml_model",
+                "timm_models",
+            )
         ),
         "a run takes only its resolved settings from it, which Snakemake compares separately",
     ),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ofq.config.params import Params
-from ofq.config.quant_config import Strict
+from ofq.config.section import Strict
 from ofq.config.settings import Bits, Name, Text
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
