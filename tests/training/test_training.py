@@ -65,7 +65,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_clear_message(here: param
     hot = config.model_copy(update={"train": config.train.model_copy(update={"lr": 1.0, "min_lr": 1.0, "warmup": 0.0})})
     broken = replace(batches.load("digits"), mean=torch.full((1, 1, 1, 1), float("nan")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "load", lambda *_: broken)
+        patch.setattr(batches, "load", lambda *_, **__: broken)
         with pytest.raises(UserError, match=r"fp teacher s0: the loss is nan before step 2; lower lr"):
             run_teacher(TEACHER, hot)
 
