@@ -1,0 +1,78 @@
+"""``snakemake imagenet`` but for its length: every model and variant, several processes, a stop, a cluster's job."""
+
+import json
+import shutil
+import signal
+from copy import copy
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from ofq.runs.paths import Run
+from tests.conftest import Project
+from tests.reliability.conftest import train
+from tests.reliability.test_resume import contents, train_until
+from tests.workflow.imagenet import run_of, write_imagenet
+
+STUDENT = run_of("deit_tiny", "statsq-qkr")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The study, made by one command."""
+    project = Project(tmp_path_factory.mktemp("imagenet"))
+    write_imagenet(project)
+    done = project.run("snakemake", "imagenet", "imagenet-larger")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project
+
+
+def metrics(project: Project, run: Run) -> dict[str, float]:
+    content: dict[str, float] = json.loads((project.root / run.files.metrics).read_text())
+    return content
+
+
+def test_every_model_and_variant_is_trained_and_reported(finished: Project) -> None:
+    study = finished.params["studies"]["imagenet"]
+    manifest = json.loads((finished.root / "results/imagenet/data/manifest.json").read_text())
+    assert (manifest["classes"], manifest["image_size"]) == (20, [224, 224])
+    table = pd.read_csv(finished.root / "results/imagenet/report/tables/main.csv")
+    assert list(table["variant"]) == ["teacher", *study["variants"]]
+    larger = study["groups"]["larger"]
+    runs = [run_of("deit_tiny", variant) for variant in study["variants"]]
+    runs += [run_of(model, variant) for model in larger["models"] for variant in larger["variants"]]
+    assert {metrics(finished, run)["steps"] for run in runs} == {2}
+    assert finished.plan("imagenet", "imagenet-larger") == {}
+
+
+def test_a_run_at_its_full_size_goes_on_after_a_kill(finished: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.root)
+    run = run_of("swin_tiny", "statsq-qkr")
+    undisturbed = contents(run)
+    assert train_until(run, 1, signal.SIGKILL, save_every=1) == -signal.SIGKILL
+    train(run)
+    assert contents(run) == undisturbed
+
+
+def test_two_processes_train_what_one_does_but_for_rounding(finished: Project, tmp_path: Path) -> None:
+    several = copy(finished)
+    several.root = tmp_path / "several"
+    shutil.copytree(finished.root, several.root, symlinks=True)
+    params = yaml.safe_load((several.root / "params.yaml").read_text())
+    params["studies"]["imagenet"]["hardware"] = {"devices": 2}
+    (several.root / "params.yaml").write_text(yaml.safe_dump(params))
+    done = several.ofq("qat", str(STUDENT))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((several.root / STUDENT.files.info).read_text())["devices"] == 2
+    alone, together = metrics(finished, STUDENT), metrics(several, STUDENT)
+    assert together["loss"] == pytest.approx(alone["loss"], abs=1e-3)
+
+
+def test_the_recipe_that_mixes_images_trains_too(project: Project) -> None:
+    write_imagenet(project, "w3a3")
+    run = run_of("swin_tiny", "statsq", "w3a3")
+    done = project.run("snakemake", str(run.files.metrics))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert metrics(project, run)["steps"] == 2
