@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
@@ -78,6 +79,10 @@ OF_QUANTIZERS = ("learn_step", "clipped_gradient", "factor", "start", "gradient_
 class QuantConfig(Switches):
     """The settings by which :func:`ofq.quant.quantize_model` quantizes a model.
 
+    Fields, with their defaults:
+
+    FIELDS
+
     Raises:
         pydantic.ValidationError: a field is unknown or its value is not allowed; names the field.
     """
@@ -111,3 +116,12 @@ class QuantConfig(Switches):
                 stacklevel=3,
             )
         return self
+
+
+QuantConfig.__doc__ = (QuantConfig.__doc__ or "").replace(
+    "FIELDS",
+    "\n    ".join(
+        fill(f"{name} = {field.default!r}: {field.description}", 110, subsequent_indent=" " * 8)
+        for name, field in QuantConfig.model_fields.items()
+    ),
+)
