@@ -183,10 +183,24 @@ def test_a_saved_view_sets_lsq_beside_statsq() -> None:
     experiment = client().get_experiment_by_name("digits")
     saved = [json.loads(value) for key, value in experiment.tags.items() if key.startswith("mlflow.sharedViewState.")]
     by_name = {view["name"]: json.loads(view["state"]) for view in saved}
-    assert set(by_name) == {"LSQ against StatsQ, w2a2", "Results by bits and variant"}
+    assert set(by_name) == {"LSQ against StatsQ, w2a2", "Results by variant, w2a2", "Results by variant, w3a3"}
+    charts = by_name["Results by variant, w2a2"]["compareRunCharts"]
+    assert [chart["metricKey"] for chart in charts] == ["val/top1", "osc/share", "train/loss"], "it opens on curves"
     search = by_name["LSQ against StatsQ, w2a2"]["searchFilter"]
     found = client().search_runs([experiment.experiment_id], search)
     assert {run.info.run_name for run in found} == {"w2a2 lsq s0", "w2a2 statsq s0"}
+
+
+def test_a_run_that_the_settings_no_longer_name_leaves_the_views() -> None:
+    finish(STATSQ)
+    other = Run("digits", "vit_micro", "w2a2", "statsq", 1)
+    finish(other)
+    tracking.track("digits", {STATSQ: "main", other: "width"})
+    tracking.track("digits", {STATSQ: "main"})
+    assert {name: run.data.tags["group"] for name, run in stored().items()} == {
+        "w2a2 statsq s0": "main",
+        "w2a2 statsq s1": "none",
+    }
 
 
 def test_follow_mirrors_until_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,16 +132,19 @@ def track(study: str | None, follow: bool, keep_going: bool) -> None:
     examples: python -m ofq track
               python -m ofq track digits --follow
     """
+    from ofq.config.grid import grids
     from ofq.tracking import mirror
     from ofq.workflow.targets import load_project
 
     params = load_project()
     if study is not None:
         params.study_named(study)
+    parts = [grid for name in params.studies for grid in grids(params, name)]
+    groups = {run: grid.group or "main" for grid in reversed(parts) for run in (*grid.runs, *grid.teachers)}
     if follow:
-        mirror.follow(study)
+        mirror.follow(study, groups)
     else:
-        mirror.track(study, keep_going=keep_going)
+        mirror.track(study, groups, keep_going=keep_going)
 
 
 @COMMANDS(

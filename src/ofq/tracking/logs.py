@@ -58,7 +58,7 @@ class RunLog:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Coordinates, component switches, and what the run came from."""
+        """Coordinates, component switches, what the run came from, and a description for MLflow's page of it."""
         run, quantization = self.run, self.config.get("quantization", {})
         tags = {
             "run": str(run),
@@ -67,6 +67,7 @@ class RunLog:
             "qkr": json.dumps(quantization.get("qkr", False)),
             "cga": json.dumps("cga" in self.config),
             "run_key": self.key,
+            "mlflow.note.content": self._description,
         }
         if self.info is not None:
             tags["digest.code"] = self.info["digests"]["code"]
@@ -76,6 +77,15 @@ class RunLog:
             if "dirty" in self.info:
                 tags["git.dirty"] = json.dumps(self.info["dirty"])
         return tags
+
+    @property
+    def _description(self) -> str:
+        run, settings = self.run, self.config.get("quantization", {})
+        what = ", ".join(f"{name} {value}" for name, value in settings.items()) or "full precision"
+        return (
+            f"`{run.model}` of study `{run.study}`, `{run.bits}`, variant `{run.variant}`, seed {run.seed}: {what}.\n\n"
+            f"Files: `{run.files.root}`. Where its numbers come from: `python -m ofq why {run.files.metrics}`"
+        )
 
     def points(self, start: int) -> list[tuple[str, int, float]]:
         """Return curve points after the log's first ``start`` bytes: name, step and value.
@@ -90,7 +100,8 @@ class RunLog:
                 points += [(name, step, value) for name, value in event.items()]
             elif kind == "end":
                 # At step 0 MLflow draws one bar for each run; at the last step it would draw a curve of one point.
-                points += [(f"final/{name}", 0, event[name]) for name in event if name not in _SETTINGS]
+                # Four digits fit into a column; metrics.json, an artifact of the run, has all.
+                points += [(f"final/{name}", 0, float(f"{event[name]:.4g}")) for name in event if name not in _SETTINGS]
         return points
 
     def time_of(self, step: int) -> datetime.datetime | None:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from ofq.runs.paths import RESULTS, Run, report_dir
 from ofq.tracking import logs
 from ofq.tracking.logs import RunLog, digest
 from ofq.tracking.store import Store, StoreError
-from ofq.tracking.views import views
+from ofq.tracking.views import MAIN, views
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1  # version of what is written for a run; a new number writes every run anew
+_FORMAT = 2  # version of what is written for a run; a new number writes every run anew
+_GROUP = "group"  # tag: where params.yaml names the run now
 _MARK = "mirrored"  # tag: how much of a run's log is in the store; empty while the run is being written
 _METRICS, _SETTINGS = 1000, 100  # what MLflow takes in one call: metrics, and parameters or tags
 _MEND = "delete it and mirror the runs again: python -m ofq track"
@@ -82,11 +83,12 @@ def warnings(studies: Iterable[str]) -> list[str]:
     return [content["error"] for content in stamps if "error" in content]
 
 
-def track(study: str | None = None, *, keep_going: bool = False) -> None:
+def track(study: str | None = None, groups: Mapping[Run, str] | None = None, *, keep_going: bool = False) -> None:
     """Bring the MLflow store up to date with the logs of one study or of all.
 
     Args:
         study: its name; None for every study that has runs.
+        groups: part of its study in which ``params.yaml`` names a run, for the saved views; None: the main grid.
         keep_going: report a store that cannot be written as a warning and in the stamp, not as an error.
 
     Raises:
@@ -101,7 +103,7 @@ def track(study: str | None = None, *, keep_going: bool = False) -> None:
     try:
         with store.opened() as client:
             for name, runs in records.items():
-                print(_Mirror(client, store, name, runs).update(), flush=True)
+                print(_Mirror(client, store, name, runs, groups).update(), flush=True)
     except StoreError as error:
         if not keep_going:
             raise
@@ -115,7 +117,7 @@ def track(study: str | None = None, *, keep_going: bool = False) -> None:
         raise UserError(f"not mirrored: {wrong[0]}{more}")
 
 
-def follow(study: str | None = None) -> None:
+def follow(study: str | None = None, groups: Mapping[Run, str] | None = None) -> None:
     """Mirror runs in training every few seconds until interrupted; a busy store is tried again."""
     seen: list[Any] = []
     with contextlib.suppress(KeyboardInterrupt):
@@ -123,7 +125,7 @@ def follow(study: str | None = None) -> None:
             current = [logs.snapshot(name) for name in ([study] if study else logs.studies())]
             if any(current) and current != seen:
                 try:
-                    track(study)
+                    track(study, groups)
                     seen = current
                 except StoreError as error:
                     _log.warning("%s", error)
@@ -141,6 +143,7 @@ class _Mirror:
     store: Store
     study: str
     runs: list[RunLog]
+    groups: Mapping[Run, str] | None
 
     def update(self) -> str:
         """Bring the experiment up to date and return a line that says what was done."""
@@ -159,6 +162,9 @@ class _Mirror:
                 run = self.client.create_run(self.experiment, _milliseconds(log, 0, start), tags, log.run.label)
             if run.data.tags.get(_MARK) != _mark(log):
                 self._write(run, log, start)
+            group = MAIN if self.groups is None else self.groups.get(log.run, "none")
+            if run.data.tags.get(_GROUP) != group:
+                self.client.set_tag(run.info.run_id, _GROUP, group)
             ids[str(log.run)] = run.info.run_id
         self._update_report(stored.get(f"{self.study}/report", []))
         results = {str(log.run): _results(log.run) for log in self.runs if log.finished}

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from ofq.errors import UserError
 from ofq.runs.locks import exclusive
 from ofq.runs.paths import STATE
+from ofq.tracking.views import FIRST
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,7 +61,8 @@ class Store:
 
     def page(self, experiment: str) -> str:
         """Return what to open to see an experiment's runs; MLflow's own start page leads elsewhere."""
-        page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+        view = f"viewStateShareKey={FIRST}&compareRunsMode=CHART"
+        page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning&{view}"
         if self.uri.startswith("http"):
             return str(self).rstrip("/") + page
         command = "mlflow ui" if self.uri == _DEFAULT else f"mlflow ui --backend-store-uri {self}"
