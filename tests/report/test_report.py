@@ -69,7 +69,9 @@ def test_the_four_files_of_a_table_hold_the_same(tmp_path: Path) -> None:
     page = (tmp_path / "t.html").read_text()
     assert page.startswith("<!doctype html>\n") and '<meta charset="utf-8"><title>t</title><style>' in page
     assert "<th>bits</th><th>top-1 %</th><th>runs</th>" in page
-    assert "<td>93.36 ± 1.39</td><td>a/seed0,1; b/seed0</td>" in page and "100 % of <code>it</code>_all." in page
+    assert "<td>93.36 ±&nbsp;1.39</td>" in page and '<td class="whole">w2a2</td>' in page
+    assert "<td><details><summary>3 runs</summary>a/seed0,1; b/seed0</details></td>" in page
+    assert "100 % of <code>it</code>_all." in page
 
 
 def test_each_format_escapes_what_it_would_read_itself(tmp_path: Path) -> None:

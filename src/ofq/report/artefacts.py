@@ -114,7 +114,7 @@ KINDS: Mapping[str, Callable[[Grid], list[Path]]] = {
 ARTEFACTS = (
     Artefact(
         name="tables",
-        reads=("metrics", "teachers", "oscillation", "record"),
+        reads=("manifest", "metrics", "teachers", "oscillation", "record"),
         summary="write the tables of a grid from the metrics of its runs",
         tables={
             "main": "Table 2: main result",

@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 
 from ofq.config.grid import Grid
 from ofq.report import collect
+from ofq.report.differences import decided, how_marked, marked
 from ofq.report.looks import looks
 from ofq.report.panels import SMALL, decade, half_interval, legend, panels, seeds
 from ofq.report.paper import BOUNDARY_RANGE
@@ -38,18 +39,20 @@ def write_boundary_range(grid: Grid) -> None:
 def _table(grid: Grid, ranges: dict[str, float], frame: pd.DataFrame) -> None:
     data = collect.in_order(collect.spread(frame, _METRICS), grid)
     data.insert(3, "boundary_range", data["variant"].map(ranges))
+    most, least = decided(frame, "top1"), decided(frame, "loss", lowest=True)
     shown = {
         **data[collect.KEYS],
         "boundary range": data["boundary_range"].map("{:g}".format),
         "seeds": data["n"],
-        "top-1 %": cells(data, "top1"),
-        "cross-entropy": cells(data, "loss", digits=3),
+        "top-1 %": marked(data, cells(data, "top1"), most),
+        "cross-entropy": marked(data, cells(data, "loss", digits=3), least),
         "oscillating %": cells(data, "osc_share"),
         "left in the band %": cells(data, "left", digits=3),
     }
     caption = (
-        f"Study {grid.study}: annealing with bands of different width; mean ± standard deviation over "
-        f"{grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.title}. Boundary range: "
+        f"As the paper's Table 4. Study {grid}: annealing with bands of different width; mean ± standard deviation "
+        f"over {grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.title}. "
+        f"{how_marked(most, least)} Boundary range: "
         "half-width of the band round each rounding threshold, in code steps; weights outside it are frozen. Left in "
         f"the band: weights that still train at the last step, of those that annealing governs. {BOUNDARY_RANGE}"
     )

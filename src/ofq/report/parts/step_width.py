@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 
 from ofq.config.grid import Grid
 from ofq.report import collect
+from ofq.report.differences import compared_by_seed, decided, differences, how_marked, how_tested, marked
 from ofq.report.looks import in_panels, looks
 from ofq.report.panels import half_interval, legend, panels, seeds
-from ofq.report.render import cells, signed, write_table
+from ofq.report.render import cells, write_table
 from ofq.report.style import save
 from ofq.report.widths import WIDTHS, on_curve, step_width
 from ofq.runs.files import write_text
@@ -28,6 +29,7 @@ _WIDTH_LABELS = {
     "width_end": "step, sd of its row, at the end",
 }
 _CURVE = "#555555"
+_EXCESS = ["excess_reversals", "excess_share"]
 
 
 def write_step_width(grid: Grid) -> None:
@@ -76,11 +78,16 @@ def _table(grid: Grid, points: pd.DataFrame) -> None:
         excess_share=points["osc_share"] - points["curve_osc_share"],
     )
     columns = [*(f"width_{when}" for when in WIDTHS), *_QUANTITIES, "excess_reversals", "excess_share", *_ACCURACY]
-    data = collect.spread(frame, columns, by=[*collect.KEYS, "step"])
+    keys = [*collect.KEYS, "step"]
+    data, compared = collect.spread(frame, columns, by=keys), compared_by_seed(frame, _EXCESS, by=keys)
+    most, least = decided(frame, "top1"), decided(frame, "loss", lowest=True)
     grouped = frame.groupby([*collect.KEYS, "step"], sort=False)
     data["inside_reversals"], data["inside_share"] = (
         grouped[name].count().to_numpy() for name in ("excess_reversals", "excess_share")
     )
+    for name in _EXCESS:
+        data = data.assign(**{part: compared[part] for part in (f"{name}_low", f"{name}_high", f"{name}_p")})
+    data = data.assign(runs=data.pop("runs"))
     on_it = data["variant"].isin(grid.curve)
     shown = {
         **data[[*collect.KEYS, "step"]],
@@ -92,22 +99,23 @@ def _table(grid: Grid, points: pd.DataFrame) -> None:
         "Δ to the curve, %": _excess(data, "reversals", on_it),
         "oscillating %": cells(data, "osc_share"),
         "Δ to the curve, points": _excess(data, "share", on_it),
-        "top-1 %": cells(data, "top1"),
-        "cross-entropy": cells(data, "loss", digits=3),
+        "top-1 %": marked(data, cells(data, "top1"), most),
+        "cross-entropy": marked(data, cells(data, "loss", digits=3), least),
     }
     caption = (
         f"Study {grid}: steps and oscillation, mean ± standard deviation over {grid.seeds_in_words}, on the "
         f"{grid.data.evaluate} images of {grid.data.title}. Width: step in standard deviations of its row, mean over "
         f"the low-bit weights. The curve goes, seed by seed, through {', '.join(grid.curve)}, straight between "
         "neighbours; a run is compared with it at its own width, reversals at that over the run, the share at that of "
-        "the end. In brackets: how many runs lie within the range of the curve, if not all; the others are left out."
+        "the end; (n of m): how many runs lie within the range of the curve, the others are left out. "
+        f"{how_tested(data[~on_it], _EXCESS)} {how_marked(most, least)}"
     )
     write_table(grid.directory / "tables", "step_width", data, shown, list(data["runs"]), caption)
 
 
 def _excess(data: pd.DataFrame, name: str, on_it: pd.Series) -> list[str]:
     """Write the excess over the curve; variants that the curve goes through have none."""
-    texts, seeds = cells(data, f"excess_{name}", form=signed), zip(data[f"inside_{name}"], data["n"], strict=True)
+    texts, seeds = differences(data, f"excess_{name}"), zip(data[f"inside_{name}"], data["n"], strict=True)
     counts = ["" if inside in (1, n) else f" ({inside} of {n})" for inside, n in seeds]
     return ["on it" if on else f"{text}{count}" for text, count, on in zip(texts, counts, on_it, strict=True)]
 
