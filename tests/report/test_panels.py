@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ofq.config.grid import Grid
-from ofq.report.panels import legend, panels, sideways
+from ofq.report.panels import legend, panels, seeds, sideways
 from ofq.report.parts.figures import write_figures
 from ofq.runs.published import read_metrics
 from tests.report.conftest import Made
+from tests.report.synthetic import parameters
 
 NAMES = [f"statsq-qkr-cga-number{place}" for place in range(15)]
 
@@ -35,6 +36,19 @@ def test_the_legend_fits_the_width_and_names_each_once(count: int) -> None:
     assert [text.get_text() for text in figure.legends[0].texts] == NAMES[:count]
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
     assert box.y1 <= min(ax.get_tightbbox().y0 for ax in axes.flat), "it covers no panel"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([42], "n = 1: seed 42"),
+        ([0, 1, 2], "n = 3: seeds 0, 1, 2"),
+        ([2, 3, 4, 5], "n = 4: seeds 2 to 5"),
+        ([0, 1, 2, 7], "n = 4: seeds 0, 1, 2, 7"),
+    ],
+)
+def test_a_title_says_how_many_seeds_and_which(given: list[int], said: str) -> None:
+    assert seeds(Grid(parameters({"seeds": given}), "digits")) == said
 
 
 def test_many_variants_are_shared_out_over_panels_of_the_whole_width(

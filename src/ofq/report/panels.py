@@ -17,12 +17,15 @@ from ofq.report.style import WIDTH
 SMALL = 8  # points
 GREY = "#777777"
 _KEY, _LETTER = 0.5, 0.068  # inches that a legend's entry takes besides its text, and for each letter
+_FEW = 3  # seeds that are all named
 _LINE = 0.17  # inches that a line of a legend takes
 
 
 def seeds(grid: Grid) -> str:
-    """Return how many seeds a figure shows, and which: ``n = 3: seeds 0, 1, 2``."""
-    return f"n = {len(grid.seeds)}: {grid.seeds_in_words}"
+    """Return how many seeds a figure shows, and which: ``n = 3: seeds 0, 1, 2``, or ``n = 8: seeds 0 to 7``."""
+    first, last = grid.seeds[0], grid.seeds[-1]
+    row = len(grid.seeds) > _FEW and grid.seeds == list(range(first, last + 1))
+    return f"n = {len(grid.seeds)}: {f'seeds {first} to {last}' if row else grid.seeds_in_words}"
 
 
 def panels(columns: int, rows: int, *, height: float, sharey: bool | str = "row") -> tuple[Figure, np.ndarray]:
