@@ -86,9 +86,10 @@ def _annealings(grid: Grid) -> list[_Panel]:
     for name in grid.quantized:
         if (parent := grid.params.variant(name).parent) is not None:
             children.setdefault(parent, []).append(name)
+    most = MOST - 1  # beside the parent
+    parts = [(name, each[i : i + most]) for name, each in children.items() for i in range(0, len(each), most)]
     return [
-        _Panel(model, bits, names, parent)
-        for model, (parent, names), bits in product(grid.models, children.items(), grid.bits)
+        _Panel(model, bits, names, parent) for model, (parent, names), bits in product(grid.models, parts, grid.bits)
     ]
 
 
