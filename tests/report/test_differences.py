@@ -103,6 +103,8 @@ def test_a_wide_table_can_wrap_to_a_window(tmp_path: Path) -> None:
     shown = {"variant": ["lsq-midrise-identity-start0.5"]} | {f"c{i}": [number] for i in range(8)}
     shown |= {f"Δ {i}": [change] for i in range(4)}
     write_table(tmp_path, "t", pd.DataFrame({"x": [1]}), shown, ["a/seed0"], "")
-    cells = re.findall(r"<td[^>]*>(.*?)</td>", (tmp_path / "t.html").read_text())
+    page = (tmp_path / "t.html").read_text()
+    assert '<table class="wide">' in page
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
     longest = [max(map(len, cell.replace("&nbsp;", "_").replace("&lt;", "<").split())) for cell in cells[:-1]]
     assert longest == [29, *[6] * 8, *[17] * 4], "numbers wrap before ±, an interval and p; names do not"

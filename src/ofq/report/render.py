@@ -15,10 +15,11 @@ from ofq.runs.files import write_json, write_text
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:1rem;color:#222;background:#fff}"
     "table{border-collapse:collapse;font-size:13px;line-height:1.35}p{max-width:60rem}"
-    "th,td{padding:.25rem .35rem;text-align:left;vertical-align:top}.whole{white-space:nowrap}"
+    "th,td{padding:.25rem .35rem;text-align:left;vertical-align:top}.whole{white-space:nowrap}.wide{font-size:12px}"
     "th{border-bottom:2px solid #222}td{border-bottom:1px solid #ddd}"
     "td:last-child{color:#777;overflow-wrap:anywhere;min-width:4.5rem}"
 )
+_WIDE = 12  # columns; more have smaller letters
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _CELL = re.compile(r"<td>([^<]*)</td>")
 _LATEX = str.maketrans(
@@ -127,6 +128,8 @@ def _html(name: str, shown: pd.DataFrame, runs: Sequence[str], caption: str) -> 
     table = shown.assign(runs="\ue000")
     body = table.to_markdown(index=False, tablefmt="html", disable_numparse=True, stralign=None)
     body = _BOLD.sub(r"<strong>\1</strong>", _CELL.sub(_cell, body))
+    if table.shape[1] > _WIDE:
+        body = body.replace("<table>", '<table class="wide">', 1)
     for names in runs:
         body = body.replace("\ue000", _folded(names.split()), 1)
     text = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(caption))
