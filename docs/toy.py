@@ -78,6 +78,7 @@ def _weight(ax: Axes, trace: Trace, shown: int = 100) -> None:
     ax.plot(range(shown), trace.weights[:shown, 0, 0], color="#D55E00", label="latent weight")
     ax.axhline(TARGET, color="black", linestyle=":", linewidth=1, label="target")
     ax.set_xlabel("optimizer step")
+    ax.set_ylabel("weight")
     ax.set_ylim(-0.05, 0.6)
 
 

@@ -77,7 +77,7 @@ rule toy_figure:
             caption="../report/figures/toy.rst",
             category="Figures",
             subcategory="toy",
-            labels={"figure": "latent weight and step"},
+            labels={"figure": "Fig. 1: latent weight and step"},
         ),
     log:
         "logs/toy/figure.log",

@@ -10,7 +10,7 @@ from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.oscillation.thresholds import DISTANCE_BINS, HALF_STEP, POSITION_BIN
 from ofq.runs.files import write_json
-from ofq.runs.paths import Run
+from ofq.runs.paths import Run, data_dir
 from tests.conftest import ROOT
 
 LAYERS = {"q": "attn.q", "k": "attn.k", "v": "attn.v", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
@@ -105,8 +105,9 @@ def write_probe_of(run: Run, *, codes: str, turns: float = 0.5, lift: float = 1.
 
 
 def write_all(params: Params, study: str = "digits") -> None:
-    """Every run of the study: accuracy by variant and seed; of annealed ones the band, of the others probe and noise."""
+    """The count of images and every run of the study: accuracy by variant and seed; of annealed ones the band, of the others probe and noise."""
     rng = np.random.default_rng(0)
+    write_json(data_dir(study) / "manifest.json", {"files": {"eval": {"images": 400}}})
     runs = Grid(params, study).runs
     names = list(params.variants)
     for seed in params.studies[study].seeds:

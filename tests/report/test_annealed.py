@@ -63,20 +63,50 @@ def test_bit_widths_stand_together_in_the_table(made: Made) -> None:
     ]
 
 
-def test_each_range_has_a_panel_with_a_line_for_each_seed_all_to_one_scale(
+def test_each_annealed_variant_has_a_panel_with_a_line_for_each_seed_all_to_one_scale(
     params: Params, drawn: Callable[[str], dict[str, Figure]]
 ) -> None:
-    figures = drawn("ofq.report.parts.boundary_range")
-    write_boundary_range(Grid(params, "digits"))
+    figures = drawn("ofq.report.parts.annealing")
+    write_annealing(Grid(params, "digits"))
     axes = [ax for ax in figures["scale_trajectories"].axes if ax.get_visible()]
-    assert [ax.get_title() for ax in axes] == ["BR 0.003", "BR 0.005", "BR 0.05"]
+    assert [ax.get_title() for ax in axes] == [f"{name}, W2A2" for name in SWEEP]
     assert len({ax.get_ylim() for ax in axes}) == 1
     path = Run("digits", "vit_micro", "w2a2", "statsq-qkr-cga", 1).files.root / "annealing.parquet"
     frame = pd.read_parquet(path)
     scale = frame[frame["layer"] == "blocks.1.mlp.fc2"]["scale"].to_numpy()
     assert [len(ax.lines) for ax in axes] == [2, 2, 2]
-    assert np.allclose(axes[1].lines[1].get_ydata(), 100 * (scale / scale[0] - 1))
+    assert np.allclose(axes[2].lines[1].get_ydata(), 100 * (scale / scale[0] - 1))
     assert all(line.get_ydata()[0] == 0 for ax in axes for line in ax.lines)
+
+
+def test_the_steps_of_a_control_that_trains_on_stand_beside_those_of_an_annealed_run(
+    made: Made, drawn: Callable[[str], dict[str, Figure]]
+) -> None:
+    figures = drawn("ofq.report.parts.annealing")
+    names = ["statsq", "statsq-frozen", "statsq-extra", "statsq-cga", "statsq-qkr-cga"]
+    write_annealing(Grid(made(variants=names), "digits"))
+    drawn_lines = {ax.get_title(): ax.lines for ax in figures["scale_trajectories"].axes if ax.get_visible()}
+    assert set(drawn_lines) == {"statsq-cga, W2A2", "statsq-qkr-cga, W2A2"}
+    control = [line for line in drawn_lines["statsq-cga, W2A2"] if line.get_label().startswith("control")]
+    path = Run("digits", "vit_micro", "w2a2", "statsq-extra", 0).files.root / "annealing.parquet"
+    frame = pd.read_parquet(path)
+    scale = frame[frame["layer"] == "blocks.1.mlp.fc2"]["scale"].to_numpy()
+    assert len(control) == 2 and np.allclose(control[0].get_ydata(), 100 * (scale / scale[0] - 1))
+    assert len(drawn_lines["statsq-qkr-cga, W2A2"]) == 2, "its own control is not in the grid"
+
+
+def test_the_figure_of_boundary_ranges_has_them_on_its_axis(
+    params: Params, drawn: Callable[[str], dict[str, Figure]]
+) -> None:
+    figures = drawn("ofq.report.parts.boundary_range")
+    write_boundary_range(Grid(params, "digits"))
+    table = pd.read_csv(REPORT / "tables/boundary_range.csv")
+    axes = figures["boundary_range"].axes
+    for ax, quantity in zip(axes, ("top1", "osc_share", "left"), strict=True):
+        places = [bar[0].get_xydata()[0].tolist() for bar in ax.containers]
+        assert places == [pytest.approx(row) for row in table[["boundary_range", f"{quantity}_mean"]].to_numpy()]
+        assert ax.get_xscale() == "log" and ax.get_xlim()[0] < 0.003 and ax.get_xlim()[1] > 0.05
+    assert axes[1].get_yscale() == "symlog" and axes[1].get_ylim()[0] < 0, "0 has a place"
 
 
 def test_the_figure_of_annealing_has_a_place_for_no_weight_at_all(
@@ -98,7 +128,7 @@ def test_the_figure_of_annealing_has_a_place_for_no_weight_at_all(
 
 def test_figures_name_their_runs(params: Params) -> None:
     write_boundary_range(Grid(params, "digits"))
-    with Image.open(REPORT / "figures/scale_trajectories.png") as image:
+    with Image.open(REPORT / "figures/boundary_range.png") as image:
         names = set(image.info["Description"].split("runs: ")[1].split())
         assert image.width == 1600
     assert names == {str(run) for run in Grid(params, "digits").runs}

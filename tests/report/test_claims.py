@@ -1,6 +1,7 @@
 """From claims.yaml and files of runs to verdicts on a page and in JSON."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,7 +91,8 @@ def test_the_figure_shows_the_claims_that_matter_most_with_verdict_effect_and_si
     )
     (ax,) = figures["verdicts"].axes
     texts = [text.get_text() for text in ax.texts]
-    assert texts[1::3][:3] == ["supported, n = 3", "contradicted, n = 3", "supported, n = 3"]
+    verdicts = [re.fullmatch(r"(.*), p (<?0\.\d{3})", text) for text in texts[1::3][:3]]
+    assert [found and found[1] for found in verdicts] == ["supported, n = 3", "contradicted, n = 3", "supported, n = 3"]
     assert texts[-1] == "untested, n = 0" and not any("undecided" in text for text in texts)
     assert texts[2].startswith("+2.00 [") and texts[2].endswith("] points")
     points = [line for line in ax.lines if len(line.get_xdata()) == 1]
@@ -100,6 +102,19 @@ def test_the_figure_shows_the_claims_that_matter_most_with_verdict_effect_and_si
     # The expected side: above 0, below 0, within the margin, which is this row's farthest end.
     sides = [part.get_paths()[0].get_extents() for part in ax.collections]
     assert [(round(side.x0, 2), round(side.x1, 2)) for side in sides] == [(0, 1.15), (-1.15, 0), (-1, 1)]
+
+
+def test_a_row_says_where_only_the_correction_leaves_a_claim_undecided(judged: Judge) -> None:
+    finish_all("a", {"w2a2": [92.0, 95.0, 93.0]})
+    finish_all("b", {"w2a2": [90.0, 91.0, 90.0]})
+    said = "its interval excludes 0, but p is corrected for all claims"
+    one = claim(bits=["w2a2"])
+    assert judged(one=one)["one"]["verdict"] == "supported" and said not in page()
+    found = judged(one=one, two=one)
+    assert {row["verdict"] for row in found.values()} == {"undecided"} and found["one"]["interval"][0] > 0
+    assert page().count(said) == 2
+    judged(one=claim(bits=["w2a2"], expect="equal", margin=4), two=one)
+    assert page().count(said) == 1, "of an equality the interval says something else"
 
 
 def test_a_study_has_a_scope_in_the_page_and_the_file(judged: Judge) -> None:

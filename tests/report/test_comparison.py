@@ -41,7 +41,9 @@ def test_differences_are_paired_by_seed(params: Params) -> None:
     row = pd.read_csv(TABLE).set_index("bits").loc["w3a3"]
     assert (row["variant"], row["against"], row["n"]) == ("statsq", "lsq", 2)
     assert row["top1_mean"] == 2.0 and row["top1_sd"] == pytest.approx(2**0.5)
-    assert "| statsq | lsq | 2 | +2.00 ± 1.41 |" in " ".join(TABLE.with_suffix(".md").read_text().split())
+    assert "| statsq | lsq | 2 | +2.00 [-10.71, +14.71], p 0.295 |" in " ".join(
+        TABLE.with_suffix(".md").read_text().split()
+    )
 
 
 def test_rows_follow_bit_widths_and_then_the_pairs_each_once(params: Params) -> None:

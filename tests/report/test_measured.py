@@ -121,11 +121,17 @@ def test_shares_by_distance_are_of_the_steps_in_the_bin() -> None:
 
 def test_the_figure_shows_each_variant_with_the_band(params: Params, drawn: Callable[[str], dict[str, Figure]]) -> None:
     figures = drawn("ofq.report.parts.probes")
+    for seed in (0, 1):
+        path = run("statsq", seed).files.root / "probe.json"
+        boundary = read_json(path)["boundary"]
+        edit_probe("statsq", seed, boundary=boundary | {"gradient_turns": [*boundary["gradient_turns"][:-1], 700]})
     write_boundary(Grid(params, "digits"))
     turns, reversals = figures["boundary"].axes
     labels = turns.get_legend_handles_labels()[1]
-    assert {"statsq", "statsq-qkr", "band of boundary range (BR) 0.005"} <= set(labels) and "statsq-cga" not in labels
-    assert turns.get_yscale() == "linear" and reversals.get_yscale() == "log"
-    line = reversals.containers[0].lines[0]
-    assert line.get_xdata()[0] == 0.01 and np.isfinite(line.get_ydata()[0])
-    assert np.isnan(line.get_ydata()[-1]), "none has no place on a logarithmic axis"
+    assert {"statsq", "statsq-qkr", "band of boundary range 0.005"} <= set(labels) and "statsq-cga" not in labels
+    assert turns.get_yscale() == "linear" and reversals.get_yscale() == "symlog"
+    line = next(line for line in reversals.lines if line.get_label() == "statsq")
+    assert len(line.get_ydata()) == 25 and line.get_ydata()[-1] == 0 and reversals.get_ylim()[0] < 0, "0 has a place"
+    upper = next(line for line in turns.lines if line.get_label() == "statsq")
+    assert len(upper.get_ydata()) == 24 and min(upper.get_ydata()) > 10, "the last bin does not stretch the axis"
+    assert "statsq 7," in turns.texts[0].get_text(), "it is told in words"

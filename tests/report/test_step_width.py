@@ -88,23 +88,27 @@ def test_records_of_before_widths_were_recorded_stay_readable(made: Made) -> Non
     write_tables(Grid(params, "digits"))
 
 
-def test_the_figure_has_a_point_for_each_run_and_a_panel_for_each_width(
+def test_the_figure_has_a_dot_for_each_run_beside_the_curve_and_held_steps_apart_from_learned_ones(
     made: Made, drawn: Callable[[str], dict[str, Figure]]
 ) -> None:
     figures = drawn("ofq.report.parts.step_width")
-    points = write(made(variants=[*CURVE, "lsq", "rms"], bits=["w2a2", "w3a3"], curve=CURVE))
+    held = [*CURVE, "statsq-k6", "statsq-k8", "rms", "lsq-fixed"]
+    learned = ["lsq", "lsq-midrise"]
+    points = write(made(variants=[*held, *learned], bits=["w2a2", "w3a3"], curve=CURVE))
     assert set(figures) == {"step_width", "step_width_accuracy"}
-    for ax, (quantity, bits) in zip(
-        figures["step_width"].axes,
-        [(quantity, bits) for quantity in ("reversals", "osc_share") for bits in ("w2a2", "w3a3")],
-        strict=True,
-    ):
-        assert ax.get_title() == f"vit_micro, {bits.upper()}" and "sd of its row" in ax.get_xlabel()
-        here = points[points["bits"] == bits]
-        width = "width_run" if quantity == "reversals" else "width_end"
-        lines = {line.get_label(): line for line in ax.lines}
-        for name in [*CURVE, "lsq", "rms"]:
-            own = here[here["variant"] == name]
-            np.testing.assert_allclose(lines[name].get_xydata(), own[[width, quantity]])
-            assert lines[name].get_fillstyle() == ("full" if name == "lsq" else "none")
-        assert len(ax.collections) == 1  # the band
+    quantities = {"step_width": ("reversals", "osc_share"), "step_width_accuracy": ("top1", "loss")}
+    for name, shown in quantities.items():
+        kinds = (("held", held[3:]), ("learned", learned))
+        rows = [(quantity, kind, bits) for quantity in shown for kind in kinds for bits in ("w2a2", "w3a3")]
+        for ax, (quantity, (kind, names), bits) in zip(figures[name].axes, rows, strict=True):
+            assert ax.get_title() == f"vit_micro, {bits.upper()}, {kind} steps" and "sd of its row" in ax.get_xlabel()
+            here = points[points["bits"] == bits]
+            width = "width_end" if quantity == "osc_share" else "width_run"
+            dots = [line.get_xydata() for line in ax.lines if line.get_markersize() == 2]
+            bars = {bar.get_label(): bar[0].get_xydata()[0] for bar in ax.containers}
+            assert set(bars) == set(names)
+            for each, drawn_dots in zip(bars, dots, strict=True):
+                own = here[here["variant"] == each][[width, quantity]]
+                np.testing.assert_allclose(drawn_dots, own)
+                np.testing.assert_allclose(bars[each], own.mean())
+            assert "curve of held steps" in [line.get_label() for line in ax.lines]

@@ -93,7 +93,7 @@ def test_tables_and_figures_are_shown_in_the_report_of_snakemake_with_their_capt
     shown = {str(file): file.flags["report"] for file in files if hasattr(file, "flags")}
     assert list(shown) == [
         "results/{study}/{report}/tables/boundary_range.html",
-        "results/{study}/{report}/figures/scale_trajectories.png",
+        "results/{study}/{report}/figures/boundary_range.png",
     ]
     table, figure = shown.values()
     assert (table.category, table.labels, table.caption) == (
@@ -101,7 +101,7 @@ def test_tables_and_figures_are_shown_in_the_report_of_snakemake_with_their_capt
         {"table": "Table 4: boundary range"},
         "../report/tables/boundary_range.rst",
     )
-    assert figure.category == "Figures" and figure.caption == "../report/figures/scale_trajectories.rst"
+    assert figure.category == "Figures" and figure.caption == "../report/figures/boundary_range.rst"
 
 
 def test_each_caption_belongs_to_a_table_or_figure() -> None:

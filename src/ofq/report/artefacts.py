@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ofq.config.grid import Grid, all_runs, grids, published
-from ofq.runs.paths import record_dir, record_note
+from ofq.runs.paths import data_dir, record_dir, record_note
 
 TABLE = ("csv", "runs.json", "md", "tex", "html")
 FIGURE = ("png", "svg")
@@ -97,11 +97,12 @@ def _records(grid: Grid) -> list[Path]:
 
 
 KINDS: Mapping[str, Callable[[Grid], list[Path]]] = {
+    "manifest": lambda grid: [data_dir(grid.study) / "manifest.json"],
     "metrics": lambda grid: [run.files.metrics for run in grid.runs],
     "teachers": lambda grid: [run.files.metrics for run in grid.teachers],
     "oscillation": lambda grid: [run.files.oscillation for run in grid.students],
     "weights": lambda grid: [run.files.weights for run in grid.students],
-    "annealing": lambda grid: [run.files.annealing for run in grid.runs if run.variant in grid.bands],
+    "annealing": lambda grid: [run.files.annealing for run in grid.students if grid.params.variant(run.variant).cga],
     "noise": lambda grid: [run.files.noise for run in grid.trained],
     "probes": lambda grid: [run.files.probe for run in grid.trained],
     "record": _record,
@@ -113,7 +114,7 @@ KINDS: Mapping[str, Callable[[Grid], list[Path]]] = {
 ARTEFACTS = (
     Artefact(
         name="tables",
-        reads=("metrics", "teachers", "oscillation", "record"),
+        reads=("manifest", "metrics", "teachers", "oscillation", "record"),
         summary="write the tables of a grid from the metrics of its runs",
         tables={
             "main": "Table 2: main result",
@@ -126,7 +127,7 @@ ARTEFACTS = (
     ),
     Artefact(
         name="figures",
-        reads=("metrics", "teachers", "oscillation", "weights"),
+        reads=("manifest", "metrics", "teachers", "oscillation", "weights"),
         summary="draw the figures of a grid from the records of its runs",
         figures={
             "accuracy": "accuracy",
@@ -146,7 +147,7 @@ ARTEFACTS = (
     ),
     Artefact(
         name="step_width",
-        reads=("metrics", "oscillation"),
+        reads=("manifest", "metrics", "oscillation"),
         summary="hold oscillation and accuracy against the width of the step",
         when="grids with `curve`",
         made=lambda grid: bool(grid.curve),
@@ -160,19 +161,22 @@ ARTEFACTS = (
     Artefact(
         name="annealing",
         reads=("annealing",),
-        summary="draw how many weights annealing leaves in the band",
+        summary="draw how many weights annealing leaves in the band, and where the steps go",
         when="grids with a variant that anneals with a boundary range",
         made=lambda grid: bool(grid.bands),
-        figures={"annealing": "weights left in the band"},
+        figures={
+            "annealing": "weights left in the band",
+            "scale_trajectories": "steps of the quantizer while annealed",
+        },
     ),
     Artefact(
         name="boundary_range",
-        reads=("metrics", "annealing"),
-        summary="write what the width of the annealing band changes, and draw where the steps go",
+        reads=("manifest", "metrics", "annealing"),
+        summary="write and draw what the width of the annealing band changes",
         when="grids with several boundary ranges",
         made=lambda grid: len(set(grid.bands.values())) > 1,
         tables={"boundary_range": "Table 4: boundary range"},
-        figures={"scale_trajectories": "steps of the quantizer while annealed"},
+        figures={"boundary_range": "Table 4: boundary range"},
     ),
     Artefact(
         name="noise_table",

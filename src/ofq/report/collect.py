@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict
 
 from ofq.config.grid import Grid
 from ofq.errors import UserError
 from ofq.oscillation.thresholds import SHARES
 from ofq.runs.files import read_json, reading
-from ofq.runs.paths import Run
+from ofq.runs.paths import Run, data_dir
 from ofq.runs.provenance import file_digest
 from ofq.runs.published import digest_of, read_frame, read_metrics
 
@@ -31,6 +32,35 @@ _SHOWN = {
     "annealing": ["free", "weights"],
     "noise": ["range", "injected", "loss"],
 }
+
+
+class _Stored(TypedDict):
+    images: int
+
+
+class _Files(TypedDict):
+    eval: _Stored
+
+
+class _Manifest(TypedDict):
+    files: _Files
+
+
+def images(grid: Grid) -> int:
+    """Return how many images a grid's runs are evaluated on, from the manifest of its study's data.
+
+    Raises:
+        UserError: the manifest is missing or damaged.
+    """
+    path = data_dir(grid.study) / "manifest.json"
+    manifest: _Manifest = read_json(path, _Manifest, mend=f"delete it and make it again with: snakemake {path}")
+    return manifest["files"]["eval"]["images"]
+
+
+def one_image(grid: Grid) -> str:
+    """Say what one image is worth: ``one of 597 test images is 0.17 points``."""
+    count = images(grid)
+    return f"one of {count:,} {grid.data.evaluate} images is {100 / count:.2g} points"
 
 
 def coordinates(run: Run) -> dict[str, str]:

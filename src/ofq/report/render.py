@@ -13,12 +13,15 @@ from ofq.report.collect import marks
 from ofq.runs.files import write_json, write_text
 
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem;color:#222;background:#fff}"
-    "table{border-collapse:collapse}p{max-width:60rem}"
-    "th,td{padding:.25rem .75rem;text-align:left;white-space:nowrap}"
+    "body{font:15px/1.5 system-ui,sans-serif;margin:1rem;color:#222;background:#fff}"
+    "table{border-collapse:collapse;font-size:13px;line-height:1.35}p{max-width:60rem}"
+    "th,td{padding:.25rem .35rem;text-align:left;vertical-align:top}.whole{white-space:nowrap}.wide{font-size:12px}"
     "th{border-bottom:2px solid #222}td{border-bottom:1px solid #ddd}"
-    "td:last-child{color:#777;font-size:85%}"
+    "td:last-child{color:#777;overflow-wrap:anywhere;min-width:4.5rem}"
 )
+_WIDE = 12  # columns; more have smaller letters
+_BOLD = re.compile(r"\*\*(.+?)\*\*")
+_CELL = re.compile(r"<td>([^<]*)</td>")
 _LATEX = str.maketrans(
     {"±": r"$\pm$", "–": "--", "✓": r"$\checkmark$", "<": "$<$", ">": "$>$", "Δ": r"$\Delta$", "`": ""}
 )
@@ -45,6 +48,11 @@ def interval(effect: float, ends: tuple[float, float] | None) -> str:
     digits = 2 if largest >= 0.995 or largest == 0 else 3 if largest >= 0.0995 else 4
     shown = [f"{round(number, digits) + 0.0:+.{digits}f}" for number in numbers]  # no -0.00
     return f"{shown[0]} [{shown[1]}, {shown[2]}]" if ends else f"{shown[0]} (spread not known)"
+
+
+def bold(text: str) -> str:
+    """Mark a cell for the three readable forms of a table."""
+    return f"**{text}**"
 
 
 def p_value(p: float | None) -> str:
@@ -113,9 +121,17 @@ def markdown(table: pd.DataFrame, *, padded: bool = True) -> str:
 
 
 def _html(name: str, shown: pd.DataFrame, runs: Sequence[str], caption: str) -> str:
-    """Write a page of its own, which ``snakemake --report`` takes in whole."""
-    table = shown.assign(runs=[shorten(names.split()) for names in runs])
+    """Write a page of its own, which ``snakemake --report`` takes in whole; the runs of a row unfold.
+
+    The widest table fits a window of 1,280 pixels, as numbers wrap before ``±``, an interval and p.
+    """
+    table = shown.assign(runs="\ue000")
     body = table.to_markdown(index=False, tablefmt="html", disable_numparse=True, stralign=None)
+    body = _BOLD.sub(r"<strong>\1</strong>", _CELL.sub(_cell, body))
+    if table.shape[1] > _WIDE:
+        body = body.replace("<table>", '<table class="wide">', 1)
+    for names in runs:
+        body = body.replace("\ue000", _folded(names.split()), 1)
     text = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(caption))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
@@ -123,9 +139,21 @@ def _html(name: str, shown: pd.DataFrame, runs: Sequence[str], caption: str) -> 
     )
 
 
+def _cell(match: re.Match[str]) -> str:
+    text = match[1].strip()
+    if "±" not in text and "[" not in text:
+        return f'<td class="whole">{text}</td>' if text != "\ue000" else f"<td>{text}</td>"
+    return f"<td>{text.replace('± ', '±&nbsp;').replace(', ', ',&nbsp;').replace(',&nbsp;p ', ', p&nbsp;')}</td>"
+
+
+def _folded(runs: Sequence[str]) -> str:
+    count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    return f"<details><summary>{count}</summary>{html.escape(shorten(runs))}</details>"
+
+
 def _latex(shown: pd.DataFrame, caption: str) -> str:
     """Write a table environment with rules, which needs the packages booktabs and amssymb."""
     escaped = pd.DataFrame([caption]).style.format(escape="latex").hide(axis="index").hide(axis="columns").to_string()
     styler = shown.style.format(escape="latex").format_index(escape="latex", axis="columns").hide(axis="index")
     text: str = styler.to_latex(hrules=True, caption=escaped.strip(), position="t", position_float="centering")
-    return text.translate(_LATEX)
+    return _BOLD.sub(r"\\textbf{\1}", text.translate(_LATEX))

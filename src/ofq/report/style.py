@@ -1,4 +1,4 @@
-"""The look of figures: each variant has one colour and marker everywhere; sizes are legible at the README's width."""
+"""The look of figures but for their colours, and how they are written: sizes are legible at the README's width."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,13 +14,6 @@ from ofq.runs.files import replacing
 
 WIDTH = 8.0  # inches; 800 pixels in the PNG at 100 dpi, doubled for sharp screens
 _DPI = 200
-# Okabe and Ito's palette, which colour-blind readers can distinguish, with brown instead of its yellow, which is too
-# pale for lines; then four of Tol's colours. The numbers of colours and of markers have no common divisor, so that no
-# two of the first 132 variants look alike.
-_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C510A", "#000000"]
-_COLOURS += ["#882255", "#999933", "#332288", "#AA4499"]
-_LINES, _FILLS = ["-", "--", ":"], ["full", "none", "left"]
-MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", "h", ">"]
 
 plt.rcParams.update(
     {
@@ -39,22 +32,6 @@ plt.rcParams.update(
         "figure.constrained_layout.use": True,
     }
 )
-
-
-def look(names: list[str]) -> dict[str, dict[str, str]]:
-    """Return colour, marker and line of each variant, by its place in ``params.yaml``.
-
-    When the colours repeat, lines are broken and markers are not fully filled.
-    """
-    return {
-        name: {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)],
-            "fillstyle": _FILLS[i // len(_COLOURS) % len(_FILLS)],
-        }
-        for i, name in enumerate(names)
-    }
 
 
 def save(figure: Figure, directory: Path, name: str, runs: Iterable[str]) -> None:

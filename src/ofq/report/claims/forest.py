@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ofq.report.claims.page import Row
-from ofq.report.render import interval
+from ofq.report.render import interval, p_value
 from ofq.report.style import WIDTH
 
 COLOURS = {"supported": "#009E73", "contradicted": "#D55E00", "undecided": "#777777", "untested": "#777777"}
@@ -32,9 +32,8 @@ def forest(rows: Sequence[Row], title: str) -> Figure:
     height = sum(heights) or _LINE
     figure, ax = plt.subplots(figsize=(WIDTH, height + _AROUND))
     ax.set(xlim=(-_EDGE, _EDGE), ylim=(height, 0), xticks=[0], xticklabels=["0"], yticks=[])
-    ax.set_xlabel(
-        "effect with its 95 % interval, each on its own scale;\nshaded: where the statement has it", fontsize=_SMALL
-    )
+    shaded = "shaded: where the statement has it; p: corrected for all claims"
+    ax.set_xlabel(f"effect with its 95 % interval, each on its own scale;\n{shaded}", fontsize=_SMALL)
     ax.spines["left"].set_visible(False)
     ax.grid(visible=False)
     ax.axvline(0, color="black", linewidth=0.8)
@@ -53,7 +52,9 @@ def _row(ax: Axes, row: Row, lines: list[str], *, top: float, height: float) -> 
     beside = ax.get_yaxis_transform()  # across: shares of the panel's width
     ax.text(-0.04, middle, "\n".join(lines), transform=beside, ha="right", va="center", fontsize=_SMALL)
     right: dict[str, Any] = {"transform": beside, "va": "center", "fontsize": _SMALL}
-    ax.text(1.04, middle - _LINE / 2, f"{verdict}, n = {found.n}", weight="bold", color=colour, **right)
+    p = row.outcome.p_adjusted
+    told = f"{verdict}, n = {found.n}{'' if p is None else f', p {p_value(p)}'}"
+    ax.text(1.04, middle - _LINE / 2, told, weight="bold", color=colour, **right)
     if found.effect is None:
         return
     ax.text(1.04, middle + _LINE / 2, f"{interval(found.effect, found.interval)} {claim.unit}", **right)

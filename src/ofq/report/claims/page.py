@@ -20,7 +20,8 @@ paired by seed, as a mean over n seeds with its 95 % interval; where several bit
 counts once, with its mean over them. p is that of Student's t-test on these differences, for "equal" that of two
 one-sided tests within the margin, after Holm's correction for all {tested} claims tested here: the chance that even
 one of the verdicts "supported" and "contradicted" is wrong is at most {level:g} %, as far as differences between
-seeds are normal. The intervals are not corrected. Below an effect over several widths stands that at each width;
+seeds are normal. The intervals are not corrected, so that one may exclude 0 where p does not decide; the row says so.
+Below an effect over several widths stands that at each width, which is not tested by itself and has no p;
 where two of these intervals lie on opposite sides of 0, the row says that the widths disagree. An undecided claim
 says how many seeds would decide it with 80 % probability, if effect and spread are those seen.
 
@@ -136,6 +137,8 @@ def _cells(row: Row, grid: Grid, scope: str | None) -> dict[str, str]:
         verdict += f"<br><sub>{row.pairs.lacking}</sub>"
     elif outcome.seeds is not None:
         verdict += f"<br><sub>{outcome.seeds} seeds would decide</sub>"
+    if _only_by_correction(row):
+        verdict += "<br><sub>its interval excludes 0, but p is corrected for all claims</sub>"
     if (outside := row.pairs.outside) and not row.pairs.lacking:
         verdict += f"<br><sub>runs left out, as their steps lie outside the curve: {len(outside)}</sub>"
     about = f"{row.claim.source.rstrip('.')}.<br>Tested: {comparison(row.claim, row.pairs.bits)}{_models(row, grid)}"
@@ -146,6 +149,12 @@ def _cells(row: Row, grid: Grid, scope: str | None) -> dict[str, str]:
         "n": str(outcome.estimate.n),
         "p, corrected": p_value(outcome.p_adjusted),
     }
+
+
+def _only_by_correction(row: Row) -> bool:
+    """Return whether the interval lies on one side of 0 and the claim is undecided all the same."""
+    low, high = row.outcome.estimate.interval or (0.0, 0.0)
+    return row.outcome.verdict == "undecided" and row.claim.margin is None and low * high > 0
 
 
 def _effect(row: Row) -> str:

@@ -6,6 +6,7 @@ import pandas as pd
 from ofq.config.grid import Grid
 from ofq.report import collect
 from ofq.report.claims.statistics import LEVEL, estimate, holm
+from ofq.report.differences import decided, how_marked, how_tested, marked
 from ofq.report.render import cells, interval, p_value, write_table
 
 _PLACE = ["model", "bits"]
@@ -22,11 +23,11 @@ def write_best(grid: Grid, frame: pd.DataFrame) -> None:
         frame: metrics of its runs.
     """
     parts = [_compared(part) for _, part in frame.groupby(_PLACE, sort=False)]
-    data = collect.in_order(pd.concat(parts, ignore_index=True), grid)
+    data, best = collect.in_order(pd.concat(parts, ignore_index=True), grid), decided(frame, "top1")
     shown = {
         **data[collect.KEYS],
         "seeds": data["n"],
-        "top-1 %": cells(data, "top1"),
+        "top-1 %": marked(data, cells(data, "top1"), best),
         "Δ to the best, 95 % interval": data["shown"],
         "p, corrected": data["p_adjusted"].map(p_value),
     }
@@ -34,11 +35,15 @@ def write_best(grid: Grid, frame: pd.DataFrame) -> None:
         f"Study {grid.study}: which variant is most accurate, and how sure that is, over {grid.seeds_in_words}, on the "
         f"{grid.data.evaluate} images of {grid.data.title}. {' '.join(map(_sentence, parts))} "
         "The best is the one with the highest mean; as the same runs chose it, its lead is rather too large. "
-        "Differences to it are paired by seed; intervals are not corrected, p is, by Holm, for all comparisons at that "
-        "width, so that an interval may exclude 0 where p does not decide."
+        f"Differences to it are paired by seed. {_how(data)} {how_marked(best)}"
     )
     data = data.drop(columns="shown")
     write_table(grid.directory / "tables", "best", data, shown, list(data["runs"]), caption)
+
+
+def _how(data: pd.DataFrame) -> str:
+    named = {"low": "top1_low", "high": "top1_high", "p_adjusted": "top1_p"}
+    return how_tested(data[~data["best"]].rename(columns=named), ["top1"])
 
 
 def _compared(part: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,8 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report import collect
-from ofq.report.render import cells, signed, write_table
+from ofq.report.differences import compared_by_seed, differences, how_tested
+from ofq.report.render import write_table
 
 METRICS = ["top1", "loss", "osc_share", "reversals"]
 _GRID = ["model", "bits"]
@@ -24,19 +25,19 @@ def write_comparison(grid: Grid) -> None:
         UserError: a run is missing.
     """
     frame = collect.metrics(grid.students, *METRICS)
-    data = collect.spread(_differences(grid, frame), METRICS, by=[*_GRID, "variant", "against"])
+    data = compared_by_seed(_differences(grid, frame), METRICS, by=[*_GRID, "variant", "against"])
     data = collect.in_order(data, grid)
     shown = {
         **data[[*collect.KEYS, "against"]],
         "seeds": data["n"],
-        "Δ top-1 %": cells(data, "top1", form=signed),
-        "Δ cross-entropy": cells(data, "loss", digits=3, form=signed),
-        "Δ oscillating %": cells(data, "osc_share", form=signed),
-        "Δ reversals a weight": cells(data, "reversals", form=signed),
+        "Δ top-1, points": differences(data, "top1"),
+        "Δ cross-entropy, nats": differences(data, "loss"),
+        "Δ oscillating, points": differences(data, "osc_share"),
+        "Δ reversals a weight": differences(data, "reversals"),
     }
     caption = (
-        f"Study {grid.study}: pairs of variants, the first less the second, paired by seed; mean ± standard deviation "
-        f"of the differences over {grid.seeds_in_words}, on the {grid.data.evaluate} images of {grid.data.title}. "
+        f"Study {grid}: pairs of variants, the first less the second, paired by seed; mean over {grid.seeds_in_words}, "
+        f"on the {grid.data.evaluate} images of {grid.data.title}. {how_tested(data, METRICS)} "
         f"Oscillating: share of weights whose reversal frequency is {collect.OFTEN} at the end. Reversals of annealed "
         "variants are counted over the annealing alone: there is a dash where only one of a pair is annealed."
     )

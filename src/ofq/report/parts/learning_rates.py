@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report import collect
-from ofq.report.panels import looks
+from ofq.report.looks import looks
+from ofq.report.panels import legend, panels, seeds, sideways
 from ofq.report.render import cells, write_table
-from ofq.report.style import WIDTH, save
+from ofq.report.style import save
 from ofq.runs.paths import FULL_PRECISION, TEACHER
 
 
@@ -52,22 +52,24 @@ def write_learning_rates(grid: Grid) -> None:
 
 
 def _figure(grid: Grid, data: pd.DataFrame, runs: Iterable[str]) -> None:
-    styles = looks(grid) | {TEACHER: {"color": "black", "marker": "o"}}
+    styles: dict[str, dict[str, str]] = looks(grid) | {TEACHER: {"color": "black", "marker": "o"}}
     columns = list(dict.fromkeys(data["bits"]))
-    figure, axes = plt.subplots(len(grid.models), len(columns), figsize=(WIDTH, 3.2 * len(grid.models)), squeeze=False)
+    figure, axes = panels(len(columns), len(grid.models), height=3.0, sharey=False)
     for row, model in zip(axes, grid.models, strict=True):
         for ax, bits in zip(row, columns, strict=True):
-            for name, part in collect.only(data, model=model, bits=bits).groupby("variant", sort=False):
-                yerr = part["loss_sd"].fillna(0)
-                ax.errorbar(part["lr"], part["loss_mean"], yerr=yerr, label=name, capsize=3, **styles[str(name)])
+            here = collect.only(data, model=model, bits=bits)
+            names = list(dict.fromkeys(here["variant"]))
+            for name, shift in zip(names, sideways(len(names)), strict=True):  # bars do not hide one another
+                part = here[here["variant"] == name]
+                x, yerr = part["lr"] * 2**shift, part["loss_sd"].fillna(0)
+                ax.errorbar(x, part["loss_mean"], yerr=yerr, label=name, linewidth=1, capsize=3, **styles[name])
             ax.set_xscale("log")
             rates = sorted(set(data[data["bits"] == bits]["lr"]))
             ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
             ax.minorticks_off()
             ax.set_xlabel("peak learning rate")
             ax.set_title(f"{model}, {'full precision' if bits == FULL_PRECISION else bits.upper()}")
-        row[0].set_ylabel(f"cross-entropy, {grid.data.evaluate} images")
-    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles))
-    figure.suptitle(f"{grid.study}: mean ± sd over {grid.seeds_in_words}")
+        row[0].set_ylabel(f"cross-entropy, nats,\n{grid.data.evaluate} images")
+    legend(figure, axes)
+    figure.suptitle(f"{grid}: cross-entropy by peak learning rate, mean ± sd over seeds; {seeds(grid)}")
     save(figure, grid.directory / "figures", "learning_rate", runs)

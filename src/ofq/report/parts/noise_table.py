@@ -42,8 +42,9 @@ def write_noise_table(grid: Grid) -> None:
         "paper, ImageNet top-1 %": "–",
     }
     caption = (
-        f"Study {grid.study}: finished models with noise on their codes, evaluated on the {grid.data.evaluate} images "
-        f"of {grid.data.title}. Where: none, the model as it converged; boundary, on the weights within the range of a "
+        f"As the paper's Table 1. Study {grid}: finished models with noise on their codes, evaluated on the "
+        f"{grid.data.evaluate} images of {grid.data.title}. Where: none, the model as it converged; boundary, on the "
+        "weights within the range of a "
         "rounding threshold, in code steps; random, on as many weights of the same matrices anywhere. Each of them "
         "keeps its code or gets a neighbouring one, with probability 1/2 each. Injected: the share of the low-bit "
         f"weights that these are. ± is the standard deviation over {grid.seeds_in_words} of the means over "

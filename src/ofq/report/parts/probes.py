@@ -1,20 +1,24 @@
 """Results of the probes of trained runs: the table ``coupling`` and the figure ``boundary``."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from ofq.config.grid import Grid
 from ofq.oscillation.thresholds import HALF_STEP, lift
 from ofq.report import collect
-from ofq.report.panels import legend, looks, panels
+from ofq.report.looks import in_panels, looks
+from ofq.report.panels import GREY, decade, legend, line, panels, seeds, sideways
 from ofq.report.probe import WholeProbe, read_probe
 from ofq.report.render import cells, write_table
 from ofq.report.style import save
 from ofq.runs.paths import Run
 
 _COUPLING = ["q", "k", "lift", "lift_other"]
+_BESIDE = 0.04  # code steps; variants stand side by side within a bin
 _ROWS = {"turns": "steps with a turn\nof the gradient, %", "reversals": "reversals\na step"}
 
 
@@ -79,36 +83,61 @@ def _coupling(run: Run, probe: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_boundary(grid: Grid) -> None:
-    """Draw ``figures/boundary.*`` from the probes of runs that are not annealed: a column of panels for each width."""
+    """Draw ``figures/boundary.*`` from the probes of runs that are not annealed: a column of panels for each width.
+
+    The last bin holds the clamped weights too, whose gradient is zero in LSQ. Where it lies far from the others, which
+    the upper panels are there to show, it is told in words.
+    """
     styles, probes = looks(grid), _probes(grid)
     data = collect.spread(by_distance(probes), list(_ROWS), by=[*collect.KEYS, "distance"])
     band = float(probes[0][1]["band"]["range"])
-    rows = [(model, quantity) for model in grid.models for quantity in _ROWS]
-    figure, axes = panels(len(grid.bits), len(rows), height=2.4)
-    for row, (model, quantity) in zip(axes, rows, strict=True):
+    seen = data["reversals_mean"][data["reversals_mean"] > 0]
+    least = decade(seen.min()) if len(seen) else 1.0  # down to this the axis is logarithmic
+    names = list(dict.fromkeys(run.variant for run in grid.trained))
+    rows = [(model, kind, quantity) for model in grid.models for kind in _kinds(grid, names) for quantity in _ROWS]
+    figure, axes = panels(len(grid.bits), len(rows), height=2.2)
+    for row, (model, kind, quantity) in zip(axes, rows, strict=True):
         for ax, bits in zip(row, grid.bits, strict=True):
-            for name in dict.fromkeys(run.variant for run in grid.trained):
-                part = collect.only(data, model=model, bits=bits, variant=name)
-                mean, sd = part[f"{quantity}_mean"], part[f"{quantity}_sd"].fillna(0)
-                mean = mean.where(mean > 0)  # a logarithmic axis has no place for 0
-                ax.errorbar(part["distance"], mean, yerr=sd, label=name, linewidth=1.2, markersize=4, **styles[name])
-            ax.axvspan(0, band, color="#999999", linewidth=0, label=f"band of boundary range (BR) {band:g}")
+            here = collect.only(data, model=model, bits=bits)
+            for name, shift in zip(kind, sideways(len(kind)) * _BESIDE, strict=True):
+                part = here[here["variant"] == name]
+                part = part if quantity == "reversals" else part.iloc[:-1]
+                mean, sd = part[f"{quantity}_mean"], part[f"{quantity}_sd"]
+                line(ax, part["distance"] + shift, mean, sd, label=name, linestyle=":", **styles[name])
+            ax.axvspan(0, band, color="#999999", linewidth=0, label=f"band of boundary range {band:g}")
             ax.set_xlim(0, HALF_STEP)
-            if quantity == "reversals":
-                ax.set_yscale("log")
-            else:
-                ax.axhline(50, color="#777777", linestyle="--", linewidth=1, label="signs drawn at random")
+            if quantity == "turns":
+                ax.axhline(50, color=GREY, linestyle="--", linewidth=1, label="signs drawn at random")
                 ax.set_title(f"{model}, {bits.upper()}")
+                _tell_last(ax, here[here["variant"].isin(kind)])
+        low, high = row[0].get_ylim()
+        if quantity == "turns":
+            row[0].set_ylim(low - 0.6 * (high - low), high)  # below the lines is what the last bin has
+        else:
+            row[0].set_yscale("symlog", linthresh=least)
+            row[0].set_ylim(-0.3 * least, 3 * high)  # markers at 0 are not cut
         row[0].set_ylabel(_ROWS[quantity])
     for ax in axes[-1]:
         ax.set_xlabel("distance to the nearest\nthreshold, code steps")
     figure.suptitle(
-        f"{grid.study}: a window of training after the end of the run, mean ± sd over {grid.seeds_in_words}\n"
-        "annealing trains the weights within BR code steps of a threshold\n"
-        "the last bin holds the clamped weights too, whose gradient is zero in LSQ"
+        f"{grid}: a window of training after the end of the run, by a weight's distance to its threshold\n"
+        f"mean ± sd over seeds; {seeds(grid)}; annealing trains the weights in the grey band"
     )
     legend(figure, axes)
     save(figure, grid.directory / "figures", "boundary", map(str, grid.trained))
+
+
+def _kinds(grid: Grid, names: list[str]) -> list[list[str]]:
+    """Return the variants by the panel that they share."""
+    return [kind for each in in_panels(grid) if (kind := [name for name in each if name in names])]
+
+
+def _tell_last(ax: Axes, data: pd.DataFrame) -> None:
+    """Write at the lower edge what the last bin of each variant has."""
+    last = data.groupby("variant", sort=False).tail(1)
+    told = textwrap.fill(", ".join(f"{row.variant} {row.turns_mean:.0f}" for row in last.itertuples()), 34)
+    text = f"last bin, with the clamped weights, %:\n{told}"
+    ax.text(0.98, 0.04, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=7)
 
 
 def by_distance(probes: list[tuple[Run, dict[str, Any]]]) -> pd.DataFrame:

@@ -7,14 +7,16 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report import collect, paper
+from ofq.report.differences import compared_by_seed, decided, differences, how_marked, how_tested, marked
 from ofq.report.paper import PaperNumber
 from ofq.report.parts.agreement import write_agreement
 from ofq.report.parts.best import write_best
 from ofq.report.parts.plots_data import nested
-from ofq.report.render import cells, number, signed, write_table
+from ofq.report.render import cells, number, write_table
 from ofq.runs.files import write_json
 
 BASELINE = "lsq"
+STATSQ = "factor"  # the switch of StatsQ's step, by which quantizers are known to be it
 METRICS = ["top1", "osc_share", "reversals"]
 
 
@@ -36,23 +38,24 @@ def write_tables(grid: Grid) -> None:
 
 
 def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
-    data = collect.spread(frame, METRICS)
+    data, best = collect.spread(frame, METRICS), decided(frame, "top1")
     paper_models = {name: grid.params.models[name].paper_model for name in grid.models}
     numbers = [paper.top1(paper_models[model], *place) for model, *place in _rows(data)]
     data = data.assign(**_columns("paper_top1", numbers))
     beside = ", ".join(f"{name} beside {model}" for model, name in paper_models.items() if name) or "none"
-    marked = any(each is not None and each.mark for each in numbers)
-    source = f"{paper.SOURCE}; {paper.IMPLIED_SOURCE}" if marked else paper.SOURCE
+    implied = any(each is not None and each.mark for each in numbers)
+    source = f"{paper.SOURCE}; {paper.IMPLIED_SOURCE}" if implied else paper.SOURCE
     shown = {
         **data[collect.KEYS],
         "seeds": data["n"],
-        "top-1 %": cells(data, "top1"),
+        "top-1 %": marked(data, cells(data, "top1"), best),
         "oscillating %": cells(data, "osc_share"),
         "reversals a weight": cells(data, "reversals"),
         "paper, ImageNet top-1 %": _as_printed(numbers),
     }
     caption = (
-        f"Study {grid.study}: mean ± standard deviation over {grid.seeds_in_words}, {_evaluated(grid)}. "
+        f"As the paper's Table 2. Study {grid}: mean ± standard deviation over {grid.seeds_in_words}, "
+        f"{_evaluated(grid)}; {collect.one_image(grid)}. {how_marked(best)} "
         f"Full-precision teachers: {_teacher_accuracy(grid)} top-1. "
         f"Oscillating: share of weights whose reversal frequency is {collect.OFTEN} at the end. "
         "Reversals are counted over the run's own steps; those of the annealed variants over the annealing alone. "
@@ -64,30 +67,34 @@ def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
 
 
 def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
-    baseline = frame[frame["variant"] == BASELINE].set_index(["model", "bits", "seed"])["top1"]
-    index = pd.MultiIndex.from_frame(frame[["model", "bits", "seed"]])
-    paired = frame.assign(gain=frame["top1"] - baseline.reindex(index).to_numpy())
-    data = collect.spread(paired, ["top1", "gain", "loss"])
+    others = frame.set_index(["model", "bits", "seed"])
+    baseline = others[others["variant"] == BASELINE]["top1"].reindex(others.index).to_numpy()
+    gain = (frame["top1"] - baseline).mask(frame["variant"] == BASELINE, 0.0)
+    data = collect.spread(frame.assign(gain=gain), ["top1", "gain", "loss"])
+    compared = compared_by_seed(frame.assign(gain=gain.mask(frame["variant"] == BASELINE)), ["gain"], by=collect.KEYS)
+    most, least = decided(frame, "top1"), decided(frame, "loss", lowest=True)
     numbers = [paper.gain(grid.params.models[model].paper_model, *place) for model, *place in _rows(data)]
     sources = [grid.params.source(name) for name in data["variant"]]
-    data.insert(3, "statsq", [source.weight == "statsq" for source in sources])
+    data.insert(3, "statsq", [STATSQ in source.entry.arguments for source in sources])
     data.insert(4, "qkr", [source.qkr for source in sources])
     data.insert(5, "cga", [grid.params.variant(name).cga is not None for name in data["variant"]])
-    data = data.assign(**_columns("paper_gain", numbers))
+    data = data.assign(**{part: compared[part] for part in ("gain_low", "gain_high", "gain_p")})
+    data = data.assign(**_columns("paper_gain", numbers), runs=data.pop("runs"))
     shown = {
         **data[collect.KEYS],
         **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
         "seeds": data["n"],
-        "top-1 %": cells(data, "top1"),
-        f"Δ to {BASELINE}": cells(data, "gain", form=signed),
-        "cross-entropy": cells(data, "loss", digits=3),
+        "top-1 %": marked(data, cells(data, "top1"), most),
+        f"Δ to {BASELINE}, points": differences(compared, "gain"),
+        "cross-entropy": marked(data, cells(data, "loss", digits=3), least),
         f"paper, Δ to {BASELINE}": _as_printed(numbers),
     }
     source = f" The paper's are ImageNet results at another scale: {paper.GAINS_SOURCE}." if any(numbers) else ""
     remedies = f" {paper.REMEDIES}" if _has_remedies(grid) else ""
     caption = (
-        f"Study {grid.study}: what each component adds; mean ± standard deviation over {grid.seeds_in_words}, "
-        f"{_evaluated(grid)}. Differences to {BASELINE} are paired by seed.{source}{remedies}"
+        f"As the paper's Table 3. Study {grid}: what each component adds; mean ± standard deviation over "
+        f"{grid.seeds_in_words}, {_evaluated(grid)}. Differences to {BASELINE} are paired by seed. "
+        f"{how_tested(compared, ['gain'])} {how_marked(most, least)}{source}{remedies}"
     )
     write_table(grid.directory / "tables", "ablation", data, shown, list(data["runs"]), caption)
 
@@ -105,7 +112,7 @@ def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     text = data.assign(cell=cells(data, "share")).pivot(index=collect.KEYS, columns="group", values="cell")
     shown = text.reindex(rows.index)[groups].fillna("–").reset_index()
     caption = (
-        f"Study {grid.study}: percent of weights with reversal frequency {collect.OFTEN} at the end, by layer group; "
+        f"Study {grid}: percent of weights with reversal frequency {collect.OFTEN} at the end, by layer group; "
         f"mean ± standard deviation over {grid.seeds_in_words}. "
         "qk is the product of the query and key weights, which takes their place under QKR."
     )

@@ -12,7 +12,7 @@ from ofq.runs.paths import TOY
 
 _CASES = {"learned": "learned step (LSQ)", "statistical": "statistical step (StatsQ)"}
 _SHOWN = 100  # last steps, after the way to the target
-_CODES = ("#0072B2", "#D55E00")
+_CODES = {"lower": ("#0072B2", "v"), "upper": ("#D55E00", "^")}  # colours, and markers for a page in grey
 _WEIGHT = 0  # its place in the row
 
 
@@ -51,7 +51,7 @@ def write_toy() -> None:
     _same_span(axes[0], "x")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.suptitle(f"One weight of a row of eight, the last {_SHOWN} steps")
+    figure.suptitle(f"Toy regression, 3 bits: one weight of a row of eight, the last {_SHOWN} steps")
     write(figure, TOY, "toy", f"Made from {path}")
     print(f"written to {TOY / 'toy'}.png and .svg")
 
@@ -68,9 +68,9 @@ def _plane(ax: Axes, way: pd.DataFrame) -> None:
 
 
 def _mark(ax: Axes, way: pd.DataFrame, x: str, y: str) -> None:
-    """Draw a point for each step, in the colour of its code."""
-    for which, colour, (_, part) in zip(("lower", "upper"), _CODES, way.groupby("code"), strict=False):
-        ax.plot(part[x], part[y], ".", markersize=4, color=colour, label=f"{which} code")
+    """Draw a point for each step, in the look of its code."""
+    for (which, (colour, marker)), (_, part) in zip(_CODES.items(), way.groupby("code"), strict=False):
+        ax.plot(part[x], part[y], marker, markersize=3, color=colour, label=f"{which} code")
 
 
 def _same_span(axes: np.ndarray, axis: str) -> None:
