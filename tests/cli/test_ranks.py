@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from ofq.cli.ranks import _end_as
+from ofq.cli.ranks import _end_of
 from ofq.cli.run import LOST
 from ofq.config import params
 from ofq.config.resolve import keeping, resolve
@@ -141,5 +141,5 @@ def failure(exitcode: int, line: str | None = None, timestamp: int = 5) -> Simpl
 def test_the_first_to_fail_has_the_last_word(
     failures: list[SimpleNamespace], line: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _end_as(dict(enumerate(failures))) == code
+    assert _end_of(dict(enumerate(failures))).code == code
     assert capsys.readouterr().err.startswith(line)

@@ -19,7 +19,10 @@ from typing import Any
 
 from ofq.cli.command import PROGRAM, Command
 from ofq.environment import check_variables, configure_logging
-from ofq.errors import Missing, Stopped, UserError, refused, unknown
+from ofq.errors import Missing, Stopped, UserError, refused, shortened, unknown
+from ofq.runs.locks import Held
+from ofq.runs.paths import Run
+from ofq.runs.standing import FAILED, Failure, forget, note
 from ofq.workflow.warm import SIGNALS
 
 _log = logging.getLogger(__name__)
@@ -65,30 +68,71 @@ def run(name: str, arguments: dict[str, Any]) -> int:
             check_variables()
             configure_logging()
             find(name).function(**arguments)
-    except Missing as error:
-        return fail(_made_by(error))
-    except UserError as error:
-        return fail(str(error))
     except Stopped as error:
         _end_with(f"ofq: {error}")
         return INTERRUPTED + error.signum
     except BrokenPipeError:
         return reader_gone()
-    except OSError as error:
-        if problem := refused(error):
-            return fail(str(problem))
-        raise
     except KeyboardInterrupt as error:
         return interrupted(*error.args)
-    except (MemoryError, RuntimeError) as error:
-        if REPLY in os.environ and _LOST.search(str(error)):
+    except Exception as error:
+        if REPLY in os.environ and isinstance(error, RuntimeError) and _LOST.search(str(error)):
             fail(f"a process lost the others of its run ({str(error).splitlines()[0][:200]}); {KEPT}")
             return LOST
-        if said := _of_hardware(error):
-            _log.debug("where it happened:", exc_info=True)
+        if said := said_of(error):
             return fail(said)
         raise
     return 0
+
+
+def said_of(error: BaseException) -> str | None:
+    """Return what to say of an error in one line; None for a fault of this program."""
+    if isinstance(error, UserError):
+        return _made_by(error) if isinstance(error, Missing) else str(error)
+    if isinstance(error, OSError):
+        return str(problem) if (problem := refused(error)) else None
+    if isinstance(error, MemoryError | RuntimeError) and (said := _of_hardware(error)):
+        _log.debug("where it happened:", exc_info=True)
+        return said
+    return None
+
+
+class Ended(SystemExit):
+    """The processes of a run ended, with an exit code, and the first that failed had something to say."""
+
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(code)
+        self.said = said
+
+
+@contextlib.contextmanager
+def failure_noted(run: Run) -> Iterator[None]:
+    """Leave a mark where the training of a run fails, for ``status``; that of an earlier start goes first.
+
+    None is left where it is stopped or another process trains it.
+    """
+    directory = run.state("")
+    forget(directory, FAILED)
+    try:
+        yield
+    except (Stopped, Held, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        stopped = isinstance(error, SystemExit) and isinstance(error.code, int) and error.code >= INTERRUPTED
+        if REPLY not in os.environ and not stopped:
+            lines = str(error).splitlines() or [""]
+            said = error.said if isinstance(error, Ended) else said_of(error) or f"{type(error).__name__}: {lines[0]}"
+            note(directory, Failure(shortened(said, 500), _printed_to()))
+        raise
+
+
+def _printed_to() -> str | None:
+    """Return the file that this process prints its errors to; None for a terminal, a pipe, or where nothing tells."""
+    with contextlib.suppress(OSError):
+        path = Path("/proc/self/fd/2").readlink()
+        if path.is_file():
+            return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return None
 
 
 def _of_hardware(error: Exception) -> str | None:
