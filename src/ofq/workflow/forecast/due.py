@@ -29,6 +29,7 @@ class Due:
         inputs: whether it would read other files than it did.
         incomplete: whether it was stopped while it wrote.
         after: the rules of jobs that make anew what it reads.
+        forced: whether it was asked for, whatever is there.
     """
 
     rule: str
@@ -40,6 +41,7 @@ class Due:
     inputs: bool
     incomplete: bool
     after: list[str]
+    forced: bool
 
     def reasons(self, *, part: bool) -> list[str]:
         """Return why it would run, in words, without what follows from the first of them.
@@ -49,7 +51,8 @@ class Due:
         """
         if self.missing and not part:
             return ["missing"]
-        return [
+        found = [
+            *(["forced"] if self.forced else []),
             *([f"missing: {first_of(self.missing, _MOST_NAMES)}"] if self.missing else []),
             *(["incomplete"] if self.incomplete and not self.missing else []),
             *self.settings,
@@ -58,6 +61,7 @@ class Due:
             *([f"newer: {first_of(self.newer, _MOST_NAMES)}"] if self.newer else []),
             *([f"after {' and '.join(self.after)}"] if self.after else []),
         ]
+        return found or ["other reasons, told by --verbose"]
 
 
 def due(target: str) -> list[Due]:
@@ -103,4 +107,5 @@ def _due(dag: Any, job: Any) -> Due:
         inputs=bool(reason.input_changed),
         incomplete=bool(reason.incomplete_output),
         after=sorted(before) if reason.updated_input_run else [],
+        forced=bool(reason.forced),
     )

@@ -51,7 +51,7 @@ def outlook(params: Params, jobs: Sequence[Due]) -> str:
 def _rows(step: str, groups: dict[tuple[str, str], list[Made]], replaced: set[Made]) -> list[list[str]]:
     """Return the rows of a step, the largest first; of many reasons the last row counts the rest."""
     found = [(why, made) for (name, why), made in groups.items() if name == step]
-    found.sort(key=lambda each: -len(each[1]))
+    found.sort(key=lambda each: (-len(each[1]), each[0]))
     rows = []
     for why, made in found[:_MOST_LINES] if len(found) > _MOST_LINES + 1 else found:
         earlier = sum(each in replaced for each in made)

@@ -110,9 +110,7 @@ def _seen(params: Params, finished: Finished, made: Made, run: Run) -> Seen:
     directory = run.state("")
     told, failed = standing(directory), failure(directory)
     if _is_trained(run, told):
-        return (
-            Seen(made, "training", *_progress(told)) if told and told.steps else Seen(made, "training", ("starting",))
-        )
+        return Seen(made, "training", *_progress(told))
     why = finished.glance(made)
     if not why:
         return _finished(made, run)
@@ -121,7 +119,7 @@ def _seen(params: Params, finished: Finished, made: Made, run: Run) -> Seen:
         return Seen(made, "failed", (failed.error, f"log: {failed.log}" if failed.log else "no log"))
     first = _saved(params, finished, made, run)
     if first or told:
-        where = f"stopped at step {told.step} of {told.steps}" if told and told.steps else "stopped"
+        where = f"stopped at step {max(told.step, first)} of {told.steps}" if told and told.steps else "stopped"
         return Seen(made, "interrupted", (where, f"will resume after step {first}" if first else "begins anew"), first)
     return Seen(made, "waiting", replaced)
 
