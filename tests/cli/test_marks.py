@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ofq.cli.run import REPLY, Ended, failure_noted
+from ofq.cli.marks import failure_noted
+from ofq.cli.run import REPLY, Ended
 from ofq.errors import Stopped, UserError
 from ofq.runs import standing
 from ofq.runs.locks import Held

@@ -51,17 +51,18 @@ def test_how_far_a_run_is_stands_in_a_file_beside_its_states_until_it_ends_well(
     assert [path.name for path in directory.iterdir()] == [], "nor a failure of before"
 
 
-def test_steps_between_evaluations_are_shown_after_some_seconds(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fresh", [0.0, 100.0])
+def test_steps_between_evaluations_are_shown_after_some_seconds_and_where_a_run_is_stopped(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, fresh: float
 ) -> None:
-    monkeypatch.setattr(progress, "_FRESH", 0.0)
+    monkeypatch.setattr(progress, "_FRESH", fresh)
     with pytest.raises(ZeroDivisionError), progress.kept(directory):
         line = progress.Progress("run", steps=10, images=4, first=2)
         line.due()
         line.due()
+        assert (standing(directory).step, standing(directory).left is None) == ((2, True) if fresh else (4, False))
         raise ZeroDivisionError
     assert standing(directory).step == 4, "a run that is stopped leaves its file"
-    assert standing(directory).left > 0
     (directory / PROGRESS).write_text('{"step": ')
     assert standing(directory) is None, "damaged"
     (directory / PROGRESS).write_text('{"pace": 1}')

@@ -19,10 +19,7 @@ from typing import Any
 
 from ofq.cli.command import PROGRAM, Command
 from ofq.environment import check_variables, configure_logging
-from ofq.errors import Missing, Stopped, UserError, refused, shortened, unknown
-from ofq.runs.locks import Held
-from ofq.runs.paths import Run
-from ofq.runs.standing import FAILED, Failure, forget, note
+from ofq.errors import Missing, Stopped, UserError, refused, unknown
 from ofq.workflow.warm import SIGNALS
 
 _log = logging.getLogger(__name__)
@@ -103,36 +100,6 @@ class Ended(SystemExit):
     def __init__(self, code: int, said: str) -> None:
         super().__init__(code)
         self.said = said
-
-
-@contextlib.contextmanager
-def failure_noted(run: Run) -> Iterator[None]:
-    """Leave a mark where the training of a run fails, for ``status``; that of an earlier start goes first.
-
-    None is left where it is stopped or another process trains it.
-    """
-    directory = run.state("")
-    forget(directory, FAILED)
-    try:
-        yield
-    except (Stopped, Held, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        stopped = isinstance(error, SystemExit) and isinstance(error.code, int) and error.code >= INTERRUPTED
-        if REPLY not in os.environ and not stopped:
-            lines = str(error).splitlines() or [""]
-            said = error.said if isinstance(error, Ended) else said_of(error) or f"{type(error).__name__}: {lines[0]}"
-            note(directory, Failure(shortened(said, 500), _printed_to()))
-        raise
-
-
-def _printed_to() -> str | None:
-    """Return the file that this process prints its errors to; None for a terminal, a pipe, or where nothing tells."""
-    with contextlib.suppress(OSError):
-        path = Path("/proc/self/fd/2").readlink()
-        if path.is_file():
-            return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-    return None
 
 
 def _of_hardware(error: Exception) -> str | None:

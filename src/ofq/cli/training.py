@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ofq.cli.command import RUN, STUDY, Argument, Commands
-from ofq.cli.run import REPLY, failure_noted
+from ofq.cli.run import REPLY
 from ofq.environment import RESUME_ACROSS_CODE
 from ofq.errors import UserError
 from ofq.workflow.warm import end_with
@@ -148,6 +148,7 @@ def model(study: str, model: str, variant: str | None, bits: str | None) -> None
 def _train(phase: str, name: str, resume_across_code: bool) -> None:
     from dataclasses import replace
 
+    from ofq.cli.marks import failure_noted
     from ofq.config.handover import job_settings
     from ofq.runs.paths import Run
 

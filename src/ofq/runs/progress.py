@@ -36,15 +36,17 @@ class Progress:
         self._step = self._done = first
         self._keeper = _keeper.get()
         if self._keeper:
-            self._keeper.label = label
-            self._keeper.show(step=first, steps=steps)
+            self._keeper.label, self._keeper.step = label, first
+            self._keeper.show(steps=steps)
 
     def due(self) -> bool:
         """Return whether the run has been silent for too long; asked after each step of which nothing is told."""
         self._done += 1
-        if self._keeper and self._keeper.stale:
-            rate = (self._done - self._first) * self._images / max(time.monotonic() - self._started, 1e-9)
-            self._keeper.show(step=self._done, rate=rate, left=self._left(self._done))
+        if self._keeper:
+            self._keeper.step = self._done
+            if self._keeper.stale:
+                rate = (self._done - self._first) * self._images / max(time.monotonic() - self._started, 1e-9)
+                self._keeper.show(rate=rate, left=self._left(self._done))
         return time.monotonic() - self._told > SILENCE - _SOONER
 
     def tell(self, step: int, memory_mib: int, values: Mapping[str, float] | None = None) -> None:
@@ -69,8 +71,8 @@ class Progress:
         )
         self._told, self._step, self._done = now, step, step
         if self._keeper:
-            self._keeper.told = now
-            self._keeper.show(step=step, rate=rate, left=self._left(step), **shown)
+            self._keeper.told, self._keeper.step = now, step
+            self._keeper.show(rate=rate, left=self._left(step), **shown)
 
     def _left(self, step: int) -> float:
         return (time.monotonic() - self._started) / (step - self._first) * (self._steps - step)
@@ -82,10 +84,16 @@ class _Keeper:
     def __init__(self, directory: Path) -> None:
         self.label = str(directory.relative_to(STATE)) if directory.is_relative_to(STATE) else directory.name
         self.told = time.monotonic()
+        self.step = 0
         self._directory = directory
         self._shown = Standing(0, 0, 0.0)
         self._since = 0.0
         self._ended = threading.Event()
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run has come to its steps."""
+        return self._shown.steps > 0
 
     @property
     def stale(self) -> bool:
@@ -94,7 +102,7 @@ class _Keeper:
 
     def show(self, **changed: float | None) -> None:
         """Write the file, with what has changed since it was written last."""
-        self._shown = replace(self._shown, at=time.time(), **changed)  # type: ignore[arg-type]
+        self._shown = replace(self._shown, step=self.step, at=time.time(), **changed)  # type: ignore[arg-type]
         self._since = time.monotonic()
         note(self._directory, self._shown)
 
@@ -102,7 +110,7 @@ class _Keeper:
         """Log a line whenever there was none for too long, until the end."""
         while not self._ended.wait(max(0.0, self.told + SILENCE - time.monotonic())):
             if (now := time.monotonic()) - self.told >= SILENCE:
-                step, steps = self._shown.step, self._shown.steps
+                step, steps = self.step, self._shown.steps
                 doing = (
                     f"step {step:>{len(str(steps))}}/{steps} is done, what follows it takes long"
                     if step < steps
@@ -134,6 +142,10 @@ def kept(directory: Path) -> Iterator[None]:
     speaker.start()
     try:
         yield
+    except BaseException:
+        if keeper.trains:
+            keeper.show()
+        raise
     finally:
         _keeper.reset(token)
         keeper.end()
