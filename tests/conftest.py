@@ -48,8 +48,8 @@ class Project:
         return subprocess.run(command, cwd=self.root, env=self.env | (env or {}), capture_output=True, text=True)
 
     def plan(self, *targets: str) -> dict[str, int]:
-        """What ``snakemake -n`` would run: jobs by rule."""
-        done = self.run("snakemake", "-n", *targets)
+        """What ``snakemake -n`` would run, by Snakemake's own table: jobs by rule."""
+        done = self.run("snakemake", "-n", "--quiet", "rules", "--", *targets)
         assert done.returncode == 0, done.stdout + done.stderr
         text = done.stdout + done.stderr
         if "Nothing to be done" in text:

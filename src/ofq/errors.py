@@ -70,6 +70,11 @@ def first_of(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words: ``1 run``, ``2 runs``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def shortened(text: str, length: int = 80) -> str:
     """Return the text, or its beginning if it is longer than a message should be."""
     return text if len(text) <= length else f"{text[: length - 3]}..."

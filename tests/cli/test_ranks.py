@@ -15,12 +15,12 @@ import psutil
 import pytest
 import yaml
 
-from ofq.cli.ranks import _end_as
+from ofq.cli.ranks import _end_of
 from ofq.cli.run import LOST
 from ofq.config import params
 from ofq.config.resolve import keeping, resolve
 from ofq.data.prepare import prepare
-from ofq.runs import states
+from ofq.runs import standing, states
 from ofq.runs.paths import Run
 from ofq.training.qat import run_qat
 from ofq.training.teacher import run_teacher
@@ -57,6 +57,13 @@ def step() -> int:
     return max((state.step for state in states.of_run(RUN.state(""))), default=0)
 
 
+def shown() -> tuple[int, standing.Failure | None]:
+    """The last step that the run's file shows, and the mark of a failure."""
+    told = standing.standing(RUN.state(""))
+    assert told is not None
+    return told.step, standing.failure(RUN.state(""))
+
+
 def end_second(process: subprocess.Popen[str], signum: int, *, after: int) -> list[str]:
     """Signal the second of a run's processes when a step has been saved, and return what was printed in the end."""
     deadline = time.monotonic() + 300
@@ -82,11 +89,13 @@ def test_a_run_stops_and_dies_as_a_whole_and_goes_on_with_another_number_of_proc
     stopped = step()
     assert lines == [f"ofq: stopped by SIGTERM after step {stopped}; the same command goes on from there"]
     assert process.returncode == 128 + signal.SIGTERM
+    assert shown() == (stopped, None), "by the first process"
     process = started()
     (line,) = end_second(process, signal.SIGKILL, after=stopped)
     assert line.startswith(KILLED) and process.returncode == 128 + signal.SIGKILL
     assert stopped < step() < RECIPE["qat"]["steps"]
     until = step()
+    assert shown()[1] is None and states.trainer(RUN.state("")) is None, "it was killed, and did not fail"
     run_qat(RUN, config, replace(kept, devices=1))
     info, metrics = (json.loads(path.read_text()) for path in (RUN.files.info, RUN.files.metrics))
     (earlier,) = info["history"]
@@ -141,5 +150,5 @@ def failure(exitcode: int, line: str | None = None, timestamp: int = 5) -> Simpl
 def test_the_first_to_fail_has_the_last_word(
     failures: list[SimpleNamespace], line: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _end_as(dict(enumerate(failures))) == code
+    assert _end_of(dict(enumerate(failures))).code == code
     assert capsys.readouterr().err.startswith(line)

@@ -26,6 +26,7 @@ OF_A_STUDY = [
     "learning-rates",
     "cost",
     "runs",
+    "status",
     "reference",
     "track",
 ]

@@ -36,6 +36,6 @@ def test_a_snakemake_counts_what_it_trained_itself_and_not_what_another_trained_
     for run in runs:
         write_json(run.files.info, {"run": str(run), "cpu_seconds": 1e-3, "peak_memory_mib": 100 * (1 + run.seed)})
     assert summary([], since=0) == "No run was trained."
-    assert "Trained 1 runs in" in summary(runs[:1], since=0) and "0.10 GiB" in summary(runs[:1], since=0)
+    assert "Trained 1 run in" in summary(runs[:1], since=0) and "0.10 GiB" in summary(runs[:1], since=0)
     assert "Trained 2 runs in" in summary(runs[:2], since=0) and "0.20 GiB" in summary(runs[:2], since=0)
-    assert " min; 0 CPU-seconds in training, elsewhere; peak memory" in summary(runs, since=0, here=False)
+    assert "; 0 CPU-seconds in training, elsewhere; peak memory" in summary(runs, since=0, here=False)

@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "unfinished": (lambda root: (root / "metrics.json").unlink(), "metrics.json is missing"),
     "settings": (
         rewritten("run.json", lambda info: info["config"]["train"].update(lr=0.5)),
-        "its settings are not those of params.yaml here: train.lr",
+        "its settings are not those of params.yaml here: qat.lr 0.5 -> 0.002",
     ),
     "new setting": (rewritten("run.json", lambda info: info["config"].update(hidden=1)), "params.yaml here: hidden"),
     "code": (rewritten("run.json", lambda info: info["digests"].update(code="0" * 16)), "other code made it: "),

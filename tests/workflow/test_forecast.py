@@ -21,7 +21,7 @@ from tests.conftest import ROOT, Project
 PARAMS = load(ROOT / "params.yaml")
 SHAPE = Shape(train=1200, evaluated=597, classes=10, channels=1, size=(8, 8))
 STATSQ = Run("digits", "vit_micro", "w2a2", "statsq", 0)
-TOTAL = re.compile(r"total: (\d+) runs, ([\d,]+) steps, ([\d,]+) MiB on disk, ([\d.e-]+) CPU-hours")
+TOTAL = re.compile(r"total: (\d+) runs?, ([\d,]+) steps, ([\d,]+) MiB on disk, ([\d.e-]+) CPU-hours")
 
 
 def files(root: Path) -> dict[str, tuple[int, int]]:
@@ -80,7 +80,7 @@ def test_a_finished_study_has_nothing_to_do_and_an_edit_says_what_runs_again_and
     annealing.write_text(f"{annealing.read_text()}\n_MORE = 1\n")
     done = project.ofq("plan", "digits")
     assert rows(done.stdout)[f"cga {STATSQ.sibling('statsq-cga')}"][:3] == ["code", "0", "12"]
-    assert done.stdout.splitlines()[-1].startswith("total: 1 runs, 12 steps, ")
+    assert done.stdout.splitlines()[-1].startswith("total: 1 run, 12 steps, ")
     project.params["recipes"]["digits"]["qat"]["lr"] = 1e-3
     project.write_params()
     (project.root / STATSQ.teacher.files.logits).unlink()
@@ -88,8 +88,8 @@ def test_a_finished_study_has_nothing_to_do_and_an_edit_says_what_runs_again_and
     assert done.returncode == 0, done.stderr
     assert {job: cells[0] for job, cells in rows(done.stdout).items()} == {
         f"teacher {STATSQ.teacher}": "missing: logits.safetensors",
-        f"qat {STATSQ}": "settings: train.lr; after what it needs",
-        f"cga {STATSQ.sibling('statsq-cga')}": "after what it needs",
+        f"qat {STATSQ}": "qat.lr 0.002 -> 0.001; after teacher",
+        f"cga {STATSQ.sibling('statsq-cga')}": "after qat and teacher",
     }
     assert "kinds of run: 3 from finished runs here" in done.stdout, "another rate takes as long"
     done = project.ofq("plan", "digits", "other")
@@ -211,7 +211,7 @@ def test_without_the_card_the_committed_record_tells_or_the_hours_are_unknown(
     output = table.forecast(params, "digits", None)
     assert rows(output)[f"qat {STATSQ}"] == ["missing", "0", "1,200", "2", "9,000", "5.0"]
     assert "kinds of run: 1 from the committed records, 1 unknown, no card here" in output
-    assert output.endswith("hours of 1 jobs unknown, at least 2 GPU-hours")
+    assert output.endswith("hours of 1 job unknown, at least 2 GPU-hours")
 
 
 def test_images_that_are_not_here_are_told_and_leave_the_hours_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_images_that_are_not_here_are_told_and_leave_the_hours_unknown(monkeypat
     assert "\nstudy fashion: data/fashion-mnist/" in output
     assert "fashion: kinds of run: 1 unknown, their images are not here" in output
     assert rows(output)[f"teacher {run.teacher}"] == ["missing", "0", "4,000", "?"]
-    assert "hours of 1 jobs unknown" in output.splitlines()[-1]
+    assert "hours of 1 job unknown" in output.splitlines()[-1]
 
 
 def test_a_model_that_cannot_be_built_is_one_line(project: Project) -> None:

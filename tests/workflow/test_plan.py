@@ -14,6 +14,8 @@ from ofq.config.params import load
 from ofq.report.artefacts import ARTEFACTS, BY_NAME, page
 from ofq.runs.paths import Run
 from ofq.workflow import internals
+from ofq.workflow.forecast.due import Due
+from ofq.workflow.forecast.outlook import outlook
 from ofq.workflow.plan import ENTRIES, Plan
 from ofq.workflow.targets import RULES, named, not_remade
 from tests.conftest import ROOT
@@ -125,6 +127,46 @@ def test_a_reason_names_three_files_and_counts_the_others() -> None:
     record.reason = f"Missing output files: {', '.join(f'results/{name}' for name in 'edcba')}; Code has changed"
     assert internals._reworded(record)
     assert record.reason == "Missing output files: results/a, results/b, results/c and 2 more; Code has changed"
+
+
+NOTHING: dict[str, Any] = {"missing": [], "newer": [], "settings": [], "after": []}
+NOTHING |= dict.fromkeys(("code", "inputs", "incomplete", "forced"), False)
+
+
+@pytest.mark.parametrize(
+    ("why", "part", "said"),
+    [
+        ({"missing": ["a"], "after": ["qat"]}, False, "missing"),
+        ({"missing": list("abcd"), "after": ["cga", "qat"]}, True, "missing: a, b, c and 1 more; after cga and qat"),
+        ({"missing": ["a"], "incomplete": True}, True, "missing: a"),
+        ({"incomplete": True}, True, "incomplete"),
+        ({"settings": ["qat.lr 1 -> 2"], "code": True, "inputs": True}, True, "qat.lr 1 -> 2; code; other inputs"),
+        ({"newer": ["data/manifest.json"]}, True, "newer: data/manifest.json"),
+        ({"forced": True}, True, "forced"),
+        ({}, True, "other reasons, told by --verbose"),
+    ],
+)
+def test_a_job_has_its_reasons_in_words(why: dict[str, Any], part: bool, said: str) -> None:
+    assert "; ".join(Due(rule="qat", wildcards=None, **(NOTHING | why)).reasons(part=part)) == said
+
+
+def test_of_many_reasons_a_dry_run_counts_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["statsq", *(f"statsq-k{width}" for width in ("1.5", 3, 4, 6, 8))]
+    jobs = [
+        Due(
+            rule="qat",
+            wildcards=of(f"digits/vit_micro/w2a2/{name}/seed0"),
+            **NOTHING | {"settings": [f"because {name}"]},
+        )
+        for name in names
+    ]
+    _, *rows, last = outlook(PLAN.params, jobs).splitlines()
+    assert [re.split("  +", row)[:3] for row in rows] == [
+        *(["1", "qat", f"because {name}"] for name in names[:3]),
+        ["3", "qat", "for 3 other reasons"],
+    ]
+    assert last.endswith("hours: python -m ofq plan digits")
 
 
 @pytest.mark.parametrize("name", ["claims.md", "tables/main.csv", "boundary-range/tables/boundary_range.md"])

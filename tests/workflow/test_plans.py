@@ -12,8 +12,33 @@ def test_a_bare_snakemake_plans_the_default_study(project: Project) -> None:
     assert project.plan() == {"data": 1, "teacher": 2, "qat": 4, "cga": 2, **report}
 
 
+def test_a_dry_run_says_on_one_screen_what_would_run(project: Project) -> None:
+    done = project.run("snakemake", "-n")
+    assert done.stdout.splitlines()[2:] == [
+        "15 jobs would run, 8 trainings among them:",
+        "1  data     missing  digits",
+        f"2  teacher  missing  {', '.join(f'digits/vit_micro/fp/teacher/seed{seed}' for seed in (0, 1))}",
+        "4  qat      missing  lsq, statsq",
+        f"2  cga      missing  {', '.join(f'digits/vit_micro/w2a2/statsq-cga/seed{seed}' for seed in (0, 1))}",
+        "and then: annealing, figures, tables, toy, toy_figure, track",
+        "each job with its files: snakemake -n --verbose; hours: python -m ofq plan digits",
+    ]
+    toy = project.run("snakemake", "-n", "results/toy/toy.png")
+    assert toy.stdout.splitlines()[2:] == [
+        "would run: toy, toy_figure",
+        "each job with its files: snakemake -n --verbose",
+    ]
+
+
+@pytest.mark.parametrize("option", [["--verbose"], ["--quiet", "reason"], ["-p"]])
+def test_who_says_what_to_print_gets_it_from_snakemake(project: Project, option: list[str]) -> None:
+    done = project.run("snakemake", "-n", *option, "--", "results/digits/data/manifest.json")
+    assert "\nJob 0: Prepare and verify the images of study digits\n" in done.stdout
+    assert "would run" not in done.stdout
+
+
 def test_a_plan_says_why_in_a_few_names(project: Project) -> None:
-    lines = project.run("snakemake", "-n").stdout.splitlines()
+    lines = project.run("snakemake", "-n", "--verbose").stdout.splitlines()
     reasons = [line for line in lines if line.startswith("Reason: ")]
     assert len(reasons) == 16 and max(map(len, reasons)) < 500
     whole = r"Reason: Input files updated by another job: results/digits/mlflow\.json, \S+, \S+ and \d\d+ more"

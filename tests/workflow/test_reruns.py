@@ -212,6 +212,30 @@ def test_one_learning_rate_reruns_the_runs_that_use_it(restored: Project) -> Non
     assert restored.plan() == {"qat": 2, "tables": 1, "figures": 1, "track": 1}
 
 
+def test_a_dry_run_says_why_and_what_is_replaced_in_one_line_a_kind(restored: Project) -> None:
+    restored.params["variants"]["lsq"]["lr"] = 1e-3
+    restored.params["variants"]["statsq-cga"]["cga"]["boundary_range"] = 0.01
+    restored.write_params()
+    model = restored.root / RUN / "statsq/seed1/model.safetensors"
+    aside = model.rename(restored.root / "aside")
+    done, told = restored.run("snakemake", "-n"), restored.run("snakemake", "-n", "--verbose").stdout
+    aside.rename(model)
+    runs = [f"digits/vit_micro/w2a2/{name}/seed{seed}" for name in ("lsq", "statsq-cga") for seed in (0, 1)]
+    said = [re.split("  +", line) for line in done.stdout.splitlines()[3:]]
+    rates = "qat.lr 0.002 -> 0.001, qat.min_lr 0.0001 -> 5e-05"
+    assert said[:4] == [
+        ["2", "qat", f"{rates.replace(', ', '; ')}, replacing 2 earlier results", ", ".join(runs[:2])],
+        ["1", "qat", "missing: model.safetensors", "digits/vit_micro/w2a2/statsq/seed1"],
+        ["1", "cga", "cga.boundary_range 0.005 -> 0.01, replacing 1 earlier result", runs[2]],
+        ["1", "cga", "cga.boundary_range 0.005 -> 0.01; after qat, replacing 1 earlier result", runs[3]],
+    ]
+    assert said[4] == ["and then: annealing, figures, tables, track"] and len(said) == 6
+    assert f"Params have changed since last execution: {rates} (the earlier result is replaced)\n" in told
+    assert "Union of exclusive params" not in told
+    lines = [line for line in told.splitlines() if line.startswith("Job ")]
+    assert lines and not [line for line in lines if line != line.rstrip()]
+
+
 def test_the_boundary_range_reruns_annealing(restored: Project) -> None:
     restored.params["variants"]["statsq-cga"]["cga"]["boundary_range"] = 0.01
     restored.write_params()

@@ -137,7 +137,7 @@ def test_a_study_through_slurm_has_the_same_bits_though_a_node_fails_and_a_job_i
     output, _ = snakemake.communicate(timeout=600)
     assert snakemake.returncode == 0, output
     assert re.search(r"resumed after step [1-9]", log(timed_out))
-    assert re.search(r"Trained 1 runs in \d+:\d+ min; \d+ CPU-seconds in training, elsewhere; peak memory", output)
+    assert re.search(r"Trained 1 run in \d+:\d\d:\d\d; \d+ CPU-seconds in training, elsewhere; peak memory", output)
     assert not list((project.root / ".snakemake").glob("ofq-settings-*")), "what was handed over is gone"
 
     output, _ = undisturbed.communicate(timeout=600)

@@ -219,6 +219,33 @@ def plan(study: str, group: str | None) -> None:
     print(forecast(load_project(), study, group))
 
 
+@COMMANDS(
+    ("study", {"metavar": "STUDY", "nargs": "?", "help": "left out: the one that a bare snakemake builds"}),
+    ("group", {"metavar": "GROUP", "nargs": "?", "help": "of the study, or everything"}),
+    ("--watch", {"action": "store_true", "help": "go on until all runs are finished, or Ctrl-C"}),
+)
+def status(study: str | None, group: str | None, watch: bool) -> None:
+    """Say how far the runs of a study are, and how long the rest will take.
+
+    A line for the study, with the time that is left, and one for each run: waiting (and which earlier result it
+    replaces), training (step, loss, accuracy, share of oscillating weights, images a second, time left), finished,
+    failed (why, and its log), or interrupted (at which step it was stopped, and where it will resume). In a terminal it
+    is a table of what fits; in a pipe, lines (| grep ^failed). It reads files, asks who holds a run's lock, and writes
+    nothing.
+
+    The time that is left is that of finished runs of the same kind, here or in the committed records; where there are
+    none it is not known. Whether files were changed since they were published says `python -m ofq verify`.
+
+    examples: python -m ofq status
+              python -m ofq status digits controls --watch
+    """
+    from ofq.workflow.targets import load_project
+    from ofq.workflow.watch.screen import show
+
+    params = load_project()
+    show(params, params.study if study is None else study, group, watch=watch)
+
+
 @COMMANDS(STUDY)
 def cost(study: str) -> None:
     """Print what each step of a study cost.

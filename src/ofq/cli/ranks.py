@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]
 
-from ofq.cli.run import INTERRUPTED, KEPT, LOST
+from ofq.cli.run import INTERRUPTED, KEPT, LOST, Ended
 from ofq.config.resolve import Keeping, RunConfig
 from ofq.runs.paths import Run
 from ofq.workflow.warm import SIGNALS
@@ -19,6 +19,7 @@ from ofq.workflow.warm import SIGNALS
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+_OFQ = "ofq: "
 _CARDS = "CUDA_VISIBLE_DEVICES"
 
 
@@ -59,7 +60,7 @@ def start(run: Run, config: RunConfig, keeping: Keeping) -> None:
             try:
                 launch(options)
             except ChildFailedError as error:
-                sys.exit(_end_as(error.failures))
+                raise _end_of(error.failures) from None
 
 
 @contextlib.contextmanager
@@ -83,19 +84,21 @@ def _passing_on() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end_as(failures: dict[int, "ProcessFailure"]) -> int:
-    """Print what the process had to say that failed first, and return its exit code.
+def _end_of(failures: dict[int, "ProcessFailure"]) -> Ended:
+    """Print what the process had to say that failed first, and return the end with its exit code.
 
     When one fails, the agent stops the others, and these may have lost their connection before.
     """
     number, first = min(failures.items(), key=lambda each: _order(each[1]))
-    if isinstance(line := first.error_file_data.get("message"), str) and line.startswith("ofq: "):
-        print(line, file=sys.stderr)
-    elif first.exitcode < 0:
+    line = first.error_file_data.get("message")
+    if not isinstance(line, str) or not line.startswith(_OFQ):
         memory = ", often for want of memory" if first.exitcode == -signal.SIGKILL else ""
         killed = f"process {number} of the run was killed by {first.signal_name()}{memory}"
-        print(f"ofq: error: {killed}; {KEPT}", file=sys.stderr)
-    return 1 if first.exitcode == LOST else first.exitcode if first.exitcode > 0 else INTERRUPTED - first.exitcode
+        line = f"{_OFQ}error: {killed}; {KEPT}" if first.exitcode < 0 else ""
+    if line:
+        print(line, file=sys.stderr)
+    code = 1 if first.exitcode == LOST else first.exitcode if first.exitcode > 0 else INTERRUPTED - first.exitcode
+    return Ended(code, line.removeprefix(_OFQ).removeprefix("error: ") or f"process {number} of the run failed")
 
 
 def _order(failure: "ProcessFailure") -> tuple[bool, bool, int]:

@@ -65,30 +65,41 @@ def run(name: str, arguments: dict[str, Any]) -> int:
             check_variables()
             configure_logging()
             find(name).function(**arguments)
-    except Missing as error:
-        return fail(_made_by(error))
-    except UserError as error:
-        return fail(str(error))
     except Stopped as error:
         _end_with(f"ofq: {error}")
         return INTERRUPTED + error.signum
     except BrokenPipeError:
         return reader_gone()
-    except OSError as error:
-        if problem := refused(error):
-            return fail(str(problem))
-        raise
     except KeyboardInterrupt as error:
         return interrupted(*error.args)
-    except (MemoryError, RuntimeError) as error:
-        if REPLY in os.environ and _LOST.search(str(error)):
+    except Exception as error:
+        if REPLY in os.environ and isinstance(error, RuntimeError) and _LOST.search(str(error)):
             fail(f"a process lost the others of its run ({str(error).splitlines()[0][:200]}); {KEPT}")
             return LOST
-        if said := _of_hardware(error):
-            _log.debug("where it happened:", exc_info=True)
+        if said := said_of(error):
             return fail(said)
         raise
     return 0
+
+
+def said_of(error: BaseException) -> str | None:
+    """Return what to say of an error in one line; None for a fault of this program."""
+    if isinstance(error, UserError):
+        return _made_by(error) if isinstance(error, Missing) else str(error)
+    if isinstance(error, OSError):
+        return str(problem) if (problem := refused(error)) else None
+    if isinstance(error, MemoryError | RuntimeError) and (said := _of_hardware(error)):
+        _log.debug("where it happened:", exc_info=True)
+        return said
+    return None
+
+
+class Ended(SystemExit):
+    """The processes of a run ended, with an exit code, and the first that failed had something to say."""
+
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(code)
+        self.said = said
 
 
 def _of_hardware(error: Exception) -> str | None:

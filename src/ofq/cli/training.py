@@ -2,12 +2,18 @@
 
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from ofq.cli.command import RUN, STUDY, Argument, Commands
 from ofq.cli.run import REPLY
 from ofq.environment import RESUME_ACROSS_CODE
 from ofq.errors import UserError
 from ofq.workflow.warm import end_with
+
+if TYPE_CHECKING:
+    from ofq.config.handover import JobSettings
+    from ofq.config.resolve import Keeping
+    from ofq.runs.paths import Run
 
 COMMANDS = Commands()
 
@@ -142,6 +148,7 @@ def model(study: str, model: str, variant: str | None, bits: str | None) -> None
 def _train(phase: str, name: str, resume_across_code: bool) -> None:
     from dataclasses import replace
 
+    from ofq.cli.marks import failure_noted
     from ofq.config.handover import job_settings
     from ofq.runs.paths import Run
 
@@ -152,10 +159,18 @@ def _train(phase: str, name: str, resume_across_code: bool) -> None:
         raise UserError(f"{run} is a {config.phase} run; use: python -m ofq {config.phase} {run}")
     across = resume_across_code or os.environ.get(RESUME_ACROSS_CODE) == "1"
     keeping = replace(job.keeping, resume_across_code=across)
-    if keeping.devices > 1 and REPLY not in os.environ:
-        from ofq.cli.ranks import start
+    with failure_noted(run):
+        if keeping.devices > 1 and REPLY not in os.environ:
+            from ofq.cli.ranks import start
 
-        return start(run, config, keeping)
+            start(run, config, keeping)
+        else:
+            _train_here(run, job, keeping)
+
+
+def _train_here(run: "Run", job: "JobSettings", keeping: "Keeping") -> None:
+    """Train a run in this process, alone or as one of several."""
+    config = job.config
     from ofq.training.distributed import joined
 
     with joined(config.hardware.device) as rank:

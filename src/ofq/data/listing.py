@@ -146,8 +146,8 @@ class _Told:
             rate = self.read / (now - self._started)
             left = round((self._count - done) / rate)
             _log.info(
-                "%s: %d of %d files, %.0f a second, left %d:%02d",
-                *(self._root, done, self._count, rate, left // 60, left % 60),
+                "%s: %d of %d files, %.0f a second, left %d:%02d:%02d",
+                *(self._root, done, self._count, rate, left // 3600, left // 60 % 60, left % 60),
             )
             self._last = now
 

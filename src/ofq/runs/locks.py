@@ -78,6 +78,18 @@ def some_of(paths: Sequence[Path], count: int = 1, *, waiting: Callable[[str], N
         yield list(taken)
 
 
+def holder(path: Path) -> str | None:
+    """Return which process holds a lock, or None if no one does; takes and makes nothing.
+
+    Who tries to take it in the very same instant has to try again.
+    """
+    try:
+        with _place(path).open() as file:
+            return None if _flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB) else file.read().strip() or _SOMEBODY
+    except FileNotFoundError:
+        return None
+
+
 def shared(path: Path) -> tuple[IO[str], bool]:
     """Hold a lock that other processes may share.
 

@@ -15,6 +15,7 @@ from ofq.errors import UserError, shortened
 PARAMS = Path("params.yaml")
 RESULTS = Path("results")
 STATE = Path("runs")
+LOGS = Path("logs")
 EXAMINED = STATE / ".files"
 """Notes of image files that were read and found whole; no study's, because several may have the same images."""
 REFERENCE = RESULTS / "reference"
@@ -138,6 +139,11 @@ class Run:
     def files(self) -> "RunFiles":
         """The published files of the run."""
         return RunFiles(RESULTS / str(self), self.full_precision)
+
+    @property
+    def log(self) -> Path:
+        """The file to which Snakemake sends what its training prints."""
+        return LOGS / f"{self}.log"
 
     def state(self, key: str) -> Path:
         """Return the directory of the resumable state under a configuration key."""

@@ -7,16 +7,21 @@ continued under another combination by accident. It is kept until the run's resu
 import contextlib
 import json
 import re
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ofq.errors import UserError
+from ofq.runs import standing
 from ofq.runs.files import make_directory, read_json, remove_empty, remove_unfinished, write_json
-from ofq.runs.locks import Held, exclusive
+from ofq.runs.locks import Held, exclusive, holder
 from ofq.runs.paths import STATE, Run
+from ofq.runs.progress import kept
 
 _PATIENCE = 5.0  # seconds to wait for a trainer that was told to stop and is saving
+LOCK = "lock"
+"""Name of the lock that the trainer of a run holds in its directory."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
 CHECKPOINT = f"checkpoint-{'[0-9]' * 9}"
 """Pattern of the names of checkpoints, without the suffix; a copy by another name is a person's."""
@@ -62,16 +67,26 @@ class State:
 
 
 def only_trainer(directory: Path, *, patience: float = _PATIENCE) -> AbstractContextManager[None]:
-    """Hold a run's directory, so that only this process may train it.
+    """Hold a run's directory, so that only this process may train it, and keep its progress there.
 
     Raises:
-        UserError: another trainer holds it; says which. Raised where the directory is entered.
+        Held: another trainer holds it; says which. Raised where the directory is entered.
     """
-    return exclusive(
-        directory / "lock",
-        patience=patience,
-        taken=lambda holder: UserError(f"{directory} is being trained by {holder}; wait for it or end it"),
-    )
+    return _trained(directory, patience)
+
+
+@contextlib.contextmanager
+def _trained(directory: Path, patience: float) -> Iterator[None]:
+    def taken(holder: str) -> Held:
+        return Held(f"{directory} is being trained by {holder}; wait for it or end it")
+
+    with exclusive(directory / LOCK, patience=patience, taken=taken), kept(directory):
+        yield
+
+
+def trainer(directory: Path) -> str | None:
+    """Return which process trains the run of a directory now, as far as this machine can see; None: no one."""
+    return holder(directory / LOCK)
 
 
 def of_run(directory: Path) -> list[State]:
@@ -95,8 +110,9 @@ def drop_finished() -> None:
     for run in _runs():
         for state in of_run(run.state("")):
             if _made(run, state):
-                with contextlib.suppress(Held), exclusive(run.state("") / "lock"):
+                with contextlib.suppress(Held), exclusive(run.state("") / LOCK):
                     drop(state.directory)
+                    standing.forget(run.state(""))
 
 
 def drop(directory: Path) -> None:

@@ -9,10 +9,10 @@ from ofq.errors import UserError, refused
 from ofq.report.artefacts import is_made
 from ofq.runs import locks
 from ofq.runs.files import UNFINISHED, remove_empty
-from ofq.runs.paths import PARAMS, REFERENCE, RESULTS, STATE, Run, RunFiles
+from ofq.runs.paths import LOGS, PARAMS, REFERENCE, RESULTS, STATE, Run, RunFiles
+from ofq.runs.standing import FAILED, PROGRESS
 from ofq.workflow.targets import DATA_FILES, TOY_FILES
 
-_LOGS = Path("logs")
 _SNAKEMAKE = Path(".snakemake")
 _CACHES = [Path(name) for name in (".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "build/lib")]
 _OF_RUNS = {path.name for teacher in (True, False) for path in RunFiles(RESULTS, teacher).published} | {
@@ -21,7 +21,7 @@ _OF_RUNS = {path.name for teacher in (True, False) for path in RunFiles(RESULTS,
     "probe*.json",
     "probe*.parquet",
 }
-_OF_STATES = {"state.json", "checkpoint*", "events.jsonl", "lock", "mlflow.lock", "files-*.sha256"}
+_OF_STATES = {"state.json", "checkpoint*", "events.jsonl", "lock", "mlflow.lock", "files-*.sha256", PROGRESS, FAILED}
 
 
 def clean(*, yes: bool) -> None:
@@ -68,7 +68,7 @@ def _candidates(*, runs: bool) -> dict[Path, list[Path]]:
     """Return the places where something lies that the pipeline made, each with what of it is to go: all, or files."""
     bytecode = (path for top in ("src", "tests") for path in Path(top).rglob("__pycache__"))
     whole = [path for path in (_SNAKEMAKE, *_CACHES, *sorted(bytecode)) if path.exists() or path.is_symlink()]
-    places = [*(path for path in sorted(RESULTS.glob("*")) if path != REFERENCE), _LOGS, *([STATE] if runs else [])]
+    places = [*(path for path in sorted(RESULTS.glob("*")) if path != REFERENCE), LOGS, *([STATE] if runs else [])]
     # Of a link only the link itself: what it points to may be shared.
     found = {top: [top] if top.is_symlink() else [path for path in _files(top) if _made(path)] for top in places}
     return found | {path: [path] for path in whole}
@@ -83,7 +83,7 @@ def _made(path: Path) -> bool:
     place, name = path.parts[0], path.name
     if name.startswith(UNFINISHED):
         return True
-    if place == str(_LOGS):
+    if place == str(LOGS):
         return path.suffix in (".log", ".tsv")
     if place == str(STATE):
         return any(fnmatchcase(name, pattern) for pattern in _OF_STATES)

@@ -9,7 +9,9 @@ import pandas as pd
 
 from ofq.config.grid import all_runs, grids, with_sources
 from ofq.config.params import Params
+from ofq.errors import counted
 from ofq.runs.paths import TEACHER, Run
+from ofq.runs.progress import clock
 from ofq.runs.published import read_info
 
 _SECONDS: dict[Literal["cpu_seconds", "gpu_seconds"], str] = {
@@ -40,7 +42,7 @@ def summary(runs: Iterable[Run], *, since: float, here: bool = True) -> str:
     cards = sum(info.get("gpu_seconds", 0) for info in infos)
     outside = f"{total:.0f} CPU-seconds, {100 * (total - training) / total:.0f} % of them outside training"
     return (
-        f"Trained {len(infos)} runs in {_minutes(time.time() - since)} min; "
+        f"Trained {counted(len(infos), 'run')} in {clock(time.time() - since)}; "
         f"{outside if here else f'{training:.0f} CPU-seconds in training, elsewhere'}; "
         f"{f'{cards:.0f} GPU-seconds; ' if cards else ''}"
         f"peak memory of a job {largest['peak_memory_mib'] / 1024:.2f} GiB ({largest['run']})"
@@ -86,7 +88,3 @@ def _head(*names: str) -> list[str]:
 
 def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

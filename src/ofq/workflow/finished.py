@@ -4,13 +4,13 @@ Snakemake compares times and what it noted of a job itself; here only the files 
 them. So the same is asked of results that no Snakemake made, and of those that another machine made.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from ofq.config.changes import changes
 from ofq.config.grid import all_runs, grids_named, published, with_sources
 from ofq.config.params import Params
 from ofq.config.resolve import AnnealConfig, RunConfig, given_weights, keeping, resolve
@@ -20,7 +20,7 @@ from ofq.errors import UserError
 from ofq.runs import states
 from ofq.runs.code_digest import code_digest
 from ofq.runs.files import AGAIN, read_json
-from ofq.runs.paths import EVERYTHING, RESULTS, Run
+from ofq.runs.paths import EVERYTHING, RESULTS, Run, RunFiles
 from ofq.runs.provenance import file_digest
 from ofq.runs.published import Measured, read_frame, read_info, read_measured
 from ofq.workflow.plan import ENTRIES
@@ -59,6 +59,7 @@ class Finished:
         self._config = cache(partial(resolve, params))
         self._digest = cache(file_digest)
         self._right: dict[Made, bool] = {}
+        self._glances: dict[Made, list[str]] = {}
 
     def wanted(self, study: str, group: str | None) -> list[Made]:
         """Return what a study's target, or that of one of its groups, has its steps make, each after what it needs.
@@ -128,13 +129,27 @@ class Finished:
         except UserError as error:  # what mends a file here mends none elsewhere
             raise UserError(str(error).removesuffix(f"; {AGAIN}").removesuffix(f"; {again(made.study)}")) from None
 
+    def glance(self, made: Made) -> list[str]:
+        """Return why a training is not right as far as ``run.json`` says so, without reading its other files.
+
+        Nothing said, it looks right. Files that were changed since are found by :meth:`check` alone.
+        """
+        if made not in self._glances:
+            self._glances[made] = self._reasons(made, made.of) if isinstance(made.of, Run) else []
+        return self._glances[made]
+
     def changed_settings(self, run: Run, path: Path) -> list[str]:
-        """Return the names of the settings in which a ``run.json`` differs from what ``params.yaml`` asks for here.
+        """Return in which settings a ``run.json`` differs from what ``params.yaml`` asks for here, in words.
 
         Raises:
             UserError: it is missing or damaged.
         """
-        return _differences(read_info(path, "config")["config"], self._config(run).shown())
+        return changes(read_info(path, "config")["config"], self._config(run).shown())
+
+    def code_of(self, made: Made) -> str:
+        """Return the digest of the code here that makes a run."""
+        assert isinstance(made.of, Run)
+        return self._code(ENTRIES[made.step], *self._config(made.of).modules)
 
     def saved_step(self, made: Made) -> int:
         """Return the step after which a training would go on, if what it reads stays as it is here; 0: at its start."""
@@ -146,10 +161,35 @@ class Finished:
         if not all(path.exists() for path in paths):
             return 0
         read = {str(path): self._digest(path) for path in paths}
-        here = states.Origin(config.canonical(), read, self._code(ENTRIES[made.step], *config.modules))
+        here = states.Origin(config.canonical(), read, self.code_of(made))
         ignored = {"code"} if kept.across_code else set()
         steps = [state.step for state in found if {*state.origin.differences(here)} <= ignored]
         return steps[-1] if steps else 0
+
+    def _reasons(self, made: Made, run: Run) -> list[str]:
+        if not all((RESULTS / path).exists() for path in self.files(made)):
+            return ["missing"]
+        config = self._config(run)
+        try:
+            info = read_info(run.files.info, "config", "digests")
+            found = changes(info["config"], config.shown())
+            if not self._is_code_here(run.study, info["digests"], ENTRIES[made.step], *config.modules):
+                found.append("code")
+            recorded, manifest = info["digests"].get("inputs", {}), manifest_path(run.study)
+            if manifest.exists() and recorded.get(str(manifest)) != self._digest(manifest):
+                found.append("other data")
+            for needed in self.needs(made):
+                if isinstance(needed.of, Run) and (self.glance(needed) or self._other(needed.of.files, recorded)):
+                    found.append(f"after {needed.step}")
+        except UserError as error:
+            return [str(error)]
+        return found
+
+    def _other(self, files: RunFiles, recorded: dict[str, str]) -> bool:
+        """Return whether a run was made from other files than those that another one says it has published."""
+        outputs = read_info(files.info, "digests")["digests"].get("outputs", {})
+        paths = files.taught if files.full_precision else [files.model, files.trainer]
+        return any(recorded.get(str(path)) != outputs[path.name] for path in paths if path.name in outputs)
 
     def _steps_of(self, study: str, runs: Iterable[Run]) -> list[Made]:
         """Return the steps of some runs of a study, of what they continue and learn from, and of its data."""
@@ -213,9 +253,14 @@ class Finished:
         return info["digests"]
 
     def _check_code(self, study: str, digests: Any, *modules: str) -> None:
-        code = digests.get("code") if isinstance(digests, dict) else None
-        if code != self._code(*modules) and self._params.studies[study].rerun_on_code:
+        if not self._is_code_here(study, digests, *modules):
+            code = digests.get("code") if isinstance(digests, dict) else None
             raise UserError(f"other code made it: its digest is {code}, {self._code(*modules)} here")
+
+    def _is_code_here(self, study: str, digests: Any, *modules: str) -> bool:
+        """Return whether the code here made something, or whether it does not count in its study."""
+        made_by = digests.get("code") if isinstance(digests, dict) else None
+        return made_by == self._code(*modules) or not self._params.studies[study].rerun_on_code
 
     def _digests(self, made: Made, folder: Path) -> dict[Path, str]:
         return {path: self._digest(folder / path) for path in self.files(made)}
@@ -228,20 +273,3 @@ def _read(made: Made, run: Run, config: RunConfig) -> list[Path]:
         return [*taught, run.files.model, *([run.files.trainer] if made.step == "probe" else [])]
     parent = run.sibling(config.parent).files if isinstance(config, AnnealConfig) else None
     return [*taught, *([parent.model, parent.trainer] if parent else [])]
-
-
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Return the names of the settings that differ, those of a section with its name in front."""
-    found = []
-    for name in sorted({*there, *here}):
-        one, other = there.get(name), here.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += [f"{name}.{key}" for key in sorted({*one, *other}) if _differ(one.get(key), other.get(key))]
-        elif _differ(one, other):
-            found.append(name)
-    return found
-
-
-def _differ(one: Any, other: Any) -> bool:
-    """Return whether two values stand differently in canonical JSON, as 1 and 1.0 do."""
-    return json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True)

@@ -1,7 +1,9 @@
 """The few places that use internals of Snakemake, of which nobody else does; written for 9.27, tested with each."""
 
+import ast
 import contextlib
 import io
+import json
 import logging
 import os
 import re
@@ -10,7 +12,6 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,23 +23,22 @@ from snakemake.exceptions import LockException, RuleException
 from snakemake.executors import local
 from snakemake.io import report
 from snakemake.jobs import Job
-from snakemake.logging import ColorizingTextHandler, logger
-from snakemake.persistence import NO_PARAMS_CHANGE, PersistenceBase
-from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
+from snakemake.logging import ColorizingTextHandler, LogEvent, logger
+from snakemake.persistence import NO_PARAMS_CHANGE, ParamsChange, PersistenceBase
+from snakemake.settings.types import Quietness
 from snakemake.shell import shell
 from snakemake.utils import available_cpu_count
 
+from ofq.config.changes import changes
 from ofq.environment import LOCKS
 from ofq.errors import UserError, first_of
 from ofq.report.artefacts import Artefact
-from ofq.runs.files import remove_empty
 from ofq.workflow.limits import memory_mb, processors
 from ofq.workflow.warm import SIGNALS
 
 _SHELLS = {"bash", "sh"}
 _TOGETHER = 0.5  # seconds
 _DIGEST = re.compile("'[0-9a-f]{16}'")  # of code, among the parameters of a job
-_OWN = Path(".snakemake")
 _FILES = re.compile(r"[^\s,;'\"]+/[^\s,;'\"]+(?:, [^\s,;'\"]+/[^\s,;'\"]+){3,}")
 
 
@@ -77,14 +77,15 @@ def end_by(end: Callable[[UserError], NoReturn]) -> None:
     print_exception = SnakemakeApi.print_exception
 
     def print_others(self: Any, error: Exception) -> None:
-        if mistake := _mistake_behind(error):
+        if mistake := mistake_behind(error):
             end(mistake)
         print_exception(self, error)
 
     SnakemakeApi.print_exception = print_others
 
 
-def _mistake_behind(error: BaseException | None) -> UserError | None:
+def mistake_behind(error: BaseException | None) -> UserError | None:
+    """Return the user's mistake that an error comes from, if it does."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
@@ -176,14 +177,63 @@ def end_terminal_output() -> None:
             handler.addFilter(lambda record: False)
 
 
+def is_brief(given: Namespace) -> bool:
+    """Return whether a person asked for a dry run and left it to us what is printed."""
+    return bool(given.dryrun) and not (given.verbose or given.quiet or given.printshellcmds or given.debug_dag)
+
+
+def hush(workflow: Any, *, header: bool = False) -> None:
+    """Let a dry run print only warnings and errors from now on, and not go through its jobs; or no header alone."""
+
+    def passes(record: logging.LogRecord) -> bool:
+        told = (
+            getattr(record, "event", None) == LogEvent.WORKFLOW_STARTED if header else record.levelno < logging.WARNING
+        )
+        return not told
+
+    for handler in logger.handlers:
+        handler.addFilter(passes)
+    if not header:
+        workflow.output_settings.quiet = {Quietness.RULES, Quietness.PROGRESS}
+
+
+def changed_params(change: Any) -> tuple[list[str], bool]:
+    """Return which settings of a job changed since its files were made, in words, and whether its code did.
+
+    Args:
+        change: Snakemake's note of the parameters that changed.
+    """
+    values = {*change.only_old, *change.only_new}
+    digests = {value for value in values if _DIGEST.fullmatch(value)}
+    old, new = ([_parsed(value) for value in sorted({*side} - digests)] for side in (change.only_old, change.only_new))
+    found = [word for one in old for other in new for word in changes(one, other)]
+    return list(dict.fromkeys(found)) or (["settings"] if old or new else []), bool(digests)
+
+
+def _parsed(value: str) -> dict[str, Any]:
+    """Return a parameter that Snakemake has noted, by ``repr``: a run's settings, or another one under a name."""
+    with contextlib.suppress(ValueError, SyntaxError, TypeError):
+        parsed = json.loads(ast.literal_eval(value))
+        return parsed if isinstance(parsed, dict) else {"settings": parsed}
+    return {"settings": value}
+
+
 def reword() -> None:
-    """Put two things that Snakemake says into better words: the reason of a job, and that its files are locked."""
+    """Put what Snakemake says into better words: the reason of a job, its message, and that its files are locked."""
     logger.addFilter(_reworded)
+    ParamsChange.__str__ = _said_of_change
+
+
+def _said_of_change(self: Any) -> str:
+    settings, code = changed_params(self)
+    return f"{', '.join([*settings, *(['code'] if code else [])])} (the earlier result is replaced)"
 
 
 def _reworded(record: logging.LogRecord) -> bool:
     if reason := getattr(record, "reason", None):  # a study's target has a thousand files
         record.reason = _FILES.sub(lambda match: first_of(sorted(match[0].split(", ")), 3), reason)
+    if message := getattr(record, "rule_msg", None):  # a name that is left out leaves a blank
+        record.rule_msg = " ".join(message.split())
     if getattr(record, "exception", None) == LockException.__name__:  # its own words: to remove the locks
         record.msg = (
             "ofq: error: another snakemake makes some of these files; wait for it or end it, then start this one again"
@@ -280,70 +330,3 @@ def outputs(artefact: Artefact, subcategory: Callable[[Any], str], root: Path) -
             path = report(path, category=category, subcategory=subcategory, labels={kind: title}, **described)
         files.append(path)
     return files
-
-
-@dataclass(frozen=True)
-class Due:
-    """A job that Snakemake would run, and why.
-
-    Attributes:
-        rule: name of its rule.
-        wildcards: of the job, as functions of rules get them.
-        missing: names of its files that are not there.
-        newer: files that it reads and that are newer than what it made.
-        settings: whether its settings changed.
-        code: whether the digest of its code, or its command, changed.
-        inputs: whether it would read other files than it did.
-        incomplete: whether it was stopped while it wrote.
-        after: whether it reads what another job makes anew.
-    """
-
-    rule: str
-    wildcards: Any
-    missing: list[str]
-    newer: list[str]
-    settings: bool
-    code: bool
-    inputs: bool
-    incomplete: bool
-    after: bool
-
-
-def due(target: str) -> list[Due]:
-    """Return the jobs that Snakemake would run for a target; runs and writes nothing.
-
-    Raises:
-        UserError: a function of a rule met a user's mistake.
-        SystemExit: the Snakefile's own checks did, and said so.
-    """
-    new = not _OWN.exists()
-    try:
-        with SnakemakeApi(OutputSettings(dryrun=True, quiet={Quietness.ALL})) as api:
-            started = api.workflow(ResourceSettings(cores=1), snakefile=Path("Snakefile"))
-            started.dag(DAGSettings(targets={target}, force_incomplete=True))  # as the profiles say
-            workflow = started._workflow
-            workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
-            workflow._build_dag()
-            return [_due(job, workflow.dag.reason(job)) for job in workflow.dag.needrun_jobs()]
-    except Exception as error:
-        raise _mistake_behind(error) or error from None
-    finally:
-        if new:
-            remove_empty(_OWN)
-
-
-def _due(job: Any, reason: Any) -> Due:
-    changed = [*reason.params_changed.only_old, *reason.params_changed.only_new] if reason.params_changed else []
-    newer = {str(path) for path in reason.updated_input} - {str(path) for path in reason.updated_input_run}
-    digests = [value for value in changed if _DIGEST.fullmatch(value)]
-    return Due(
-        rule=job.rule.name,
-        wildcards=job.wildcards,
-        missing=sorted(Path(path).name for path in reason.missing_output),
-        newer=sorted(newer),
-        settings=len(changed) > len(digests),
-        code=bool(digests or reason.code_changed),
-        inputs=bool(reason.input_changed),
-        incomplete=bool(reason.incomplete_output),
-        after=bool(reason.updated_input_run),
-    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from ofq.config.grid import Grid, with_sources
 from ofq.config.params import Params
 from ofq.config.resolve import resolve
-from ofq.errors import UserError
+from ofq.errors import UserError, counted
 from ofq.report.artefacts import CLAIMS, is_made
 from ofq.report.record import settings_of, step_of
 from ofq.runs.files import replacing, write_json
@@ -94,4 +94,4 @@ def record(params: Params, study: str) -> None:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     note = f"; as before, for {study} has not made them: {', '.join(kept)}" if kept else ""
-    print(f"{len(infos)} runs recorded in {target}{note}")
+    print(f"{counted(len(infos), 'run')} recorded in {target}{note}")

@@ -30,12 +30,14 @@ from ofq.errors import UserError, refused
 from ofq.report.claims.terms import load as load_claims
 from ofq.runs import locks, states
 from ofq.runs.code_digest import code_digest
-from ofq.runs.paths import PARAMS, Run
+from ofq.runs.paths import LOGS, PARAMS, Run
 from ofq.tracking.mirror import warnings
 from ofq.workflow import internals
 from ofq.workflow.checks import RESUME, check_executor, check_place, check_software, resumes
 from ofq.workflow.cost import summary
 from ofq.workflow.dvc_file import unlisted
+from ofq.workflow.forecast.due import due_of
+from ofq.workflow.forecast.outlook import outlook
 from ofq.workflow.limits import cards
 from ofq.workflow.plan import ENTRIES, Plan
 from ofq.workflow.stopping import Stopping
@@ -93,6 +95,9 @@ class Startup:
         if given := internals.arguments(workflow):
             self._stopping.listen(working=False)
             internals.limit(workflow, given)
+        self._brief = given is not None and internals.is_brief(given)
+        if self._brief:
+            internals.hush(workflow, header=True)
         with _one_line():
             check_variables()
             configure_logging()
@@ -116,6 +121,8 @@ class Startup:
         os.environ[OWN_PROCESS] = " ".join(elsewhere)
         jobs = internals.jobs_to_run(self._workflow)
         self._trains = {self.plan.run(job.wildcards) for job in jobs if job.rule.name in _TRAINING}
+        if self._trains:
+            print(self._how_to_watch(), file=sys.stderr)
         self._started = time.time()
         os.environ[SETTINGS] = str(path.resolve())
         atexit.register(path.unlink, missing_ok=True)
@@ -147,6 +154,15 @@ class Startup:
             self._stopping.note_saved(self._trains)
         else:
             atexit.register(self._name_logs_of_failed_jobs)  # Snakemake itself prints some lines after this
+
+    def _how_to_watch(self) -> str:
+        """Return how to see how far the runs are, and where what they print is."""
+        python = Path(sys.executable)
+        command = f"{python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else 'python'} -m ofq status"
+        studies = sorted({run.study for run in self._trains})
+        log = next(iter(self._trains)).log if len(self._trains) == 1 else f"{LOGS}/STUDY/MODEL/BITS/VARIANT/seedN.log"
+        watch = " or ".join(f"{command} {study} --watch" for study in studies)
+        return f"ofq: to watch: {watch}; log of {'the' if len(self._trains) == 1 else 'each'} training: {log}"
 
     def left_behind(self) -> str | None:
         """Return a warning about unfinished runs that start from the first step because the code changed, or None."""
@@ -199,6 +215,9 @@ class Startup:
                     self.plan.check_weights(job.wildcards)
             self._check_images([job for job in jobs if job.rule.name in _ON_CARDS])
             self._offer_cards([job for job in jobs if job.rule.name in _ON_CARDS and self.plan.gpu(job.wildcards)])
+            if self._brief and jobs:
+                print(outlook(self.params, due_of(self._workflow)))
+                internals.hush(self._workflow)
 
     def _check_images(self, jobs: Collection[Any]) -> None:
         """Check that images which are streamed, or held in memory, can be what the recipes of runs ask for."""

@@ -3,16 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from ofq.config.grid import grids_named
 from ofq.config.params import Params
-from ofq.errors import UserError, first_of
-from ofq.runs.paths import RESULTS, Run
+from ofq.errors import UserError
+from ofq.runs.paths import RESULTS
 from ofq.workflow.finished import STEPS, Finished, Made
 from ofq.workflow.plan import Plan
 from ofq.workflow.targets import named
 
-_MOST_NAMES = 3
+if TYPE_CHECKING:
+    from ofq.workflow.forecast.due import Due
 
 
 @dataclass(frozen=True)
@@ -35,43 +37,25 @@ def jobs_of(params: Params, study: str, group: str | None) -> tuple[list[Job], i
     grids_named(params, study, group)  # names the nearest
     if find_spec("snakemake") is None:
         raise UserError("snakemake is not installed here; what is left by the files alone says: python -m ofq runs")
-    from ofq.workflow.internals import due
+    from ofq.workflow.forecast.due import due
 
     (target,) = [name for name, place in named(params).items() if place == (study, group)][:1]
     finished, plan = Finished(params), Plan(params)
-    found, others = dict[Made, list[str]](), 0
+    found, others = dict[Made, str](), 0
     for job in due(target):
         if job.rule not in STEPS:
             others += job.rule not in named(params)
             continue
-        made = Made(job.rule, job.wildcards.study if job.rule == "data" else plan.run(job.wildcards))
+        made = made_by(plan, job)
         part = any((RESULTS / path).exists() for path in finished.files(made))
-        missing = [f"missing: {first_of(job.missing, _MOST_NAMES)}" if part else "missing"] if job.missing else []
-        found[made] = [
-            *missing,
-            *(["incomplete"] if job.incomplete and not job.missing else []),
-            *([_settings(finished, made)] if job.settings else []),
-            *(["code"] if job.code else []),
-            *(["other inputs"] if job.inputs else []),
-            *([f"newer: {first_of(job.newer, _MOST_NAMES)}"] if job.newer else []),
-            *(["after what it needs"] if job.after else []),
-        ]
+        found[made] = "; ".join(job.reasons(part=part))
     ordered = sorted(found, key=lambda made: (STEPS.index(made.step), made.study, str(made)))
-    return [Job(made, _said(found[made]), _first(finished, made, found)) for made in ordered], others
+    return [Job(made, found[made], _first(finished, made, found)) for made in ordered], others
 
 
-def _said(reasons: list[str]) -> str:
-    """Return the reasons without those that follow from others."""
-    return "; ".join(reasons[:1] if reasons[:1] == ["missing"] else reasons)
-
-
-def _settings(finished: Finished, made: Made) -> str:
-    try:
-        run = made.of
-        changed = finished.changed_settings(run, run.files.info) if isinstance(run, Run) else []
-    except UserError:  # no run.json says what they were
-        changed = []
-    return f"settings: {', '.join(changed)}" if changed else "settings"
+def made_by(plan: Plan, job: "Due") -> Made:
+    """Return what a job of one of the steps makes."""
+    return Made(job.rule, job.wildcards.study if job.rule == "data" else plan.run(job.wildcards))
 
 
 def _first(finished: Finished, made: Made, found: Iterable[Made]) -> int:

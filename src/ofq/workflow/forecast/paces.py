@@ -19,7 +19,9 @@ _log = logging.getLogger(__name__)
 _TRIAL, _LEAST = 20.0, 1.0  # seconds of training that are measured of all kinds together, and of one
 
 
-def paces_of(params: Params, runs: Sequence[Run], shape: Shape | None) -> tuple[dict[Run, Pace], str]:
+def paces_of(
+    params: Params, runs: Sequence[Run], shape: Shape | None, *, trial: bool = True
+) -> tuple[dict[Run, Pace], str]:
     """Return the pace of runs as far as it can be known, and where it comes from, in words.
 
     In this order: finished runs here of the same kind and length, a trial, finished runs of another length, the
@@ -29,6 +31,7 @@ def paces_of(params: Params, runs: Sequence[Run], shape: Shape | None) -> tuple[
         params: the project's.
         runs: of one study.
         shape: of its images, if it is known.
+        trial: whether kinds that finished runs do not tell of may be tried.
 
     Raises:
         UserError: a model cannot be built or trained as its settings say.
@@ -50,8 +53,8 @@ def paces_of(params: Params, runs: Sequence[Run], shape: Shape | None) -> tuple[
     here = finished_here()
     take("finished runs here", here, same_length=True)
     left = [run for kind, run in first.items() if kind not in known and configs[run].train]
-    possible = configs[runs[0]].hardware.device == "cpu" or cards() > 0
-    if left and shape and possible:
+    possible = not trial or configs[runs[0]].hardware.device == "cpu" or cards() > 0
+    if trial and left and shape and possible:
         for run, pace in _tried(params, left, shape):
             known[kinds[run]] = pace
             sources["a trial"] += 1

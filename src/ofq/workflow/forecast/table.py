@@ -6,7 +6,7 @@ from tabulate import tabulate  # type: ignore[import-untyped]
 
 from ofq.config.params import Params
 from ofq.config.resolve import resolve
-from ofq.errors import UserError
+from ofq.errors import UserError, counted
 from ofq.measure.extent import PLACES, RANGES, TRAIN_IMAGES, TRIALS, WINDOW
 from ofq.measure.pace import Pace
 from ofq.measure.shape import Shape, shape_of
@@ -17,7 +17,7 @@ from ofq.workflow.forecast.records import evaluated, recipe_of
 
 _HEAD = ("job", "why", "from step", "steps", "hours", "MiB", "MiB on disk")
 _ALIGNED = ("left", "left", "right", "right", "right", "right", "right")
-_TRAINING = ("teacher", "qat", "cga")
+TRAINING = ("teacher", "qat", "cga")
 _UNITS = {"cpu": "CPU-hours", "cuda": "GPU-hours"}
 _MIB = 2**20
 _KEPT = 2  # checkpoints of a run
@@ -42,21 +42,21 @@ def forecast(params: Params, study: str, group: str | None) -> str:
     estimates: dict[Job, Estimate] = {}
     notes: list[str] = []
     for name in dict.fromkeys(job.made.study for job in jobs):
-        found, note = _estimated(params, name, [job for job in jobs if job.made.study == name])
+        found, note = _all_estimated(params, name, [job for job in jobs if job.made.study == name])
         estimates |= found
         notes += note
-    trained = [estimate for job, estimate in estimates.items() if job.made.step in _TRAINING]
+    trained = [estimate for job, estimate in estimates.items() if job.made.step in TRAINING]
     seconds = sum(estimate.seconds or 0.0 for estimate in estimates.values())
     if unit == _UNITS["cpu"]:
         seconds += _SNAKEMAKE + _JOB * len(jobs) + _PART * others
     if others:
-        notes.append(f"and {others} jobs more: parts of the report, the toy, MLflow")
+        notes.append(f"and {counted(others, 'job')} more: parts of the report, the toy, MLflow")
     unknown = sum(estimate.seconds is None for estimate in estimates.values())
     told = [
-        f"{len(trained)} runs",
+        counted(len(trained), "run"),
         f"{sum(estimate.steps for estimate in trained):,} steps",
         f"{sum(estimate.bytes for estimate in trained) / _MIB:,.0f} MiB on disk",
-        *([f"hours of {unknown} jobs unknown"] if unknown else []),
+        *([f"hours of {counted(unknown, 'job')} unknown"] if unknown else []),
         f"{'at least ' if unknown else ''}{_hours(seconds)} {unit}",
     ]
     rows = [_HEAD, *(estimate.row(job) for job, estimate in estimates.items())] if jobs else []
@@ -75,7 +75,7 @@ class Estimate:
 
     def row(self, job: Job) -> list[str]:
         """Return its line of the table."""
-        trains = job.made.step in _TRAINING
+        trains = job.made.step in TRAINING
         return [
             str(job.made),
             job.why,
@@ -87,7 +87,7 @@ class Estimate:
         ]
 
 
-def _estimated(params: Params, study: str, jobs: list[Job]) -> tuple[dict[Job, Estimate], list[str]]:
+def _all_estimated(params: Params, study: str, jobs: list[Job]) -> tuple[dict[Job, Estimate], list[str]]:
     """Return what is expected of the jobs of one study, and what is to be told of it."""
     notes = []
     try:
@@ -98,10 +98,11 @@ def _estimated(params: Params, study: str, jobs: list[Job]) -> tuple[dict[Job, E
     runs = list(dict.fromkeys(job.made.of for job in jobs if isinstance(job.made.of, Run)))
     paces, source = paces_of(params, runs, shape) if runs else ({}, "")
     notes += [f"{study}: {source}"] if source else []
-    return {job: _estimate(params, job, paces, shape) for job in jobs}, notes
+    return {job: estimated(params, job, paces, shape) for job in jobs}, notes
 
 
-def _estimate(params: Params, job: Job, paces: dict[Run, Pace], shape: Shape | None) -> Estimate:
+def estimated(params: Params, job: Job, paces: dict[Run, Pace], shape: Shape | None) -> Estimate:
+    """Return what is expected of a job, from the paces of runs and the shape of its study's images."""
     run, step = job.made.of, job.made.step
     if not isinstance(run, Run):
         return Estimate()
@@ -118,7 +119,7 @@ def _estimate(params: Params, job: Job, paces: dict[Run, Pace], shape: Shape | N
         recipe = recipe.held(recipe.min_lr, WINDOW)
     steps, images = recipe.length - job.first if recipe else 0, evaluated(recipe, step, shape, job.first)
     seconds = pace.seconds(steps, images) if pace else None
-    size = pace.published + _KEPT * pace.state if pace and step in _TRAINING else 0
+    size = pace.published + _KEPT * pace.state if pace and step in TRAINING else 0
     return Estimate(steps, seconds, memory, size)
 
 
