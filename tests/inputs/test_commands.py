@@ -29,7 +29,7 @@ OF_A_STUDY = [
     "reference",
     "track",
 ]
-OF_A_RUN = ["teacher", "qat", "cga", "probe", "noise"]
+OF_A_RUN = ["teacher", "qat", "cga", "probe", "noise", "export"]
 ODD = ["", " ", "plane", "a b", "../plain", "..", ".", "/", "/etc", "PLAIN", "plain/", "pläin", "a\nb", "\x1b[31m", "\udcff", "*", "{study}", "a" * 300, "a" * 100_000]  # fmt: skip
 RUNS = [
     *ODD,
@@ -93,6 +93,13 @@ def test_a_run_that_does_not_exist_is_one_line(bare: Path, refusal: Refusal, ste
         (["probe", "plain/vit/fp/teacher/seed0"], "is a full-precision run"),
         (["noise", "plain/vit/fp/teacher/seed0"], "is a full-precision run"),
         (["noise", "plain/vit/w2a2/statsq/seed0"], "make it with: snakemake results/plain/data/manifest.json"),
+        (["export", "plain/vit/fp/teacher/seed0"], "is a full-precision run: it has no codes"),
+        (["export", "plain/vit/w2a2/statsq/seed0"], "make it with: snakemake results/plain/vit/w2a2/statsq/seed0/metrics"),
+        (["export", "plain/vit/w2a2/statsq/seed0", "--format", "pickle"], "argument --format: invalid choice: 'pickle'"),
+        (["evaluate", "params.yaml"], "params.yaml is cut short or damaged"),
+        (["evaluate", "params.yaml", "--study", "plane"], "unknown study 'plane'; did you mean 'plain'?"),
+        (["predict", "nothing", "a.png"], "nothing does not exist; name the folder of a finished run, "),
+        (["predict", "params.yaml"], "the following arguments are required: IMAGE"),
         (["toy-figure"], "make it with: snakemake results/toy/trace.csv"),
         (["teacher", "plain/vit/w2a2/statsq/seed0"], "is a qat run; use: python -m ofq qat"),
         (["qat", "plain/vit/w2a2/statsq-cga/seed0"], "is a cga run; use: python -m ofq cga"),
@@ -130,7 +137,9 @@ def test_a_wrong_call_is_one_line(bare: Path, refusal: Refusal, argv: list[str],
     assert said in refusal(*argv)
 
 
-@pytest.mark.parametrize("step", sorted(set(commands()) - {"schema", "warm", "why", "clean", "track", "toy-figure"}))
+@pytest.mark.parametrize(
+    "step", sorted(set(commands()) - {"schema", "warm", "why", "clean", "track", "toy-figure", "predict"})
+)
 def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal, step: str) -> None:
     (bare / "params.yaml").write_text("study: [")
     name = (
@@ -141,7 +150,7 @@ def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal
         else ["plain/vit/w2a2/statsq/seed0"]
         if step in OF_A_RUN
         else ["elsewhere"]
-        if step == "adopt"
+        if step in ("adopt", "evaluate")
         else ["plain", "vit"]
         if step == "model"
         else []
