@@ -12,18 +12,19 @@ _MODEL: Argument = ("model", {"metavar": "MODEL", "help": "folder of a finished 
 
 @COMMANDS(
     RUN,
-    ("--format", {"choices": ["packed"], "default": "packed", "help": "what to write"}),
+    ("--format", {"choices": ["packed", "onnx"], "default": "packed", "help": "what to write"}),
     ("--output", {"metavar": "DIR", "help": "where to write it; left out: results/RUN/export"}),
 )
 def export(run: str, format: str, output: str | None) -> None:
     """Write a finished run as a model that one can take home: integer codes instead of latent weights.
 
     Takes a finished student. packed: packed.safetensors, the codes at their true width with steps and biases, a header
-    with all that is needed to build the model and to feed it, and checksums (docs/packed-format.md). The run's own
-    files stay as they are. docs/export.md says what the formats are for.
+    with all that is needed to build the model and to feed it, and checksums (docs/packed-format.md). onnx: model.onnx,
+    codes as INT2 or INT4, for onnxruntime; needs the packages of the extra `export`. The run's own files stay as they
+    are. docs/export.md says what the formats are for.
 
     examples: python -m ofq export digits/vit_micro/w2a2/statsq-qkr/seed0 --format packed
-              python -m ofq export results/digits/vit_micro/w2a2/statsq/seed0 --format packed --output /tmp/mine
+              python -m ofq export results/digits/vit_micro/w2a2/statsq/seed0 --format onnx --output /tmp/mine
     """
     from ofq.config.grid import check_run
     from ofq.runs.paths import Run

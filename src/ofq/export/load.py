@@ -1,7 +1,9 @@
-"""Load what was finished or exported: a run's folder, a packed file, a hub folder."""
+"""Load what was finished or exported: a run's folder, a packed file, a hub folder, an ONNX model."""
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +42,7 @@ def load(path: str | Path) -> nn.Module:
 
     Args:
         path: the folder of a finished run, which gives the model as it was trained, with its latent weights; or a
-            packed file or a hub folder, which give it deployed.
+            packed file, a hub folder or an ONNX model, which give it deployed.
 
     Raises:
         UserError: there is nothing of the kind, or it is damaged; in one line.
@@ -56,11 +58,27 @@ def open_model(path: str | Path) -> Loaded:
             return _of_run(path)
         path = path / HUB_WEIGHTS
     if not path.is_file():
-        raise UserError(f"{path} does not exist; name the folder of a finished run, a packed file or a hub folder")
+        raise UserError(f"{path} does not exist; name the folder of a finished run, or an exported file")
     if path.name == HUB_WEIGHTS and path.with_name("run.json").is_file() and not is_packed(path):
         raise UserError(f"{path} is the file of a run; name its folder, {path.parent}")
+    if path.suffix == ".onnx":
+        with needing_onnx():
+            from ofq.export.onnx.run import OnnxModel
+        model = OnnxModel(path)
+        return Loaded(model, model.about)
     packed = read_packed(path)
     return Loaded(built(packed, path), packed.header)
+
+
+@contextmanager
+def needing_onnx() -> Iterator[None]:
+    """Make it an error of one line that onnx or onnxruntime is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("onnx", "onnxruntime"):
+            raise
+        raise UserError(f"{error.name} is not installed here; run: pip install 'ofq[export]'") from None
 
 
 def built(packed: Packed, path: Path) -> nn.Module:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ofq.errors import UserError
 from ofq.export.deploy import deployed
-from ofq.export.load import Loaded, open_model
+from ofq.export.load import Loaded, needing_onnx, open_model
 from ofq.export.packed import write_packed
 
 Written = tuple[Path, int]
@@ -34,5 +34,18 @@ def packed(folder: Path, output: Path) -> Written:
     return path, path.stat().st_size
 
 
-FORMATS: Mapping[str, Callable[[Path, Path], Written]] = {"packed": packed}
+def onnx(folder: Path, output: Path) -> Written:
+    """Write the run in a folder as ONNX."""
+    with needing_onnx():
+        from ofq.export.onnx.write import write_onnx
+    path = output / "model.onnx"
+    model, about = deployed_run(folder)
+    try:
+        write_onnx(path, model, about)
+    except ValueError as error:
+        raise UserError(f"{folder} cannot be written as ONNX: {error}; --format packed can") from None
+    return path, path.stat().st_size
+
+
+FORMATS: Mapping[str, Callable[[Path, Path], Written]] = {"packed": packed, "onnx": onnx}
 """What writes a format, from a run's folder and the folder to write to."""
