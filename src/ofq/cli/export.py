@@ -12,7 +12,7 @@ _MODEL: Argument = ("model", {"metavar": "MODEL", "help": "folder of a finished 
 
 @COMMANDS(
     RUN,
-    ("--format", {"choices": ["packed", "onnx"], "default": "packed", "help": "what to write"}),
+    ("--format", {"choices": ["packed", "onnx", "hub"], "default": "packed", "help": "what to write"}),
     ("--output", {"metavar": "DIR", "help": "where to write it; left out: results/RUN/export"}),
 )
 def export(run: str, format: str, output: str | None) -> None:
@@ -20,8 +20,9 @@ def export(run: str, format: str, output: str | None) -> None:
 
     Takes a finished student. packed: packed.safetensors, the codes at their true width with steps and biases, a header
     with all that is needed to build the model and to feed it, and checksums (docs/packed-format.md). onnx: model.onnx,
-    codes as INT2 or INT4, for onnxruntime; needs the packages of the extra `export`. The run's own files stay as they
-    are. docs/export.md says what the formats are for.
+    codes as INT2 or INT4, for onnxruntime; needs the packages of the extra `export`. hub: a folder for the Hugging Face
+    hub, with the packed file, configuration, model card and results; nothing is uploaded. The run's own files stay as
+    they are. docs/export.md says what the formats are for.
 
     examples: python -m ofq export digits/vit_micro/w2a2/statsq-qkr/seed0 --format packed
               python -m ofq export results/digits/vit_micro/w2a2/statsq/seed0 --format onnx --output /tmp/mine

@@ -118,7 +118,7 @@ def about_run(path: Path) -> About:
     Raises:
         UserError: a file is missing or damaged.
     """
-    config, manifest = _config(path), _manifest(path)
+    config, manifest = _config(path), manifest_of(path)
     info, metrics = read_info(path / "run.json", "digests", "run"), read_metrics(path / "metrics.json", "top1")
     asked = {} if isinstance(config, TeacherConfig) else config.quantization.model_dump(mode="json")
     return About(
@@ -142,7 +142,7 @@ def about_run(path: Path) -> About:
 
 
 def _of_run(path: Path) -> Loaded:
-    config, manifest = _config(path), _manifest(path)
+    config, manifest = _config(path), manifest_of(path)
     model = build(
         config.model,
         image_size=manifest.image_size,
@@ -171,7 +171,7 @@ def _config(path: Path) -> RunConfig:
         ) from None
 
 
-def _manifest(path: Path) -> Manifest:
+def manifest_of(path: Path) -> Manifest:
     """Return the manifest of the study of a run's folder, wherever the results are."""
     whole = path.resolve()
     run = Run.parse("/".join(whole.parts[-5:]))
