@@ -21,6 +21,7 @@ OF_A_STUDY = [
     "boundary-range",
     "noise-table",
     "step-width",
+    "sizes",
     "probes",
     "claims",
     "learning-rates",
@@ -180,6 +181,9 @@ def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal
     "results/plain/vit/w2a2/statsq/seed/metrics.json",
     "results/plain/vit/w2a2/stats q/seed0/metrics.json",
     "results/plain/vit/fp/teacher/seed0/trainer.pt",
+    "results/plain/vit/fp/teacher/seed0/export/sizes.json",
+    "results/plain/vit/w2a2/statsq/seed0/export/model.pt",
+    "rates-exports",
     "results/plain/vit/w9a9/statsq/seed0/metrics.json",
     "results/plain/../plane/data/manifest.json",
     "./results/plane/data/manifest.json",
@@ -208,9 +212,16 @@ def test_a_target_that_is_made_is_let_through(bare: Path) -> None:
         for path in (*run.files.published, *run.teacher.files.published):
             check_target(settings, str(path))
             check_target(settings, f"./{path}")
-        for name in ("probe.json", "probe.parquet", "noise.parquet"):
+        for name in ("probe.json", "probe.parquet", "noise.parquet", "export/sizes.json", "export/model.onnx"):
             check_target(settings, str(run.files.root / name))
-    for name in ("data/manifest.json", "report/tables/main.html", "report/figures/oscillation.csv", "mlflow.json"):
+    check_target(settings, "plain-exports")
+    for name in (
+        "data/manifest.json",
+        "report/tables/main.html",
+        "report/tables/sizes.md",
+        "report/figures/oscillation.csv",
+        "mlflow.json",
+    ):
         check_target(settings, f"results/plain/{name}")
     check_target(settings, "results/rates/report/figures/learning_rate.png")
     for name in ("trace.csv", "toy.png", "toy.svg"):

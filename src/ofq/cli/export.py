@@ -12,8 +12,9 @@ _MODEL: Argument = ("model", {"metavar": "MODEL", "help": "folder of a finished 
 
 @COMMANDS(
     RUN,
-    ("--format", {"choices": ["packed", "onnx", "hub"], "default": "packed", "help": "what to write"}),
+    ("--format", {"choices": ["packed", "onnx", "hub", "all"], "default": "packed", "help": "what to write"}),
     ("--output", {"metavar": "DIR", "help": "where to write it; left out: results/RUN/export"}),
+    warm=True,
 )
 def export(run: str, format: str, output: str | None) -> None:
     """Write a finished run as a model that one can take home: integer codes instead of latent weights.
@@ -21,8 +22,9 @@ def export(run: str, format: str, output: str | None) -> None:
     Takes a finished student. packed: packed.safetensors, the codes at their true width with steps and biases, a header
     with all that is needed to build the model and to feed it, and checksums (docs/packed-format.md). onnx: model.onnx,
     codes as INT2 or INT4, for onnxruntime; needs the packages of the extra `export`. hub: a folder for the Hugging Face
-    hub, with the packed file, configuration, model card and results; nothing is uploaded. The run's own files stay as
-    they are. docs/export.md says what the formats are for.
+    hub, with the packed file, configuration, model card and results; nothing is uploaded. all: packed and onnx,
+    both evaluated on the study's images, and sizes.json with what each layer takes in each file. The run's own files
+    stay as they are. docs/export.md says what the formats are for.
 
     examples: python -m ofq export digits/vit_micro/w2a2/statsq-qkr/seed0 --format packed
               python -m ofq export results/digits/vit_micro/w2a2/statsq/seed0 --format onnx --output /tmp/mine
@@ -32,16 +34,20 @@ def export(run: str, format: str, output: str | None) -> None:
     from ofq.workflow.targets import load_project
 
     named = Run.named(run)
-    check_run(load_project(), named)
+    params = load_project()
+    check_run(params, named)
     folder = named.files.root
     if named.full_precision:
         raise UserError(f"{named} is a full-precision run: it has no codes; name a student's")
     if not named.files.metrics.exists():
         raise missing(named.files.metrics)
+    import torch
+
     from ofq.export.write import FORMATS
 
-    path, size = FORMATS[format](folder, Path(output) if output else folder / "export")
-    print(f"{path}: {size:,} bytes")
+    torch.set_num_threads(params.studies[named.study].threads)
+    for path in FORMATS[format](folder, Path(output) if output else folder / "export"):
+        print(f"{path}: {path.stat().st_size:,} bytes")
 
 
 @COMMANDS(_MODEL, ("--study", {"metavar": "STUDY", "help": "on whose images; left out: the one of its run"}))

@@ -14,6 +14,8 @@ from ofq.errors import UserError, refused
 from ofq.export.header import About, Images
 from ofq.training.loop import evaluate
 
+SAME = 1e-4
+"""Logits that differ by less are the same, but for the order of sums."""
 LIKELY = 3
 """Classes that are told of an image, the most probable ones."""
 
@@ -37,6 +39,12 @@ def measured(model: nn.Module, data: Batches) -> dict[str, float]:
     """Return accuracy in percent and loss on a study's evaluation images, as ``metrics.json`` has them."""
     top1, loss = evaluate(model, data)
     return {"top1": top1, "loss": loss}
+
+
+@torch.no_grad()
+def logits_on(model: nn.Module, data: Batches) -> list[Tensor]:
+    """Return the logits (b, classes) of each batch of a study's evaluation images."""
+    return [model(batch.images) for batch in data.evaluation()]
 
 
 def prepared(path: Path, images: Images) -> Tensor:

@@ -4,16 +4,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ofq.errors import UserError
 from ofq.export.card import card, results
 from ofq.export.deploy import deployed
 from ofq.export.header import About, Images
 from ofq.export.load import HUB_WEIGHTS, Loaded, manifest_of, needing_onnx, open_model
-from ofq.export.packed import write_packed
+from ofq.export.packed import read_packed, write_packed
+from ofq.export.sizes import Sizes, layers_of
+from ofq.export.use import SAME, data_for, logits_on, measured
 from ofq.runs.files import write_json, write_text
-
-Written = tuple[Path, int]
-"""What was written, and its size in bytes."""
+from ofq.runs.paths import FULL_PRECISION, TEACHER, Run
+from ofq.runs.published import read_metrics
 
 
 def deployed_run(folder: Path) -> Loaded:
@@ -30,15 +33,15 @@ def deployed_run(folder: Path) -> Loaded:
     return loaded
 
 
-def packed(folder: Path, output: Path) -> Written:
+def packed(folder: Path, output: Path) -> list[Path]:
     """Write the packed file of the run in a folder."""
     path = output / "packed.safetensors"
     model, about = deployed_run(folder)
     write_packed(path, model, about)
-    return path, path.stat().st_size
+    return [path]
 
 
-def onnx(folder: Path, output: Path) -> Written:
+def onnx(folder: Path, output: Path) -> list[Path]:
     """Write the run in a folder as ONNX."""
     with needing_onnx():
         from ofq.export.onnx.write import write_onnx
@@ -48,10 +51,10 @@ def onnx(folder: Path, output: Path) -> Written:
         write_onnx(path, model, about)
     except ValueError as error:
         raise UserError(f"{folder} cannot be written as ONNX: {error}; --format packed can") from None
-    return path, path.stat().st_size
+    return [path]
 
 
-def hub(folder: Path, output: Path) -> Written:
+def hub(folder: Path, output: Path) -> list[Path]:
     """Write the run in a folder as a folder in the layout of the Hugging Face hub: nothing is uploaded."""
     model, about = deployed_run(folder)
     manifest, root = manifest_of(folder), output / "hub"
@@ -61,7 +64,30 @@ def hub(folder: Path, output: Path) -> Written:
     write_json(root / "preprocessor_config.json", preprocessing(header.images))
     write_text(root / ".eval_results" / f"{about.data}.yaml", results(folder, about, manifest))
     write_text(root / "README.md", card(folder, header, manifest, weights.stat().st_size))
-    return root, sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def measured_run(folder: Path, output: Path) -> list[Path]:
+    """Write the run in a folder packed and as ONNX, evaluate both on its study's images, and write what all take."""
+    paths = {"packed": packed(folder, output)[0], "onnx": onnx(folder, output)[0]}
+    models = {kind: open_model(path) for kind, path in paths.items()}
+    run, about = Run.named(models["packed"].about.run), models["packed"].about
+    data = data_for(about, run.study)
+    logits = {kind: torch.cat(logits_on(loaded.model, data)) for kind, loaded in models.items()}
+    teacher = folder.parents[2] / FULL_PRECISION / TEACHER / folder.name
+    files = {"float": teacher / "model.safetensors", "checkpoint": folder / "model.safetensors", **paths}
+    top1 = {kind: read_metrics(path.parent / "metrics.json", "top1")["top1"] for kind, path in list(files.items())[:2]}
+    found = Sizes(
+        run=str(run),
+        files={kind: path.stat().st_size for kind, path in files.items()},
+        top1=top1 | {kind: measured(loaded.model, data)["top1"] for kind, loaded in models.items()},
+        images=len(logits["packed"]),
+        apart=int(((logits["packed"] - logits["onnx"]).abs().amax(1) >= SAME).sum()),
+        layers=layers_of(read_packed(paths["packed"]).header, files),
+    )
+    path = output / "sizes.json"
+    write_json(path, found.model_dump())
+    return [*paths.values(), path]
 
 
 def configuration(about: About) -> dict[str, Any]:
@@ -93,5 +119,10 @@ def preprocessing(images: Images) -> dict[str, Any]:
     }
 
 
-FORMATS: Mapping[str, Callable[[Path, Path], Written]] = {"packed": packed, "onnx": onnx, "hub": hub}
-"""What writes a format, from a run's folder and the folder to write to."""
+FORMATS: Mapping[str, Callable[[Path, Path], list[Path]]] = {
+    "packed": packed,
+    "onnx": onnx,
+    "hub": hub,
+    "all": measured_run,
+}
+"""What writes a format from a run's folder into another one, and returns the files."""

@@ -29,7 +29,9 @@ def stored(graph: Graph, name: str, quantizer: StoredStep, codes: NDArray[np.int
     whole = scale.size == 1 < codes.shape[0]
     steps = graph.constant(scale[0] if whole else scale, f"{name}.scale")
     values = graph.node("DequantizeLinear", held, steps, **({} if whole else {"axis": 0}))
-    return graph.node("Add", values, graph.constant((scale * np.float32(quantizer.offset)).reshape(-1, *rest)))
+    return graph.node(
+        "Add", values, graph.constant((scale * np.float32(quantizer.offset)).reshape(-1, *rest), f"{name}.half")
+    )
 
 
 def activation(graph: Graph, name: str, quantizer: LSQQuantizer, x: str, shape: Shape) -> str:
@@ -47,7 +49,7 @@ def activation(graph: Graph, name: str, quantizer: LSQQuantizer, x: str, shape: 
     first = axes[0] % len(shape) if axes else 0
     if len(axes) > 1:  # a step for each pair of indices: as one axis
         x = reshaped(graph, x, [*shape[:first], step.size, *shape[first + len(axes) :]])
-    values = _rounded(graph, quantizer, x, len(shape) - first - len(axes) if axes else None)
+    values = _rounded(graph, name, quantizer, x, len(shape) - first - len(axes) if axes else None)
     if len(axes) > 1:
         values = reshaped(graph, values, shape)
     if quantizer.after is None:
@@ -57,18 +59,18 @@ def activation(graph: Graph, name: str, quantizer: LSQQuantizer, x: str, shape: 
     return graph.node("Add", values, graph.constant(after, f"{name}.after"))
 
 
-def _rounded(graph: Graph, quantizer: LSQQuantizer, x: str, rest: int | None) -> str:
+def _rounded(graph: Graph, name: str, quantizer: LSQQuantizer, x: str, rest: int | None) -> str:
     """Add x rounded; behind the axis that has a step for each index stand ``rest`` others, None: there is one step."""
     step, bits, signed = quantizer.scale.numpy(), quantizer.bits, bool(quantizer.signed)
     if container(bits) == bits and (rest is None or bits < 8):
         count, along = (None, {}) if rest is None else (step.size, {"axis": -1 - rest})
-        scale = graph.constant(step[0] if rest is None else step)
+        scale = graph.constant(step[0] if rest is None else step, f"{name}.scale")
         zero = graph.zeros(bits, signed=signed, count=count)
         integers = graph.node("QuantizeLinear", x, scale, zero, **along)
         return graph.node("DequantizeLinear", integers, scale, zero, **along)
     # In steps: codes that are clipped before, and those of 8 bits, since onnxruntime 1.32 replaces a product of such
     # with a step for each token by one that it then refuses.
-    steps = graph.constant(step.reshape(-1, *[1] * (rest or 0)))
+    steps = graph.constant(step.reshape(-1, *[1] * (rest or 0)), f"{name}.scale")
     u = graph.node("Div", x, steps)
     if container(bits) != bits:
         # Not Clip: onnxruntime 1.32 merges one with a QuantizeLinear behind it, and fails where that has four bits.
