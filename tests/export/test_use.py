@@ -102,3 +102,21 @@ def test_what_cannot_be_used_is_one_line(here: Params, capsys: pytest.CaptureFix
     odd.files.info.write_text(json.dumps(content | {"config": content["config"] | {"colour": 1}}))
     with pytest.raises(UserError, match=r"holds settings of another version \(qat: Value error, unknown key 'colour'"):
         ofq.load(odd.files.root)
+
+
+def test_codes_that_a_remedy_chose_are_in_no_file(here: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())
+    Path("chooser.py").write_text(
+        "from ofq.remedies import Remedy\n\n\nclass Chooser(Remedy):\n"
+        "    def __init__(self, student, steps):\n        pass\n\n"
+        "    def round_with(self, quantizer, u, step):\n        return u.floor()\n"
+    )
+    run = STATSQ.sibling("statsq-chosen")
+    run.files.root.mkdir(parents=True)
+    content = json.loads(STATSQ.files.info.read_text())
+    for name, refused_run in (("dampening", False), ("chooser:Chooser", True)):
+        content["config"]["remedy"] = {"name": name, "arguments": {}}
+        run.files.info.write_text(json.dumps(content))
+        with pytest.raises(UserError) as error:
+            ofq.load(run.files.root)
+        assert ("cannot be loaded: its remedy chooser:Chooser chose the codes" in str(error.value)) == refused_run

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from ofq.config.quant_config import QuantConfig
-from ofq.config.resolve import RunConfig, TeacherConfig
+from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
+from ofq.config.settings import RemedySettings
 from ofq.data.manifest import Manifest, read_manifest
 from ofq.errors import UserError, shortened
 from ofq.export.deploy import SettledSign, activation_quantizers, coded_modules, deployed, entry_of
@@ -21,7 +22,9 @@ from ofq.export.packed import MEND, Packed, codes_of, is_packed, read_packed, ro
 from ofq.models.backbone import build
 from ofq.models.weights import load_weights
 from ofq.quant.convert import quantize_model
+from ofq.quant.hook import Hook
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
+from ofq.remedies.load import remedy_class
 from ofq.runs.paths import Run, RunFiles
 from ofq.runs.provenance import file_digest
 from ofq.runs.published import read_info, read_metrics
@@ -151,10 +154,20 @@ def _of_run(path: Path) -> Loaded:
         seed=config.seed,
     )
     teacher = isinstance(config, TeacherConfig)
+    if isinstance(config, QatConfig) and config.remedy and _chooses_codes(config.remedy):
+        raise UserError(
+            f"{path} cannot be loaded: its remedy {config.remedy.name} chose the codes by its own round_with, whose "
+            "state is in no file; load it in a script of yours"
+        )
     if not isinstance(config, TeacherConfig):
         quantize_as(model, config.quantization, config.model.timm)
     load_weights(model, RunFiles(path, teacher).model)
     return Loaded(model.eval(), about_run(path))
+
+
+def _chooses_codes(remedy: RemedySettings) -> bool:
+    """Whether a remedy's class rounds in its own way, so that weights and steps do not say which codes they have."""
+    return remedy_class(remedy).round_with is not Hook.round_with
 
 
 def _config(path: Path) -> RunConfig:

@@ -139,7 +139,9 @@ def _safetensors(tensors: Tensors, metadata: dict[str, str]) -> bytes:
 
 def _header(path: Path, text: str) -> Header:
     if not text:
-        raise UserError(f"{path} is no packed file of ofq (it has no header '{HEADER}'); write one with: ofq export")
+        raise UserError(
+            f"{path} is no packed file of ofq (it has no header '{HEADER}'); write one with: python -m ofq export RUN"
+        )
     try:
         version = _Versioned.model_validate_json(text).version
         if version != VERSION:

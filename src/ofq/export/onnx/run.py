@@ -19,7 +19,7 @@ class OnnxModel(nn.Module):
         about: what its metadata say of it.
 
     Raises:
-        UserError: the file is missing, cannot be run, or is not one that ``ofq export`` wrote.
+        UserError: the file is missing, cannot be run, or is not one of ours.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,9 @@ class OnnxModel(nn.Module):
             text = self._session.get_modelmeta().custom_metadata_map.get(HEADER, "")
             self.about = About.model_validate_json(text)
         except ValidationError:
-            raise UserError(f"{path} is no ONNX model of ofq; write one with: ofq export RUN --format onnx") from None
+            raise UserError(
+                f"{path} is no ONNX model of ofq; write one with: python -m ofq export RUN --format onnx"
+            ) from None
         except Exception as error:  # onnxruntime's errors have no base in common
             raise UserError(f"{path} cannot be run ({shortened(str(error), 200)}); export the run again") from None
 
