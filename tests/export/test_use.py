@@ -86,8 +86,21 @@ def test_images_of_files_are_classified(here: Params, capsys: pytest.CaptureFixt
     assert len(shown(capsys, "predict", str(STATSQ.files.root), str(tmp_path / "large.jpg")).splitlines()) == 1
 
 
-def test_what_cannot_be_used_is_one_line(here: Params, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_teacher_is_evaluated_and_not_exported(here: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = json.loads(TEACHER.files.metrics.read_text())
+    expected = f"top1: {metrics['top1']}\nloss: {metrics['loss']}\n"
+    assert shown(capsys, "evaluate", str(TEACHER.files.root)) == expected
+    assert "it has no codes; name a student's" in refused(capsys, "export", str(TEACHER))
+
+
+def test_what_cannot_be_used_is_one_line(
+    here: Params, capsys: pytest.CaptureFixture[str], tmp_path: Path, file: Path
+) -> None:
     run = str(STATSQ.files.root)
+    assert (
+        "the model takes images of 8x8 pixels, 1 channels and 5 classes, and those of digits have 8x8 pixels, 1 channels "
+        "and 10 classes; name its study" in refused(capsys, "evaluate", str(file), "--study", "digits")
+    )
     (tmp_path / "x.png").write_text("no image")
     assert "x.png is no image; name image files" in refused(capsys, "predict", run, str(tmp_path / "x.png"))
     assert "y.png does not exist; name image files" in refused(capsys, "predict", run, str(tmp_path / "y.png"))

@@ -16,7 +16,7 @@ from ofq.runs.published import Info, read_info, read_metrics
 _CARD = """\
 # {model}, {bits}, {variant}: {data}
 
-A {timm} whose weights and activations have {weight_bits} and {input_bits} bits (first and last layer: {edge_bits}),
+{timm}, whose weights have {weight_bits} and whose activations {input_bits} bits (first and last layer: {edge_bits}),
 trained by ofq, a reproduction of *Oscillation-free Quantization for Low-bit Vision Transformers* (arXiv:2302.02210).
 The file holds integer codes, a step for each row, and biases; no latent weights.
 
@@ -77,7 +77,7 @@ def card(folder: Path, header: Header, manifest: Manifest, packed: int) -> str:
         bits=run.bits.upper(),
         variant=run.variant,
         data=header.data,
-        timm=header.model.timm,
+        timm=_architecture(header),
         **blocks.model_dump(include={"weight_bits", "input_bits", "edge_bits", "weight"}),
         qkr=", query and key composed (QKR)" if blocks.qkr else "",
         channels=header.images.channels,
@@ -121,6 +121,12 @@ def _metadata(about: About) -> dict[str, Any]:
         "datasets": [about.data],
         "metrics": ["accuracy"],
     }
+
+
+def _architecture(header: Header) -> str:
+    """Return timm's name of a model, with the arguments that make it another one."""
+    told = ", ".join(f"{name} {value}" for name, value in sorted(header.model.arguments.items()))
+    return f"timm's {header.model.timm}{f' with {told}' if told else ''}"
 
 
 def _recipe(info: Info) -> str:
