@@ -46,11 +46,11 @@ clean: ## remove results, logs and caches, but neither results/reference nor run
 # uv installs in seconds what takes pip minutes; both resolve to the versions of envs/constraints.txt.
 $(READY): pyproject.toml envs/constraints.txt
 	@if command -v uv >/dev/null; then \
-	  uv venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV) && uv pip install --python $(VENV) --constraint envs/constraints.txt --editable '.[dev]'; \
+	  uv venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV) && uv pip install --python $(VENV) --constraint envs/constraints.txt --editable '.[dev,export]'; \
 	else \
 	  $(call NEEDS,3.11 to 3.14,14); \
 	  python3 -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "ofq: error: python3 has no venv; on Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 2; }; \
-	  python3 -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --constraint envs/constraints.txt --editable '.[dev]'; \
+	  python3 -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --constraint envs/constraints.txt --editable '.[dev,export]'; \
 	fi
 	@touch $@

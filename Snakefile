@@ -3,6 +3,7 @@
 #   snakemake                     the default study of params.yaml
 #   snakemake fashion             another study
 #   snakemake controls            a group of the default study by name; of another one: snakemake fashion-controls
+#   snakemake exports             packed files and ONNX of the default study's main grid, and the table of their sizes
 #   snakemake everything          the default study with all of its groups, and a verdict on each claim
 #   snakemake results/digits/vit_micro/w2a2/statsq-qkr/seed0/metrics.json     one ablation, alone
 #   snakemake -n                  what would run, and why
@@ -28,6 +29,7 @@ rule all:
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/measure.smk"
+include: "rules/export.smk"
 include: "rules/report.smk"
 include: "rules/track.smk"
 

@@ -25,6 +25,7 @@ ROOMS = [
     "remedies",
     "training",
     "measure",
+    "export",
     "tracking",
     "report",
     "workflow",
@@ -143,7 +144,7 @@ def test_rooms_are_small() -> None:
     [
         *(
             (room, {"mlflow", "dvc", "snakemake"})
-            for room in ("quant", "oscillation", "remedies", "training", "measure")
+            for room in ("quant", "oscillation", "remedies", "training", "measure", "export")
         ),
         ("report", {"torch", "timm", "mlflow", "dvc", "snakemake"}),
         ("config", {"torch", "timm", "mlflow", "dvc", "snakemake"}),

@@ -26,3 +26,10 @@ def lazy_names(package: str) -> tuple[Callable[[str], object], list[str]]:
         return getattr(import_module(modules[name]), name)
 
     return __getattr__, sorted(modules)
+
+
+def __getattr__(name: str) -> object:
+    """Return ``load``, which needs torch and is imported when it is first asked for."""
+    if name == "load":
+        return import_module("ofq.export.load").load
+    raise AttributeError(f"module 'ofq' has no attribute '{name}'; it has load, and its packages")

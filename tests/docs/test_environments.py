@@ -16,7 +16,11 @@ def test_the_exact_versions_are_versions_and_no_addresses() -> None:
 
 
 def test_every_dependency_has_an_exact_version() -> None:
-    named = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    named = [
+        *PROJECT["dependencies"],
+        *PROJECT["optional-dependencies"]["dev"],
+        *PROJECT["optional-dependencies"]["export"],
+    ]
     names = {re.match(r"[\w-]+", line)[0].lower() for line in named}  # type: ignore[index]
     assert names <= {line.split("==")[0] for line in EXACT}
 
@@ -25,7 +29,7 @@ def test_conda_gets_the_same_versions() -> None:
     environment = yaml.safe_load((ROOT / "envs/ofq.yaml").read_text())
     pinned = environment["dependencies"][-1]["pip"]
     assert set(pinned) <= set(EXACT)
-    assert len(pinned) == len(PROJECT["dependencies"])
+    assert len(pinned) == len(PROJECT["dependencies"]) + len(PROJECT["optional-dependencies"]["export"])
 
 
 def test_the_container_gets_the_same_versions() -> None:

@@ -103,10 +103,17 @@ def test_clean_leaves_what_the_pipeline_did_not_make(tmp_path: Path) -> None:
     run, report = "results/digits/vit_micro/w2a2/statsq/seed0", "results/digits/report"
     state = "runs/digits/vit_micro/w2a2/statsq/seed0"
     made = [f"{run}/metrics.json", f"{run}/probe-5.json", f"{run}/noise.parquet", f"{run}/.tmp-model-x.safetensors"]
+    made += [f"{run}/export/{name}" for name in ("packed.safetensors", "sizes.json", "hub/.eval_results/digits.yaml")]
     made += [f"{report}/tables/main.csv", f"{report}/controls/figures/accuracy.png", f"{report}/controls/tracked"]
     made += ["results/digits/mlflow.json", "results/toy/toy.png", f"{state}/lock", f"{state}/a1/state.json"]
     made += [f"{state}/probe/a1/checkpoint-000000001.pt", f"{state}/a1/events.jsonl", "logs/digits/data.tsv"]
-    mine = ["results/notes.md", "results/digits/notes.md", f"{run}/plot.png", f"{report}/tables/mine.csv"]
+    mine = [
+        "results/notes.md",
+        "results/digits/notes.md",
+        f"{run}/plot.png",
+        f"{run}/export/mine.onnx",
+        f"{report}/tables/mine.csv",
+    ]
     mine += ["results/paper/main.tex", "results/digits/metrics.json", "results/digits/data/extra.npz"]
     mine += [f"{state}/a1/backup.pt", "runs/events.out.tfevents.1", "logs/plots/index.html", "build/site/index.html"]
     project(tmp_path)
@@ -120,7 +127,7 @@ def test_clean_leaves_what_the_pipeline_did_not_make(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [name for name in made if (tmp_path / name).exists()] == []
     assert [name for name in (*mine, "elsewhere/model") if not (tmp_path / name).exists()] == []
-    assert "results/digits (without 5 files of other origin)" in done.stdout
+    assert "results/digits (without 6 files of other origin)" in done.stdout
 
 
 def test_clean_refuses_while_snakemake_works_and_outside_a_project(tmp_path: Path) -> None:

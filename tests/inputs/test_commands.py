@@ -21,6 +21,7 @@ OF_A_STUDY = [
     "boundary-range",
     "noise-table",
     "step-width",
+    "sizes",
     "probes",
     "claims",
     "learning-rates",
@@ -30,7 +31,7 @@ OF_A_STUDY = [
     "reference",
     "track",
 ]
-OF_A_RUN = ["teacher", "qat", "cga", "probe", "noise"]
+OF_A_RUN = ["teacher", "qat", "cga", "probe", "noise", "export"]
 ODD = ["", " ", "plane", "a b", "../plain", "..", ".", "/", "/etc", "PLAIN", "plain/", "pläin", "a\nb", "\x1b[31m", "\udcff", "*", "{study}", "a" * 300, "a" * 100_000]  # fmt: skip
 RUNS = [
     *ODD,
@@ -94,6 +95,13 @@ def test_a_run_that_does_not_exist_is_one_line(bare: Path, refusal: Refusal, ste
         (["probe", "plain/vit/fp/teacher/seed0"], "is a full-precision run"),
         (["noise", "plain/vit/fp/teacher/seed0"], "is a full-precision run"),
         (["noise", "plain/vit/w2a2/statsq/seed0"], "make it with: snakemake results/plain/data/manifest.json"),
+        (["export", "plain/vit/fp/teacher/seed0"], "is a full-precision run: it has no codes"),
+        (["export", "plain/vit/w2a2/statsq/seed0"], "make it with: snakemake results/plain/vit/w2a2/statsq/seed0/metrics"),
+        (["export", "plain/vit/w2a2/statsq/seed0", "--format", "pickle"], "argument --format: invalid choice: 'pickle'"),
+        (["evaluate", "params.yaml"], "params.yaml is cut short or damaged"),
+        (["evaluate", "params.yaml", "--study", "plane"], "unknown study 'plane'; did you mean 'plain'?"),
+        (["predict", "nothing", "a.png"], "nothing does not exist; name the folder of a finished run, "),
+        (["predict", "params.yaml"], "the following arguments are required: IMAGE"),
         (["toy-figure"], "make it with: snakemake results/toy/trace.csv"),
         (["teacher", "plain/vit/w2a2/statsq/seed0"], "is a qat run; use: python -m ofq qat"),
         (["qat", "plain/vit/w2a2/statsq-cga/seed0"], "is a cga run; use: python -m ofq cga"),
@@ -131,7 +139,9 @@ def test_a_wrong_call_is_one_line(bare: Path, refusal: Refusal, argv: list[str],
     assert said in refusal(*argv)
 
 
-@pytest.mark.parametrize("step", sorted(set(commands()) - {"schema", "warm", "why", "clean", "track", "toy-figure"}))
+@pytest.mark.parametrize(
+    "step", sorted(set(commands()) - {"schema", "warm", "why", "clean", "track", "toy-figure", "predict"})
+)
 def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal, step: str) -> None:
     (bare / "params.yaml").write_text("study: [")
     name = (
@@ -142,7 +152,7 @@ def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal
         else ["plain/vit/w2a2/statsq/seed0"]
         if step in OF_A_RUN
         else ["elsewhere"]
-        if step == "adopt"
+        if step in ("adopt", "evaluate")
         else ["plain", "vit"]
         if step == "model"
         else []
@@ -172,6 +182,9 @@ def test_each_step_tells_of_settings_that_are_wrong(bare: Path, refusal: Refusal
     "results/plain/vit/w2a2/statsq/seed/metrics.json",
     "results/plain/vit/w2a2/stats q/seed0/metrics.json",
     "results/plain/vit/fp/teacher/seed0/trainer.pt",
+    "results/plain/vit/fp/teacher/seed0/export/sizes.json",
+    "results/plain/vit/w2a2/statsq/seed0/export/model.pt",
+    "rates-exports",
     "results/plain/vit/w9a9/statsq/seed0/metrics.json",
     "results/plain/../plane/data/manifest.json",
     "./results/plane/data/manifest.json",
@@ -200,9 +213,16 @@ def test_a_target_that_is_made_is_let_through(bare: Path) -> None:
         for path in (*run.files.published, *run.teacher.files.published):
             check_target(settings, str(path))
             check_target(settings, f"./{path}")
-        for name in ("probe.json", "probe.parquet", "noise.parquet"):
+        for name in ("probe.json", "probe.parquet", "noise.parquet", "export/sizes.json", "export/model.onnx"):
             check_target(settings, str(run.files.root / name))
-    for name in ("data/manifest.json", "report/tables/main.html", "report/figures/oscillation.csv", "mlflow.json"):
+    check_target(settings, "plain-exports")
+    for name in (
+        "data/manifest.json",
+        "report/tables/main.html",
+        "report/tables/sizes.md",
+        "report/figures/oscillation.csv",
+        "mlflow.json",
+    ):
         check_target(settings, f"results/plain/{name}")
     check_target(settings, "results/rates/report/figures/learning_rate.png")
     for name in ("trace.csv", "toy.png", "toy.svg"):

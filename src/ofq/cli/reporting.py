@@ -5,7 +5,7 @@ from functools import partial
 from ofq.cli.command import GROUP, STUDY, Command, Commands
 from ofq.config.grid import Grid
 from ofq.errors import UserError, unknown
-from ofq.report.artefacts import ARTEFACTS, BY_NAME, CLAIMS
+from ofq.report.artefacts import ARTEFACTS, BY_NAME
 from ofq.workflow.targets import load_project
 
 COMMANDS = Commands()
@@ -26,7 +26,7 @@ def report(part: str, study: str, group: str | None) -> None:
     if name not in BY_NAME:
         raise unknown("part of the report:", part, [artefact.part for artefact in ARTEFACTS])
     artefact, grid = BY_NAME[name], Grid(load_project(), study, group)
-    if artefact is not CLAIMS and not artefact.made(grid):
+    if not (artefact.asked or artefact.made(grid)):
         raise UserError(f"{grid} has no {part}: this part is made for {artefact.when}")
     artefact.write(grid)
 

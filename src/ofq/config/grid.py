@@ -100,6 +100,11 @@ class Grid:
         return [path for run in sorted(runs) for path in published(self.params, run)]
 
     @property
+    def exported(self) -> list[Run]:
+        """Its students of the first seed, which are exported where that is asked for."""
+        return [run for run in self.students if run.seed == self.seeds[0]]
+
+    @property
     def measured(self) -> list[Path]:
         """The files of the measurements on its trained runs."""
         return [getattr(run.files, kind) for run in self.trained for kind in self.measure]

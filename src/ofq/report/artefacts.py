@@ -27,6 +27,7 @@ class Artefact:
         summary: what it does, in the imperative; the rule's message and the command's help.
         when: which grids have it, in words.
         made: returns whether a grid has it.
+        asked: whether it is made where it is asked for by name, whatever the grid.
         tables: titles of the tables by name, with their number in the paper, by which the report sorts them.
         figures: titles of the figures by name, likewise.
         files: other files that it makes, below the report's directory.
@@ -37,6 +38,7 @@ class Artefact:
     summary: str
     when: str = "grids without `sweep_lr`"
     made: Callable[[Grid], bool] = lambda grid: grid.settings.sweep_lr is None
+    asked: bool = False
     tables: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
@@ -105,6 +107,7 @@ KINDS: Mapping[str, Callable[[Grid], list[Path]]] = {
     "annealing": lambda grid: [run.files.annealing for run in grid.students if grid.params.variant(run.variant).cga],
     "noise": lambda grid: [run.files.noise for run in grid.trained],
     "probes": lambda grid: [run.files.probe for run in grid.trained],
+    "exports": lambda grid: [run.files.sizes for run in grid.exported],
     "record": _record,
     "claims": lambda grid: [Path("claims.yaml")],
     "records": _records,
@@ -205,17 +208,27 @@ ARTEFACTS = (
         figures={"learning_rate": "learning rates"},
     ),
     Artefact(
+        name="sizes",
+        reads=("exports",),
+        summary="write what the exported runs of a grid take, and how accurate they are",
+        when="`exports`, or by the name of its file",
+        made=lambda grid: False,
+        asked=True,
+        tables={"sizes": "sizes of exported runs", "sizes_by_layer": "sizes by layer"},
+    ),
+    Artefact(
         name="claims",
         reads=("claims", "records"),
         summary="give each claim of the papers its verdict on a study",
         when="`everything`, or by the name of its file",
         made=lambda grid: False,
+        asked=True,
         figures={"verdicts": "verdicts on the papers' claims"},
         files=("claims.json", "claims.md"),
     ),
 )
-CLAIMS = ARTEFACTS[-1]
 BY_NAME = {artefact.name: artefact for artefact in ARTEFACTS}
+CLAIMS, SIZES = BY_NAME["claims"], BY_NAME["sizes"]
 
 
 _HEAD = """\

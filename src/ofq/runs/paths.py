@@ -24,6 +24,8 @@ TOY = RESULTS / "toy"
 
 TEACHER = "teacher"
 FULL_PRECISION = "fp"
+EXPORTS = "exports"
+"""Name of the target that exports the main grid of a study, at its first seed."""
 EVERYTHING = "everything"
 """Name of the target that makes a study with all its groups and the claims, and of its report folder."""
 SEEDS = 2**31
@@ -189,6 +191,18 @@ class RunFiles:
     """What a student's codes do in a further window of training; only if requested."""
     noise = _File("noise.parquet")
     """What noise on its codes does to a student; only if requested."""
+
+    sizes = _File("export/sizes.json")
+    """What the run takes in each file that one can take home; only if requested, as the files themselves."""
+    packed = _File("export/packed.safetensors")
+    """Integer codes, steps and biases."""
+    onnx = _File("export/model.onnx")
+    """The same as ONNX."""
+
+    @property
+    def exported(self) -> list[Path]:
+        """The files of an exported run."""
+        return [self.packed, self.onnx, self.sizes]
 
     @property
     def taught(self) -> list[Path]:

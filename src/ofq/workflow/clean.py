@@ -21,6 +21,7 @@ _OF_RUNS = {path.name for teacher in (True, False) for path in RunFiles(RESULTS,
     "probe*.json",
     "probe*.parquet",
 }
+_EXPORTED = {"export/packed.safetensors", "export/model.onnx", "export/sizes.json", "export/hub/*"}
 _OF_STATES = {"state.json", "checkpoint*", "events.jsonl", "lock", "mlflow.lock", "files-*.sha256", PROGRESS, FAILED}
 
 
@@ -95,7 +96,10 @@ def _made(path: Path) -> bool:
     if below == ("mlflow.json",) or (len(below) == 2 and "/".join(below) in DATA_FILES):
         return True
     run = Run.parse(str(path))
-    return run is not None and path.parent == run.files.root and any(fnmatchcase(name, each) for each in _OF_RUNS)
+    if run is None:
+        return False
+    exported = any(fnmatchcase(str(path.relative_to(run.files.root)), each) for each in _EXPORTED)
+    return exported or (path.parent == run.files.root and any(fnmatchcase(name, each) for each in _OF_RUNS))
 
 
 def _agreed() -> bool:

@@ -24,6 +24,7 @@ ENTRIES = {
     "cga": "ofq.training.anneal",
     "probe": "ofq.measure.probe",
     "noise": "ofq.measure.noise",
+    "export": "ofq.export.write",
     "toy": "ofq.measure.toy",
     "toy_figure": "ofq.report.parts.toy",
     "track": "ofq.tracking.mirror",
@@ -162,6 +163,11 @@ class Plan:
     def teacher(self, wildcards: Wildcards) -> list[Path]:
         """Return the files that a student reads of its teacher."""
         return self.run(wildcards).teacher.files.taught
+
+    def of_teacher(self, wildcards: Wildcards) -> list[Path]:
+        """Return the files of a student's teacher that stand beside it in the table of sizes."""
+        files = self.run(wildcards).teacher.files
+        return [files.model, files.metrics]
 
     def parent(self, wildcards: Wildcards) -> dict[str, Path]:
         """Return the files that an annealing reads of the run that it continues."""

@@ -7,8 +7,8 @@ from ofq.config.grid import Grid, check_run, grids_named, published
 from ofq.config.handover import planned
 from ofq.config.params import Params
 from ofq.errors import UserError, shortened, unknown
-from ofq.report.artefacts import ARTEFACTS, CLAIMS, files_of
-from ofq.runs.paths import EVERYTHING, PARAMS, RESULTS, TOY, Run, report_dir
+from ofq.report.artefacts import ARTEFACTS, CLAIMS, SIZES, files_of
+from ofq.runs.paths import EVERYTHING, EXPORTS, PARAMS, RESULTS, TOY, Run, report_dir
 from ofq.tracking.mirror import stamp
 
 PROBE = ["probe.json", "probe.parquet"]
@@ -17,7 +17,20 @@ TOY_FILES = [str(TOY / name) for name in ("trace.csv", "toy.png", "toy.svg")]
 # Steps of the toy, each with the file to ask for in its place.
 _OF_THE_TOY = {"toy": TOY_FILES[0], "toy_figure": TOY_FILES[1]}
 # Snakemake has one set of names for rules and studies.
-RULES = {"all", "data", "teacher", "qat", "cga", "probe", "noise", "toy", "toy_figure", "track", "track_group"}
+RULES = {
+    "all",
+    "data",
+    "teacher",
+    "qat",
+    "cga",
+    "probe",
+    "noise",
+    "export",
+    "toy",
+    "toy_figure",
+    "track",
+    "track_group",
+}
 RULES |= {artefact.name for artefact in ARTEFACTS}
 
 
@@ -39,14 +52,14 @@ def load_project(path: Path = PARAMS) -> Params:
 
 
 def named(params: Params) -> dict[str, tuple[str, str | None]]:
-    """Return the names that can be asked for: study, and its group, ``everything``, or None for the main grid.
+    """Return the names that can be asked for: study, and its group, ``everything``, ``exports``, or None (main grid).
 
     The groups of the study that a bare ``snakemake`` builds have a short name too.
     """
     names: dict[str, tuple[str, str | None]] = {}
     for study, spec in params.studies.items():
         names[study] = study, None
-        for group in () if spec.sweep_lr else (*spec.groups, EVERYTHING):
+        for group in () if spec.sweep_lr else (*spec.groups, EVERYTHING, EXPORTS):
             names[f"{study}-{group}"] = study, group
             if study == params.study:
                 names[group] = study, group
@@ -55,6 +68,8 @@ def named(params: Params) -> dict[str, tuple[str, str | None]]:
 
 def targets_of(params: Params, study: str, group: str | None = None) -> list[Path | str]:
     """Return what a name asks for: files of the study, the toy, and the file that marks all as mirrored in MLflow."""
+    if group == EXPORTS:
+        return [*exports(params, study)]
     rates = params.studies[study].learning_rates if group == EVERYTHING else None
     toy = TOY_FILES if group in (None, EVERYTHING) else []
     return [
@@ -63,6 +78,13 @@ def targets_of(params: Params, study: str, group: str | None = None) -> list[Pat
         tracked(study, group),
         *(targets_of(params, rates) if rates else []),
     ]
+
+
+def exports(params: Params, study: str) -> list[Path]:
+    """Return the files of the exported runs of a study's main grid, and the tables of their sizes."""
+    grid = Grid(params, study)
+    made = [path for run in grid.exported for path in run.files.exported]
+    return [*made, *(grid.directory / name for name in SIZES.makes)]
 
 
 def tracked(study: str, group: str | None) -> Path:
@@ -172,6 +194,7 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
         known = [path.name for path in published(params, run)]
         if not run.full_precision:
             known += [*PROBE, run.files.noise.name]
+            known += [str(path.relative_to(run.files.root)) for path in run.files.exported]
         if len(parts) < 7:
             raise UserError(f"{target} is the directory of a run; ask for {run.files.metrics}")
         if "/".join(parts[6:]) not in known:
@@ -193,7 +216,7 @@ def _files_of_a_study(params: Params, study: str) -> list[str]:
     known = [*DATA_FILES, *(f"report/{name}" for name in files_of(Grid(params, study))), stamp(study).name]
     if spec.sweep_lr:
         return known
-    known += [*(f"report/{name}" for name in CLAIMS.makes), f"report/{EVERYTHING}/tracked"]
+    known += [*(f"report/{name}" for name in (*CLAIMS.makes, *SIZES.makes)), f"report/{EVERYTHING}/tracked"]
     for group in spec.groups:
         known += [f"report/{group}/{name}" for name in (*files_of(Grid(params, study, group)), "tracked")]
     return known

@@ -1,0 +1,128 @@
+"""Write a finished run in one of the formats."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ofq.errors import UserError
+from ofq.export.card import card, results
+from ofq.export.deploy import deployed
+from ofq.export.header import About, Images
+from ofq.export.load import HUB_WEIGHTS, Loaded, manifest_of, needing_onnx, open_model
+from ofq.export.packed import read_packed, write_packed
+from ofq.export.sizes import Sizes, layers_of
+from ofq.export.use import SAME, data_for, logits_on, measured
+from ofq.runs.files import write_json, write_text
+from ofq.runs.paths import FULL_PRECISION, TEACHER, Run
+from ofq.runs.published import read_metrics
+
+
+def deployed_run(folder: Path) -> Loaded:
+    """Load a finished student and deploy it.
+
+    Raises:
+        UserError: it is not finished, or cannot be deployed.
+    """
+    loaded = open_model(folder)
+    try:
+        deployed(loaded.model)
+    except ValueError as error:
+        raise UserError(f"{folder} cannot be exported: {error}") from None
+    return loaded
+
+
+def packed(folder: Path, output: Path) -> list[Path]:
+    """Write the packed file of the run in a folder."""
+    path = output / "packed.safetensors"
+    model, about = deployed_run(folder)
+    write_packed(path, model, about)
+    return [path]
+
+
+def onnx(folder: Path, output: Path) -> list[Path]:
+    """Write the run in a folder as ONNX."""
+    with needing_onnx():
+        from ofq.export.onnx.write import write_onnx
+    path = output / "model.onnx"
+    model, about = deployed_run(folder)
+    try:
+        write_onnx(path, model, about)
+    except ValueError as error:
+        raise UserError(f"{folder} cannot be written as ONNX: {error}; --format packed can") from None
+    return [path]
+
+
+def hub(folder: Path, output: Path) -> list[Path]:
+    """Write the run in a folder as a folder in the layout of the Hugging Face hub: nothing is uploaded."""
+    model, about = deployed_run(folder)
+    manifest, root = manifest_of(folder), output / "hub"
+    weights = root / HUB_WEIGHTS
+    header = write_packed(weights, model, about)
+    write_json(root / "config.json", configuration(header))
+    write_json(root / "preprocessor_config.json", preprocessing(header.images))
+    write_text(root / ".eval_results" / f"{about.data}.yaml", results(folder, about, manifest))
+    write_text(root / "README.md", card(folder, header, manifest, weights.stat().st_size))
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def measured_run(folder: Path, output: Path) -> list[Path]:
+    """Write the run in a folder packed and as ONNX, evaluate both on its study's images, and write what all take."""
+    paths = {"packed": packed(folder, output)[0], "onnx": onnx(folder, output)[0]}
+    models = {kind: open_model(path) for kind, path in paths.items()}
+    run, about = Run.named(models["packed"].about.run), models["packed"].about
+    data = data_for(about, run.study)
+    logits = {kind: torch.cat(logits_on(loaded.model, data)) for kind, loaded in models.items()}
+    teacher = folder.parents[2] / FULL_PRECISION / TEACHER / folder.name
+    files = {"float": teacher / "model.safetensors", "checkpoint": folder / "model.safetensors", **paths}
+    top1 = {kind: read_metrics(path.parent / "metrics.json", "top1")["top1"] for kind, path in list(files.items())[:2]}
+    found = Sizes(
+        run=str(run),
+        files={kind: path.stat().st_size for kind, path in files.items()},
+        top1=top1 | {kind: measured(loaded.model, data)["top1"] for kind, loaded in models.items()},
+        images=len(logits["packed"]),
+        apart=int(((logits["packed"] - logits["onnx"]).abs().amax(1) >= SAME).sum()),
+        layers=layers_of(read_packed(paths["packed"]).header, files),
+    )
+    path = output / "sizes.json"
+    write_json(path, found.model_dump())
+    return [*paths.values(), path]
+
+
+def configuration(about: About) -> dict[str, Any]:
+    """Return what ``config.json`` holds, with timm's names."""
+    blocks = about.quantization
+    return {
+        "architecture": about.model.timm,
+        "model_args": about.model.arguments,
+        "num_classes": about.classes,
+        "label_names": about.class_names,
+        "quantization_config": {"quant_method": "ofq", **(blocks.model_dump() if blocks else {})},
+    }
+
+
+def preprocessing(images: Images) -> dict[str, Any]:
+    """Return what ``preprocessor_config.json`` holds, with the names of the library transformers."""
+    height, width = images.size
+    return {
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": 3,  # bicubic
+        "crop_pct": images.crop,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": images.mean,
+        "image_std": images.std,
+        "do_convert_rgb": images.channels == 3,
+    }
+
+
+FORMATS: Mapping[str, Callable[[Path, Path], list[Path]]] = {
+    "packed": packed,
+    "onnx": onnx,
+    "hub": hub,
+    "all": measured_run,
+}
+"""What writes a format from a run's folder into another one, and returns the files."""
