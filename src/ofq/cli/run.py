@@ -37,7 +37,7 @@ LOST = 75
 _LOST = re.compile("gloo|nccl|Connection (closed|reset)|Broken pipe|Timed out waiting", re.IGNORECASE)
 KEPT = "what was saved is kept, and the same command goes on from it"
 _NO_ORDER = "does not have a deterministic implementation"
-_MODULES = ("ofq.cli.training", "ofq.cli.project", "ofq.cli.export", "ofq.cli.reporting")
+_MODULES = ("ofq.cli.training", "ofq.cli.study", "ofq.cli.project", "ofq.cli.export", "ofq.cli.reporting")
 
 
 def commands() -> dict[str, Command]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -13,10 +14,10 @@ from ofq.config.resolve import resolve
 from ofq.report import collect
 from ofq.report.looks import MOST, in_panels, looks
 from ofq.report.panels import legend, line, panels, seeds
-from ofq.report.parts.plots_data import curves, over_training
 from ofq.report.style import save
 from ofq.runs.files import write_text
 from ofq.runs.paths import Run
+from ofq.runs.published import read_metrics
 
 _BEHIND: dict[str, Any] = {"color": "#c4c4c4", "linewidth": 0.8, "zorder": 1}
 _AT_ONE_WIDTH = 3  # panels of a row, where a grid has a single bit width
@@ -49,8 +50,8 @@ def write_over_training(grid: Grid, record: pd.DataFrame) -> None:
         grid: the grid whose report is written.
         record: ``oscillation.parquet`` of its runs.
     """
-    data = over_training(grid, record)
-    write_text(grid.directory / "figures" / "oscillation.csv", curves(data).to_csv(index=False))
+    data = _over_training(grid, record)
+    write_text(grid.directory / "figures" / "oscillation.csv", _curves(data).to_csv(index=False))
     blocks = _trainings(grid), _annealings(grid)
     columns = len(grid.bits) if len(grid.bits) > 1 else min(_AT_ONE_WIDTH, max(map(len, blocks)))
     rows = [row for block in blocks for row in _rows(block, columns)]
@@ -130,3 +131,40 @@ def _constant_from(grid: Grid, panel: _Panel, end: float) -> float:
     if train.epochs:
         return end * (1 - train.constant_epochs / train.epochs)
     return float(end * (1 - train.constant_steps / train.steps))
+
+
+def _over_training(grid: Grid, record: pd.DataFrame) -> pd.DataFrame:
+    """Return the percentage of oscillating weights at each recorded step, mean and deviation over seeds.
+
+    The steps of an annealed run continue those of its parent.
+
+    Returns:
+        Columns model, bits, variant, step, n, share_mean, share_sd.
+    """
+    shares = collect.group_means(record, [*collect.KEYS, "run", "step"], ["share"])
+    data = collect.spread(shares, ["share"], by=[*collect.KEYS, "step"])
+
+    @cache
+    def steps_before(model: str, bits: str, name: str) -> int:
+        parent = grid.params.variant(name).parent
+        if parent is None:
+            return 0
+        run = Run(grid.study, model, bits, parent, grid.seeds[0])
+        train = resolve(grid.params, run).train
+        # How many steps epochs take is known where the images are.
+        return (train and train.steps) or int(read_metrics(run.files.metrics, "steps")["steps"])
+
+    offsets = [steps_before(*key) for key in data[collect.KEYS].itertuples(index=False, name=None)]
+    return data.assign(step=data["step"] + offsets)
+
+
+def _curves(data: pd.DataFrame) -> pd.DataFrame:
+    """Return what ``dvc plots`` draws: columns step, panel (model and bits), variant, share."""
+    return pd.DataFrame(
+        {
+            "step": data["step"],
+            "panel": data["model"] + " " + data["bits"],
+            "variant": data["variant"],
+            "share": data["share_mean"],
+        }
+    )

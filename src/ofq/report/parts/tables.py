@@ -1,6 +1,7 @@
 """The tables of a study: main result, best variant, agreement with the record, components, oscillation by layers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,13 @@ from ofq.report.differences import compared_by_seed, decided, differences, how_m
 from ofq.report.paper import PaperNumber
 from ofq.report.parts.agreement import write_agreement
 from ofq.report.parts.best import write_best
-from ofq.report.parts.plots_data import nested
 from ofq.report.render import cells, number, write_table
 from ofq.runs.files import write_json
 
 BASELINE = "lsq"
 STATSQ = "factor"  # the switch of StatsQ's step, by which quantizers are known to be it
 METRICS = ["top1", "osc_share", "reversals"]
+_NESTED = ["top1_mean", "top1_sd", "osc_share_mean", "osc_share_sd"]  # for `dvc metrics`
 
 
 def write_tables(grid: Grid) -> None:
@@ -62,7 +63,7 @@ def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
         f"The paper's numbers ({beside}) are ImageNet results at another scale; source: {source}."
     )
     write_table(grid.directory / "tables", "main", data, shown, list(data["runs"]), caption)
-    write_json(grid.directory / "tables" / "main.json", nested(data))
+    write_json(grid.directory / "tables" / "main.json", _nested(data))
     write_agreement(grid, data)
 
 
@@ -152,3 +153,17 @@ def _teacher_accuracy(grid: Grid) -> str:
         f"{model} {number(mean, sd)} %"
         for model, mean, sd in data[["model", "top1_mean", "top1_sd"]].itertuples(index=False)
     )
+
+
+def _nested(main: pd.DataFrame) -> dict[str, Any]:
+    """Return the main table as ``{bits: {variant: {column: value}}}``, below the model's name if there are several.
+
+    The deviation of a single seed is unknown and left out.
+    """
+    several = main["model"].nunique() > 1
+    content: dict[str, Any] = {}
+    for row in main.to_dict("records"):
+        place = content.setdefault(row["model"], {}) if several else content
+        values = {column: row[column] for column in _NESTED if pd.notna(row[column])}
+        place.setdefault(row["bits"], {})[row["variant"]] = values
+    return content
