@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from ofq.errors import UserError
+from ofq.errors import UserError, counted
 from ofq.runs.files import read_json, remove_empty, write_json
 from ofq.runs.paths import RESULTS, Run, report_dir
 from ofq.tracking import logs
@@ -171,7 +171,7 @@ class _Mirror:
         content = Stamp(store=str(self.store), experiment=self.experiment, runs=ids, results=results)
         write_json(stamp(self.study), content)
         return (
-            f"{self.study}: {len(ids)} runs in {self.store}, {new} of them new, {replaced} replaced; "
+            f"{self.study}: {counted(len(ids), 'run')} in {self.store}, {new} of them new, {replaced} replaced; "
             f"to see them: {self.store.page(self.experiment)}"
         )
 
