@@ -4,6 +4,7 @@ import ast
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 
 def lazy_names(package: str) -> tuple[Callable[[str], object], list[str]]:
@@ -28,8 +29,7 @@ def lazy_names(package: str) -> tuple[Callable[[str], object], list[str]]:
     return __getattr__, sorted(modules)
 
 
-def __getattr__(name: str) -> object:
-    """Return ``load``, which needs torch and is imported when it is first asked for."""
-    if name == "load":
-        return import_module("ofq.export.load").load
-    raise AttributeError(f"module 'ofq' has no attribute '{name}'; it has load, and its packages")
+if TYPE_CHECKING:
+    from ofq.export.load import load as load
+
+__getattr__, __all__ = lazy_names(__file__)

@@ -66,8 +66,16 @@ def test_two_processes_train_what_one_does_but_for_rounding(finished: Project, t
     done = several.ofq("qat", str(STUDENT))
     assert done.returncode == 0, done.stderr
     assert json.loads((several.root / STUDENT.files.info).read_text())["devices"] == 2
-    alone, together = metrics(finished, STUDENT), metrics(several, STUDENT)
-    assert together["loss"] == pytest.approx(alone["loss"], abs=1e-3)
+    alone, together = (losses(each) for each in (finished, several))
+    assert together[0] == pytest.approx(alone[0], rel=1e-5), "before the first update"
+    # Adam's first step has the sign of a gradient: what is nearly 0 goes the other way, and codes follow.
+    assert together[1] == pytest.approx(alone[1], rel=2e-2)
+
+
+def losses(project: Project) -> list[float]:
+    """Of the batches of the student's steps."""
+    lines = (project.root / STUDENT.files.events).read_text().splitlines()
+    return [event["train/loss"] for event in map(json.loads, lines) if event["event"] == "step"]
 
 
 def test_the_recipe_that_mixes_images_trains_too(project: Project) -> None:
