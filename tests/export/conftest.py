@@ -13,6 +13,9 @@ from tests.training.trained import here, trained
 __all__ = ["here", "trained"]
 
 torch.set_num_threads(1)
+# torch.export pretends that there is a card. If a backward pass has not been made before, the first one then starts
+# threads for it, and no process that other tests fork from this one can train.
+torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(scope="session")
