@@ -22,13 +22,15 @@ def write_imagenet(project: Project, bits: str = "w2a2") -> None:
     """Make it the study of a project: a class of all odd kinds of image, weights of teachers as files."""
     odd_folders(project.root / "photos")
     plain_folders(project.root / "photos", classes=tuple(f"class {i}" for i in range(CLASSES - 3)), train=1)
+    for second in (project.root / "photos/val").glob("*/1.*"):
+        second.unlink()
     whole = (ROOT / "params.yaml").read_text()
     project.params = project.params | {key: value for key, value in _loaded(whole).items() if key != "studies"}
     study = _loaded(whole)["studies"]["imagenet"]
     study["data"] = {"name": "imagefolder", "root": "photos", "image_size": 224, "stream": True, "workers": 1}
     larger = {"models": ["deit_small", "swin_tiny"], "variants": ["statsq-qkr", "statsq-qkr-cga"]}
     study |= {"hardware": {}, "threads": 1, "bits": [bits], "models": ["deit_tiny"], "groups": {"larger": larger}}
-    study["recipe_for"] = {key: name for key, name in study["recipe_for"].items() if key.endswith(bits)}
+    study["recipe_for"] = {"swin_tiny/w2a2": "swin"} if bits == "w2a2" else {f"deit_tiny/{bits}": "deit-mixed"}
     project.params |= {"study": "imagenet", "studies": {"imagenet": study}}
     weights = project.root / "weights"
     weights.mkdir()

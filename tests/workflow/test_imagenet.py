@@ -49,7 +49,7 @@ def test_every_model_and_variant_is_trained_and_reported(finished: Project) -> N
 
 def test_a_run_at_its_full_size_goes_on_after_a_kill(finished: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished.root)
-    run = run_of("swin_tiny", "statsq-qkr")
+    run = STUDENT
     undisturbed = contents(run)
     assert train_until(run, 1, signal.SIGKILL, save_every=1) == -signal.SIGKILL
     train(run)
@@ -80,7 +80,7 @@ def losses(project: Project) -> list[float]:
 
 def test_the_recipe_that_mixes_images_trains_too(project: Project) -> None:
     write_imagenet(project, "w3a3")
-    run = run_of("swin_tiny", "statsq", "w3a3")
+    run = run_of("deit_tiny", "statsq", "w3a3")
     done = project.run("snakemake", str(run.files.metrics))
     assert done.returncode == 0, done.stdout + done.stderr
     assert metrics(project, run)["steps"] == 2
