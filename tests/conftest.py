@@ -49,7 +49,7 @@ class Project:
 
     def plan(self, *targets: str) -> dict[str, int]:
         """What ``snakemake -n`` would run, by Snakemake's own table: jobs by rule."""
-        done = self.run("snakemake", "-n", "--quiet", "rules", "--", *targets)
+        done = self.run("snakemake", "-n", *targets, "--quiet", "rules")
         assert done.returncode == 0, done.stdout + done.stderr
         text = done.stdout + done.stderr
         if "Nothing to be done" in text:

@@ -82,12 +82,17 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_to_it(here: Path,
     try:
         with log.open("w") as file:
             command = [sys.executable, "-m", "ofq", "qat", str(STUDENT)]
+            before = signal.signal(
+                signum, signal.SIG_DFL
+            )  # a shell's background job ignores Ctrl-C, and its children do
             child = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+            signal.signal(signum, before)
         while " step " not in log.read_text() and child.poll() is None:
             time.sleep(0.1)
         os.killpg(child.pid, signum)
         assert child.wait(timeout=120) == 128 + signum, log.read_text()
     finally:
+        child.kill()
         Path("params.yaml").write_text(text)
     said = log.read_text()
     assert f"stopped by {signum.name} after step" in said and "Traceback" not in said and "DataLoader" not in said
