@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from ofq.config.schedule import Epochs, Fraction, PositiveInt, Schedule
-from ofq.config.section import Strict
+from ofq.config.section import Strict, later
 from ofq.config.settings import LearningRate, Text
 from ofq.errors import UserError
 
@@ -30,27 +30,22 @@ class Augmentation(Strict):
     cutout: Annotated[int, Field(ge=0, le=10**4)] = Field(
         default=0, description="side in pixels of a square of the mean colour, whose middle is anywhere in the image"
     )
-    # Settings that were added later: where they are at their defaults, a run's settings are those of before.
-    scale: Annotated[tuple[Share, ...], Field(strict=False, min_length=2, max_length=2)] | None = Field(
-        default=None,
-        exclude_if=lambda shares: shares is None,
+    scale: Annotated[tuple[Share, ...], Field(strict=False, min_length=2, max_length=2)] | None = later(
+        None,
         description="least and largest share of a streamed image's area that a random crop takes, which is then "
         "resized; null: the crop of evaluation",
     )
-    policy: Annotated[str, Field(pattern=RANDAUGMENT)] | None = Field(
-        default=None,
-        exclude_if=lambda policy: policy is None,
+    policy: Annotated[str, Field(pattern=RANDAUGMENT)] | None = later(
+        None,
         description="timm's RandAugment of streamed images, such as `rand-m9-mstd0.5-inc1`",
     )
-    jitter: Probability = Field(
-        default=0.0,
-        exclude_if=lambda strength: not strength,
+    jitter: Probability = later(
+        0.0,
         description="strength at which brightness, contrast and saturation of streamed images change; as in timm, "
         "nothing is done where there is a policy",
     )
-    erasing: Probability = Field(
-        default=0.0,
-        exclude_if=lambda share: not share,
+    erasing: Probability = later(
+        0.0,
         description="share of the streamed images in which a rectangle becomes noise",
     )
 
@@ -77,26 +72,22 @@ class TrainingRecipe(Schedule):
         exclude_if=UNCHANGED.__eq__,
         description="how training images are changed; annealing goes on with that of qat",
     )
-    repeats: Annotated[int, Field(gt=0, le=100)] = Field(
+    repeats: Annotated[int, Field(gt=0, le=100)] = later(
         1,
-        exclude_if=lambda times: times == 1,
         description="how often an image that an epoch takes appears in it, each time changed anew; an epoch keeps its "
         "length. Of two images a, b the order is a b a b, so that neighbours, which are mixed, differ",
     )
-    mixup: Concentration = Field(
+    mixup: Concentration = later(
         0.0,
-        exclude_if=lambda alpha: not alpha,
         description="alpha of the Beta distribution of the share that two mixed images have; 0: none are",
     )
-    cutmix: Concentration = Field(
+    cutmix: Concentration = later(
         0.0,
-        exclude_if=lambda alpha: not alpha,
         description="alpha of the Beta distribution of the area that an image takes from another; beside mixup each "
         "has half of the steps",
     )
-    smoothing: Fraction = Field(
+    smoothing: Fraction = later(
         0.0,
-        exclude_if=lambda share: not share,
         description="share of the labels of mixed images that is spread evenly over all classes",
     )
 

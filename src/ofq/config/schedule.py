@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ofq.config.section import Strict
+from ofq.config.section import Strict, later
 from ofq.config.settings import LearningRate
 
 PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
@@ -33,33 +33,28 @@ class Schedule(Strict):
     constant_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
         0, description="last steps at the constant lowest rate"
     )
-    # Settings that were added later: where they are at their defaults, a run's settings are those of before.
-    evaluations: PositiveInt = Field(
+    evaluations: PositiveInt = later(
         _EVALUATIONS,
-        exclude_if=lambda count: count == _EVALUATIONS,
         description="least number of progress lines, curve points and oscillation records of a run, evenly spread over "
         "its steps",
     )
-    epochs: Epochs | None = Field(
+    epochs: Epochs | None = later(
         None,
-        exclude_if=lambda epochs: epochs is None,
         description="passes over the training images, warm-up and constant tail included; then the rate changes once "
         "an epoch, as in timm's scripts",
     )
-    warmup_epochs: Annotated[int, Field(ge=0, le=10**6)] = Field(
-        0, exclude_if=lambda epochs: epochs == 0, description="first epochs, over which the learning rate rises"
+    warmup_epochs: Annotated[int, Field(ge=0, le=10**6)] = later(
+        0, description="first epochs, over which the learning rate rises"
     )
-    constant_epochs: Annotated[int, Field(ge=0, le=10**6)] = Field(
-        0, exclude_if=lambda epochs: epochs == 0, description="last epochs at the constant lowest rate"
+    constant_epochs: Annotated[int, Field(ge=0, le=10**6)] = later(
+        0, description="last epochs at the constant lowest rate"
     )
-    evaluate_every: Epochs = Field(
+    evaluate_every: Epochs = later(
         1,
-        exclude_if=lambda epochs: epochs == 1,
         description="epochs from one evaluation, curve point and oscillation record to the next",
     )
-    warmup_lr: LearningRate = Field(
+    warmup_lr: LearningRate = later(
         _WARMUP_LR,
-        exclude_if=lambda lr: lr == _WARMUP_LR,
         description="learning rate from which it rises",
     )
 

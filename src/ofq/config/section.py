@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ofq.errors import unknown
 
@@ -21,3 +21,8 @@ class Strict(BaseModel):
             if isinstance(key, str) and key not in cls.model_fields:
                 raise ValueError(unknown("key", key, cls.model_fields))
         return content
+
+
+def later(default: Any, description: str) -> Any:
+    """Return a field that was added later: where it is at its default, a run's settings are those of before."""
+    return Field(default, exclude_if=lambda value: value == default, description=description)

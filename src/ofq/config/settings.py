@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ofq.config.quant_config import ClassName, Switches
-from ofq.config.section import Strict
+from ofq.config.section import Strict, later
 from ofq.errors import unknown
 from ofq.runs.paths import LOW_BITS
 from ofq.runs.registry import Entry, find
@@ -28,10 +28,6 @@ _GIVEN_BY = {
     **dict.fromkeys(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"), "training"),
     **dict.fromkeys(("pretrained_strict", "pretrained_filter_fn", "pretrained_model_args", "cache_dir"), "training"),
 }
-
-
-def _not_given(value: Any) -> bool:
-    return value is None
 
 
 def _printable(value: str) -> str:
@@ -73,9 +69,8 @@ class Data(Strict):
         None,
         description="directory of its files; where it is left out data/<name>, or data/<module>; digits needs none",
     )
-    called: Text | None = Field(
+    called: Text | None = later(
         None,
-        exclude_if=_not_given,
         description="what tables and run.json call the images where they are not quite those of the name: another copy "
         "of them, a part",
     )
@@ -84,21 +79,18 @@ class Data(Strict):
         description="'validation' holds out a sixth of the training images and never touches the test set: "
         "the split on which hyper-parameters are chosen",
     )
-    image_size: Annotated[int, Field(gt=0, le=4096)] | None = Field(
+    image_size: Annotated[int, Field(gt=0, le=4096)] | None = later(
         None,
-        exclude_if=_not_given,
         description="height and width in pixels to which images from folders are resized and cropped; imagefolder "
         "needs it, of imagenet it is 224 where it is left out",
     )
-    stream: bool | None = Field(
+    stream: bool | None = later(
         None,
-        exclude_if=_not_given,
         description="images from folders are read anew at every step, not held in memory; null: if they would take "
         "more than 512 MiB there; imagenet is always streamed",
     )
-    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
+    workers: Annotated[int, Field(ge=0, le=256)] | None = later(
         None,
-        exclude_if=_not_given,
         description="processes that read a run's streamed images; null: one for each processor that it may use but "
         "one, 16 at most; changes no number, so it is no part of a run",
     )
@@ -139,20 +131,17 @@ class Hardware(Strict):
         description="blocks, patch embedding and heads are compiled for training; on the processor that needs a C++ "
         "compiler",
     )
-    runs_per_gpu: Annotated[int, Field(gt=0, le=64)] = Field(
-        default=1,
-        exclude_if=lambda count: count == 1,
+    runs_per_gpu: Annotated[int, Field(gt=0, le=64)] = later(
+        1,
         description="runs that share a card at a time; changes no number, so it is no part of a run",
     )
-    devices: Annotated[int, Field(gt=0, le=4096)] = Field(
-        default=1,
-        exclude_if=lambda count: count == 1,
+    devices: Annotated[int, Field(gt=0, le=4096)] = later(
+        1,
         description="processes of one training, which share each batch equally: each with a card of its own, or with "
         "`threads` threads of the processor; numbers differ by rounding alone, so it is no part of a run",
     )
-    images_at_once: Annotated[int, Field(gt=0, le=10**9)] | None = Field(
-        default=None,
-        exclude_if=lambda count: count is None,
+    images_at_once: Annotated[int, Field(gt=0, le=10**9)] | None = later(
+        None,
         description="most images that a process computes at a time; a larger part of a batch is divided, and the "
         "gradients are added; null: all of them; numbers differ by rounding alone, so it is no part of a run",
     )

@@ -115,7 +115,7 @@ def syntax_tree(module: str) -> ast.Module:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id.endswith("Error"):  # made here, raised elsewhere
                 node.args, node.keywords = [], []
-            elif node.func.id == "Field":  # of a setting
+            elif node.func.id in ("Field", "later"):  # of a setting
                 node.keywords = [each for each in node.keywords if each.arg != "description"]
     return tree
 
