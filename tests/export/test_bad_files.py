@@ -95,6 +95,16 @@ def arguments(**changed: Any) -> Callable[[Parts], None]:
     return header(lambda content: content["model"]["arguments"].update(changed))
 
 
+def typed(name: str, bytes_each: int) -> Callable[[Parts], None]:
+    """Say that a tensor of float32 is of another type, of fewer bytes each."""
+
+    def change(parts: Parts) -> None:
+        parts.entries[INPUT]["dtype"] = name
+        parts.entries[INPUT]["shape"][0] *= 4 // bytes_each
+
+    return change
+
+
 BAD: dict[str, tuple[Callable[[Parts], None], str]] = {
     "another version": (
         header(lambda h: h.update(version=2)),
@@ -102,6 +112,8 @@ BAD: dict[str, tuple[Callable[[Parts], None], str]] = {
     ),
     "no version": (header(lambda h: h.pop("version")), "a header that no export writes .version: Field required"),
     "an unknown key": (header(lambda h: h.update(eval="1")), "a header that no export writes .*unknown key 'eval'"),
+    "a type that NumPy lacks": (typed("BF16", 2), "is cut short or damaged|should be float32, not bfloat16"),
+    "another one": (typed("F8_E4M3", 1), "is cut short or damaged|should be float32, not float8"),
     "missing tensor": (without(INPUT), f"does not fit .*{INPUT} has the shape None in the file"),
     "missing codes": (without(CODES), f"{CODES} is missing"),
     "missing step": (without(STEPS), "blocks.0.mlp.fc1 has no codes or no steps"),

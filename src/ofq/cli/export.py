@@ -39,8 +39,9 @@ def export(run: str, format: str, output: str | None) -> None:
     folder = named.files.root
     if named.full_precision:
         raise UserError(f"{named} is a full-precision run: it has no codes; name a student's")
-    if not named.files.metrics.exists():
-        raise missing(named.files.metrics)
+    for path in (named.files.metrics, named.files.info):
+        if not path.exists():
+            raise missing(path)
     import torch
 
     from ofq.export.write import FORMATS

@@ -1,6 +1,5 @@
 """The model card of a run, from its own files."""
 
-import json
 import math
 import statistics
 from pathlib import Path
@@ -18,7 +17,7 @@ _CARD = """\
 
 {timm}, whose weights have {weight_bits} and whose activations {input_bits} bits (first and last layer: {edge_bits}),
 trained by ofq, a reproduction of *Oscillation-free Quantization for Low-bit Vision Transformers* (arXiv:2302.02210).
-The file holds integer codes, a step for each row, and biases; no latent weights.
+The file holds integer codes, steps, biases, norms and positions; no latent weights.
 
     import ofq
     model = ofq.load("THIS FOLDER")
@@ -45,8 +44,8 @@ step.
 
 * {standard_error}
 * Steps of activations belong to positions: images have {height}x{width} pixels, no others.
-* The integers save memory on the disk. On a CPU layers of up to 6 bits multiply int8 codes; that it is faster elsewhere
-  is not claimed.
+* The integers save memory on the disk. On a CPU with int8 instructions layers of up to 6 bits multiply
+  int8 codes; that it is faster elsewhere is not claimed.
 * Trained once with each seed; what differs between two variants by less than the spread is not known to differ.
 
 ## Cite
@@ -70,7 +69,10 @@ def card(folder: Path, header: Header, manifest: Manifest, packed: int) -> str:
         packed: size of the packed file in bytes.
     """
     run, info, blocks = Run.named(header.run), read_info(folder / "run.json", "config"), header.quantization
-    metrics, evaluation = read_metrics(folder / "metrics.json", "top1"), manifest.files.eval.images
+    metrics, evaluation = (
+        read_metrics(folder / "metrics.json", "top1", "osc_share", "reversals"),
+        manifest.files.eval.images,
+    )
     error = 100 * (metrics["top1"] / 100 * (1 - metrics["top1"] / 100) / evaluation) ** 0.5
     text = _CARD.format(
         model=run.model,
@@ -133,7 +135,7 @@ def _recipe(info: Info) -> str:
     """Return how a run was trained, in words."""
     config = info["config"]
     train = config["train"]
-    length = f"{train['epochs']} epochs" if "epochs" in train else f"{train.get('steps', 0):,} steps"
+    length = f"{train['epochs']} epochs" if "epochs" in train else f"{train['steps']:,} steps"
     told = [
         f"{length} of {train['batch_size']} images",
         f"AdamW at {train['lr']:g} to {train['min_lr']:g}, weight decay {train['weight_decay']:g}",
@@ -148,7 +150,8 @@ def _recipe(info: Info) -> str:
 
 def _spread(folder: Path) -> str:
     """Return accuracy over the seeds that are finished here, in words."""
-    found = [json.loads(path.read_text())["top1"] for path in sorted(folder.parent.glob("seed*/metrics.json"))]
+    paths = sorted(folder.parent.glob("seed*/metrics.json"))
+    found = [read_metrics(path, "top1")["top1"] for path in paths]
     if len(found) < 2:
         return "of one seed, so that nothing is known of its spread"
     return f"over {len(found)} seeds {statistics.mean(found):.2f} ± {statistics.stdev(found):.2f} %"

@@ -18,7 +18,7 @@ from ofq.data.manifest import Manifest, read_manifest
 from ofq.errors import UserError, shortened
 from ofq.export.deploy import SettledSign, activation_quantizers, coded_modules, deployed, entry_of
 from ofq.export.header import About, Blocks, Header, Images
-from ofq.export.packed import MEND, Packed, codes_of, is_packed, read_packed, rounding
+from ofq.export.packed import MEND, Packed, codes_of, read_packed, rounding
 from ofq.models.backbone import build
 from ofq.models.weights import load_weights
 from ofq.quant.convert import quantize_model
@@ -62,7 +62,7 @@ def open_model(path: str | Path) -> Loaded:
         path = path / HUB_WEIGHTS
     if not path.is_file():
         raise UserError(f"{path} does not exist; name the folder of a finished run, or an exported file")
-    if path.name == HUB_WEIGHTS and path.with_name("run.json").is_file() and not is_packed(path):
+    if path.name == HUB_WEIGHTS and path.with_name("run.json").is_file():
         raise UserError(f"{path} is the file of a run; name its folder, {path.parent}")
     if path.suffix == ".onnx":
         with needing_onnx():

@@ -69,7 +69,7 @@ def read_packed(path: Path) -> Packed:
             text = metadata.get(HEADER, "")
             header = _header(path, text)
             stored: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, AttributeError) as error:  # the latter two of types that NumPy does not have
         raise UserError(f"{path} is cut short or damaged ({shortened(str(error), 120)}); {MEND}") from None
     if metadata.get(DIGEST) != digest(text, stored):
         raise UserError(f"{path} was changed since it was written (sha256); {MEND}")
@@ -82,15 +82,6 @@ def read_packed(path: Path) -> Packed:
         except ValueError as error:
             raise UserError(f"{path}: {name} holds {error}; {MEND}") from None
     return Packed(header, stored)
-
-
-def is_packed(path: Path) -> bool:
-    """Return whether a file is safetensors with a header of ours, whole or not."""
-    try:
-        with safe_open(path, "np") as file:
-            return HEADER in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
 
 
 def digest(text: str, stored: Mapping[str, NDArray[Any]]) -> str:

@@ -42,9 +42,18 @@ def measured(model: nn.Module, data: Batches) -> dict[str, float]:
 
 
 @torch.no_grad()
-def logits_on(model: nn.Module, data: Batches) -> list[Tensor]:
-    """Return the logits (b, classes) of each batch of a study's evaluation images."""
-    return [model(batch.images) for batch in data.evaluation()]
+def compared(one: nn.Module, other: nn.Module, data: Batches) -> tuple[list[float], int, int]:
+    """Return the accuracy of two models in percent, of how many images their logits differ, and of how many there are.
+
+    Logits that are not numbers differ from all others.
+    """
+    right, apart, count = [0, 0], 0, 0
+    for batch in data.evaluation():
+        logits = [model(batch.images) for model in (one, other)]  # (b, classes) each
+        right = [n + int((each.argmax(1) == batch.labels).sum()) for n, each in zip(right, logits, strict=True)]
+        apart += int((~((logits[0] - logits[1]).abs().amax(1) < SAME)).sum())
+        count += len(batch.labels)
+    return [100 * n / count for n in right], apart, count
 
 
 def prepared(path: Path, images: Images) -> Tensor:

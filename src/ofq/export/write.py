@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ofq.errors import UserError
 from ofq.export.card import card, results
 from ofq.export.deploy import deployed
@@ -13,9 +11,9 @@ from ofq.export.header import About, Images
 from ofq.export.load import HUB_WEIGHTS, Loaded, manifest_of, needing_onnx, open_model
 from ofq.export.packed import read_packed, write_packed
 from ofq.export.sizes import Sizes, layers_of
-from ofq.export.use import SAME, data_for, logits_on, measured
+from ofq.export.use import compared, data_for
 from ofq.runs.files import write_json, write_text
-from ofq.runs.paths import FULL_PRECISION, TEACHER, Run
+from ofq.runs.paths import Run
 from ofq.runs.published import read_metrics
 
 
@@ -60,11 +58,16 @@ def hub(folder: Path, output: Path) -> list[Path]:
     manifest, root = manifest_of(folder), output / "hub"
     weights = root / HUB_WEIGHTS
     header = write_packed(weights, model, about)
-    write_json(root / "config.json", configuration(header))
-    write_json(root / "preprocessor_config.json", preprocessing(header.images))
-    write_text(root / ".eval_results" / f"{about.data}.yaml", results(folder, about, manifest))
-    write_text(root / "README.md", card(folder, header, manifest, weights.stat().st_size))
-    return sorted(path for path in root.rglob("*") if path.is_file())
+    settings = {"config.json": configuration(header), "preprocessor_config.json": preprocessing(header.images)}
+    texts = {
+        f".eval_results/{about.data}.yaml": results(folder, about, manifest),
+        "README.md": card(folder, header, manifest, weights.stat().st_size),
+    }
+    for name, content in settings.items():
+        write_json(root / name, content)
+    for name, text in texts.items():
+        write_text(root / name, text)
+    return sorted([weights, *(root / name for name in (*settings, *texts))])
 
 
 def measured_run(folder: Path, output: Path) -> list[Path]:
@@ -73,16 +76,15 @@ def measured_run(folder: Path, output: Path) -> list[Path]:
     models = {kind: open_model(path) for kind, path in paths.items()}
     run, about = Run.named(models["packed"].about.run), models["packed"].about
     data = data_for(about, run.study)
-    logits = {kind: torch.cat(logits_on(loaded.model, data)) for kind, loaded in models.items()}
-    teacher = folder.parents[2] / FULL_PRECISION / TEACHER / folder.name
-    files = {"float": teacher / "model.safetensors", "checkpoint": folder / "model.safetensors", **paths}
+    top1_of, apart, images = compared(models["packed"].model, models["onnx"].model, data)
+    files = {"float": run.teacher.files.model, "checkpoint": run.files.model, **paths}
     top1 = {kind: read_metrics(path.parent / "metrics.json", "top1")["top1"] for kind, path in list(files.items())[:2]}
     found = Sizes(
         run=str(run),
         files={kind: path.stat().st_size for kind, path in files.items()},
-        top1=top1 | {kind: measured(loaded.model, data)["top1"] for kind, loaded in models.items()},
-        images=len(logits["packed"]),
-        apart=int(((logits["packed"] - logits["onnx"]).abs().amax(1) >= SAME).sum()),
+        top1=top1 | dict(zip(models, top1_of, strict=True)),
+        images=images,
+        apart=apart,
         layers=layers_of(read_packed(paths["packed"]).header, files),
     )
     path = output / "sizes.json"

@@ -37,6 +37,11 @@ class OnnxModel(nn.Module):
             ) from None
         except Exception as error:  # onnxruntime's errors have no base in common
             raise UserError(f"{path} cannot be run ({shortened(str(error), 200)}); export the run again") from None
+        names = [each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())]
+        if names != ["images", "logits"]:
+            raise UserError(
+                f"{path} takes and gives {shortened(', '.join(names))}, not images and logits; export the run again"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, channels, height, width) to logits (B, classes)."""
