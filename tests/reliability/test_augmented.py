@@ -1,6 +1,5 @@
 """A small cut of the study cifar10: augmented images, a teacher that is asked at each step, and an exact resume."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from ofq.runs.paths import Run
 from tests.conftest import ROOT
 from tests.data.small import CIFAR10, cifar_members, write_tar
 from tests.reliability.conftest import train
-from tests.reliability.test_resume import contents, train_until
+from tests.reliability.test_resume import check_killed
 
 EPOCH, STEPS = 5, 8
 RUNS = [
@@ -59,11 +58,7 @@ def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.variant)
 def test_an_augmented_run_that_was_killed_ends_as_one_that_was_not(here: Path, run: Run) -> None:
-    undisturbed = contents(run)
-    for step in (3, EPOCH, STEPS - 1):
-        assert train_until(run, step, signal.SIGKILL, save_every=1) == -signal.SIGKILL
-        train(run)
-        assert contents(run) == undisturbed
+    check_killed(run, 3, EPOCH, STEPS - 1)
 
 
 def test_all_phases_are_augmented_and_the_teacher_is_asked_at_each_step(here: Path) -> None:

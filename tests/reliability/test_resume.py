@@ -80,6 +80,15 @@ def train_until(run: Run, step: int, signum: int, *, save_every: int) -> int:
     return in_child(work)
 
 
+def check_killed(run: Run, *steps: int, save_every: int = 1) -> None:
+    """A finished run that is trained again, and killed after a step, goes on and ends with the bytes that it had."""
+    undisturbed = contents(run)
+    for step in steps:
+        assert train_until(run, step, signal.SIGKILL, save_every=save_every) == -signal.SIGKILL
+        train(run)
+        assert contents(run) == undisturbed
+
+
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.model}-{run.variant}")
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     here: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -21,7 +21,7 @@ from ofq.training.preflight import check_study
 from tests.conftest import ROOT, Project
 from tests.data.photos import plain_folders
 from tests.reliability.conftest import train
-from tests.reliability.test_resume import contents, train_until
+from tests.reliability.test_resume import check_killed, contents
 
 STEPS = 8  # an epoch has six
 RUNS = [
@@ -64,10 +64,7 @@ def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.variant)
 def test_a_run_that_was_killed_in_an_epoch_ends_as_one_that_was_not(here: Path, run: Run) -> None:
-    undisturbed = contents(run)
-    assert train_until(run, 4, signal.SIGKILL, save_every=1) == -signal.SIGKILL
-    train(run)
-    assert contents(run) == undisturbed
+    check_killed(run, 4)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

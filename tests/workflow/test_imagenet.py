@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from copy import copy
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import yaml
 
 from ofq.runs.paths import Run
 from tests.conftest import Project
-from tests.reliability.conftest import train
-from tests.reliability.test_resume import contents, train_until
+from tests.reliability.test_resume import check_killed
 from tests.workflow.imagenet import run_of, write_imagenet
 
 STUDENT = run_of("deit_tiny", "statsq-qkr")
@@ -49,11 +47,7 @@ def test_every_model_and_variant_is_trained_and_reported(finished: Project) -> N
 
 def test_a_run_at_its_full_size_goes_on_after_a_kill(finished: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished.root)
-    run = STUDENT
-    undisturbed = contents(run)
-    assert train_until(run, 1, signal.SIGKILL, save_every=1) == -signal.SIGKILL
-    train(run)
-    assert contents(run) == undisturbed
+    check_killed(STUDENT, 1)
 
 
 def test_two_processes_train_what_one_does_but_for_rounding(finished: Project, tmp_path: Path) -> None:
