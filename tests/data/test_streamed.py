@@ -1,5 +1,6 @@
 """Streamed images: an example is a function of (seed, epoch, index, repeat), whoever reads it and when."""
 
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -139,6 +140,29 @@ def test_a_file_that_changed_or_went_away_is_one_line(photos: Path, workers: int
         assert len(str(error.value)) < 200
     write(path, content)
     assert len(load(workers=workers).train(0, 0, 24).labels) == 24
+
+
+def test_the_workers_of_a_job_end_with_it_and_a_later_batch_is_the_same(photos: Path) -> None:
+    before = {process.pid for process in multiprocessing.active_children()}
+    data = load(workers=2)
+    first = data.train(3, 0, 12)
+    assert {process.pid for process in multiprocessing.active_children()} - before
+    data.close()
+    assert {process.pid for process in multiprocessing.active_children()} <= before
+    assert same(data.train(3, 0, 12), first)
+    data.close()
+
+
+def test_a_fault_of_ours_in_a_worker_is_not_taken_for_a_lack_of_memory(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(content: bytes) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("ofq.data.streamed.decoded", fail)
+    data = load(workers=1)
+    with pytest.raises(RuntimeError, match="a defect"):
+        data.train(3, 0, 12)
 
 
 def test_the_wrong_kind_of_change_is_refused(photos: Path) -> None:

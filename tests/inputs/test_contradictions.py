@@ -103,6 +103,7 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({HARDWARE: {"runs_per_gpu": 2}}, "studies.plain.hardware: runs_per_gpu needs device: cuda"),
     ({HARDWARE: {"device": "cuda", "runs_per_gpu": 2, "devices": 2}}, "studies.plain.hardware: devices and runs_per_gpu: a run on several cards shares none; leave one"),
     ({HARDWARE: {"devices": 3}}, "studies.plain.hardware.devices: 3 cannot share batches of "),
+    ({HARDWARE: {"devices": 2}, (*QAT, "batch_size"): 6, (*QAT, "mixup"): 0.8}, "devices: 2 cannot share batches of 6 equally, in pairs that are mixed"),
     ({HARDWARE: {"images_at_once": 0}}, "studies.plain.hardware.images_at_once: Input should be greater than 0"),
     ({(*HARDWARE, "precision"): "bfloat16"}, "studies.plain.hardware.precision: Input should be 'float32', 'tf32' or 'bf16', not 'bfloat16'"),
     ({(*HARDWARE, "gpu"): True}, "studies.plain.hardware: unknown key 'gpu'"),

@@ -92,10 +92,13 @@ def _check_study(params: Params, name: str, study: Study) -> None:
     devices = study.hardware.devices
     for named in {study.recipe, *study.recipe_for.values()}:
         for phase in (params.recipes[named].teacher, params.recipes[named].qat):
-            if not isinstance(phase, Pretrained) and phase.batch_size % devices:
+            if isinstance(phase, Pretrained):
+                continue
+            pairs = bool(phase.mixup or phase.cutmix)
+            if phase.batch_size % (2 * devices if pairs else devices):
                 raise ValueError(
-                    f"{where}.hardware.devices: {devices} cannot share batches of {phase.batch_size} equally; they are "
-                    f"those of recipe '{named}'"
+                    f"{where}.hardware.devices: {devices} cannot share batches of {phase.batch_size} equally"
+                    f"{', in pairs that are mixed' if pairs else ''}; they are those of recipe '{named}'"
                 )
     _check_grid(params, where, study, [name for name in study.variants if name != TEACHER])
     if study.learning_rates is not None:

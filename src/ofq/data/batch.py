@@ -51,6 +51,9 @@ class Batches(Protocol):
     def of_training(self, chosen: Tensor | slice) -> "Batches":
         """Return the same data with training images of the given positions as the evaluation images, in that order."""
 
+    def close(self) -> None:
+        """End what makes training batches ahead; a later :meth:`train` begins it anew."""
+
 
 class Part(NamedTuple):
     """What a process takes of a training batch."""

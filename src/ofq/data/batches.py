@@ -74,6 +74,9 @@ class InMemory:
         """Return the same data with training images of the given positions as the evaluation images, in that order."""
         return replace(self, eval_images=self.train_images[chosen], eval_labels=self.train_labels[chosen])
 
+    def close(self) -> None:
+        """Do nothing: no batch is made ahead."""
+
     def _normalised(self, images: Tensor) -> Tensor:
         return (images.float() / self._white - self.mean) / self.std
 
@@ -104,7 +107,10 @@ def load(
     check(augment, manifest.image_size)
     train, evaluation = (_arrays(study, manifest, stored) for stored in (manifest.files.train, manifest.files.eval))
     if manifest.folders is not None and manifest.streamed:
-        root = folder_named(read_json(data_info(study), dict[str, Any], mend=again(study)).get("root", ""))
+        info = read_json(data_info(study), dict[str, Any], mend=again(study))
+        if not isinstance(info.get("root"), str):
+            raise UserError(f"{data_info(study)} does not name the folder of the images; {again(study)}")
+        root = folder_named(info["root"])
         if not root.is_dir():
             raise UserError(
                 f"{root} not found, from which the images of {study} are streamed; mount it, or set "

@@ -112,7 +112,7 @@ class Streamed:
         """Return a part of a batch. It is being made already if it follows the one that was asked for last."""
         asked = (seed, batch_size, rank, world)
         if self._next != (*asked, step):
-            self._coming.close()
+            self.close()
             pieces = self._training_pieces(seed, step, batch_size, rank, world)
             self._coming = self._served(self.training, pieces, batch_size // world)
         self._next = ()  # as long as nothing came
@@ -131,6 +131,11 @@ class Streamed:
     def of_training(self, chosen: Tensor | slice) -> "Streamed":
         """Return the same data with training images of the given positions as the evaluation images, in that order."""
         return replace(self, evaluated=self.training, positions=torch.arange(self.count)[chosen])
+
+    def close(self) -> None:
+        """End the workers that make training batches ahead; a later :meth:`train` begins them anew."""
+        self._coming.close()
+        self._next = ()
 
     def _training_pieces(self, seed: int, step: int, batch_size: int, rank: int, world: int) -> Iterator[_Piece]:
         """Yield the pieces of a step's batch, and of all that follow."""
@@ -184,7 +189,7 @@ class Streamed:
                     yield Batch(indices.to(self.where, non_blocking=True), images, labels)
                     made = []
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if "DataLoader worker (pid" not in str(error):  # else it is an error in a worker, told by torch
                 raise
             raise UserError(
                 f"a process that reads images ended ({shortened(str(error), 200)}); give it more memory, shared memory "

@@ -1,7 +1,7 @@
 """What a study's images are like before any is looked at: how many, and of which size."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ofq.config.settings import Data
 from ofq.data.manifest import manifest_path, read_manifest
@@ -50,7 +50,8 @@ def shape_of(study: str, data: Data) -> Shape:
         counts = manifest.files.train.images, manifest.files.eval.images
         return Shape(*counts, manifest.classes, manifest.channels, manifest.image_size, manifest.streamed)
     if data.name in _PUBLISHED and data.evaluate == "test":
-        return _PUBLISHED[data.name]
+        known = _PUBLISHED[data.name]
+        return replace(known, size=(data.image_size, data.image_size)) if data.image_size else known
     check_sources(study, data)
     reader = reader_of(data)
     source = reader.read()

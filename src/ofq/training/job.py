@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -147,7 +147,7 @@ def started(
         key = config.key(str({"code": code, "inputs": read}))
         state = states.State(base / key, states.Origin(config.canonical(), read, code))
         maker = Maker(code, versions(), rank.count)
-        with states.only_trainer(base) if rank.leads else nullcontext():
+        with closing(data), states.only_trainer(base) if rank.leads else nullcontext():
             earlier = state_to_continue(run, state, states.of_run(base), keeping)
             if rank.leads:
                 state.begin()

@@ -130,8 +130,9 @@ class Plan:
         return self._code(artefact.module)
 
     def threads(self, wildcards: Wildcards) -> int:
-        """Return the number of threads of each process of a study's jobs."""
-        return self.params.studies[wildcards.study].threads
+        """Return the number of threads of each process of a study's jobs, with the processes that read its images."""
+        study = self.params.studies[wildcards.study]
+        return study.threads + (study.data.workers or 0)
 
     def gpu(self, wildcards: Wildcards) -> int:
         """Return how many cards, or places on a shared one, a process of a study's jobs asks for."""

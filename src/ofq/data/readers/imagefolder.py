@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,13 +82,19 @@ class ImageFolder(Reader):
             else:
                 images[index] = self._full(content)
 
-        listed, wrong = examined(self.folder, names, look, noted=streamed)
+        return (images, labels), self._examined(split, names, look, noted=streamed)
+
+    def _examined(
+        self, what: str, names: Sequence[bytes], look: Callable[[int, bytes], Any], *, noted: bool
+    ) -> Listing:
+        """Look at files, and refuse them if one cannot be used; names three."""
+        listed, wrong = examined(self.folder, names, look, noted=noted)
         if wrong:
             raise UserError(
-                f"{self.folder}: {len(wrong)} of the {len(names)} images of {split} cannot be used: "
+                f"{self.folder}: {len(wrong)} of the {len(names)} images of {what} cannot be used: "
                 f"{named(listed, wrong)}; mend or remove them, and run the same again"
             )
-        return (images, labels), listed
+        return listed
 
     def _full(self, content: bytes) -> Images:
         """Return the pixels of an image in full (3, size, size)."""
@@ -102,7 +109,7 @@ class ImageFolder(Reader):
         def look(index: int, content: bytes) -> Any:
             counts[index] = histogram(self._full(content)[None])
 
-        examined(self.folder, chosen, look, noted=False)
+        self._examined("training", chosen, look, noted=False)
         return statistics(np.sum(counts, axis=0))
 
 
