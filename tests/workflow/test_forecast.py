@@ -14,7 +14,7 @@ from ofq.measure.shape import Shape
 from ofq.runs.paths import Run
 from ofq.workflow.finished import Made
 from ofq.workflow.forecast import paces, table
-from ofq.workflow.forecast.jobs import Job
+from ofq.workflow.forecast.jobs import Job, jobs_of
 from ofq.workflow.forecast.records import finished_here, kind_of
 from tests.conftest import ROOT, Project
 
@@ -225,6 +225,12 @@ def test_images_that_are_not_here_are_told_and_leave_the_hours_unknown(monkeypat
     assert "fashion: kinds of run: 1 unknown, their images are not here" in output
     assert rows(output)[f"teacher {run.teacher}"] == ["missing", "0", "4,000", "?"]
     assert "hours of 1 job unknown" in output.splitlines()[-1]
+
+
+def test_all_of_a_study_that_has_no_groups_is_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("ofq.workflow.forecast.due.due", lambda target: asked.append(target) or [])
+    assert jobs_of(PARAMS, "digits-lr", "everything") == ([], 0) and asked == ["digits-lr"]
 
 
 def test_a_model_that_cannot_be_built_is_one_line(project: Project) -> None:

@@ -134,13 +134,14 @@ def track(study: str | None, follow: bool, keep_going: bool) -> None:
     """
     from ofq.config.grid import grids
     from ofq.tracking import mirror
+    from ofq.tracking.views import MAIN
     from ofq.workflow.targets import load_project
 
     params = load_project()
     if study is not None:
         params.study_named(study)
     parts = [grid for name in params.studies for grid in grids(params, name)]
-    groups = {run: grid.group or "main" for grid in reversed(parts) for run in (*grid.runs, *grid.teachers)}
+    groups = {run: grid.group or MAIN for grid in reversed(parts) for run in (*grid.runs, *grid.teachers)}
     if follow:
         mirror.follow(study, groups)
     else:

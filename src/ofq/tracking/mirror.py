@@ -162,7 +162,7 @@ class _Mirror:
                 run = self.client.create_run(self.experiment, _milliseconds(log, 0, start), tags, log.run.label)
             if run.data.tags.get(_MARK) != _mark(log):
                 self._write(run, log, start)
-            group = MAIN if self.groups is None else self.groups.get(log.run, "none")
+            group = self._group(log)
             if run.data.tags.get(_GROUP) != group:
                 self.client.set_tag(run.info.run_id, _GROUP, group)
             ids[str(log.run)] = run.info.run_id
@@ -175,10 +175,13 @@ class _Mirror:
             f"to see them: {self.store.page(self.experiment)}"
         )
 
+    def _group(self, log: RunLog) -> str:
+        return MAIN if self.groups is None else self.groups.get(log.run, "none")
+
     @cached_property
     def experiment(self) -> str:
         """Id of the study's experiment, made or restored where needed, with its saved views."""
-        tags = views(self.runs)
+        tags = views([log for log in self.runs if self._group(log) == MAIN])
         existing = self.client.get_experiment_by_name(self.study)
         if existing is None:
             return str(self.client.create_experiment(self.study, self.store.artifact_location(self.study), tags))

@@ -4,6 +4,7 @@ Snakemake compares times and what it noted of a job itself; here only the files 
 them. So the same is asked of results that no Snakemake made, and of those that another machine made.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,6 +17,7 @@ from ofq.config.params import Params
 from ofq.config.resolve import AnnealConfig, RunConfig, given_weights, keeping, resolve
 from ofq.data.manifest import again, manifest_path, read_manifest
 from ofq.data.verify import manifest_problems
+from ofq.environment import RESUME_ACROSS_CODE
 from ofq.errors import UserError
 from ofq.runs import states
 from ofq.runs.code_digest import code_digest
@@ -162,7 +164,7 @@ class Finished:
             return 0
         read = {str(path): self._digest(path) for path in paths}
         here = states.Origin(config.canonical(), read, self.code_of(made))
-        ignored = {"code"} if kept.across_code else set()
+        ignored = {"code"} if kept.across_code or os.environ.get(RESUME_ACROSS_CODE) == "1" else set()
         steps = [state.step for state in found if {*state.origin.differences(here)} <= ignored]
         return steps[-1] if steps else 0
 

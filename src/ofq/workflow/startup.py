@@ -216,7 +216,7 @@ class Startup:
             self._check_images([job for job in jobs if job.rule.name in _ON_CARDS])
             self._offer_cards([job for job in jobs if job.rule.name in _ON_CARDS and self.plan.gpu(job.wildcards)])
             if self._brief and jobs:
-                print(outlook(self.params, due_of(self._workflow)))
+                print(outlook(self.params, due_of(self._workflow), self._workflow.dag_settings.targets))
                 internals.hush(self._workflow)
 
     def _check_images(self, jobs: Collection[Any]) -> None:

@@ -1,5 +1,6 @@
 """The jobs that Snakemake would run of a study, each with the reason in words and the step that it goes on from."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -39,23 +40,35 @@ def jobs_of(params: Params, study: str, group: str | None) -> tuple[list[Job], i
         raise UserError("snakemake is not installed here; what is left by the files alone says: python -m ofq runs")
     from ofq.workflow.forecast.due import due
 
-    (target,) = [name for name, place in named(params).items() if place == (study, group)][:1]
-    finished, plan = Finished(params), Plan(params)
-    found, others = dict[Made, str](), 0
-    for job in due(target):
-        if job.rule not in STEPS:
-            others += job.rule not in named(params)
-            continue
-        made = made_by(plan, job)
-        part = any((RESULTS / path).exists() for path in finished.files(made))
-        found[made] = "; ".join(job.reasons(part=part))
+    # A study that compares learning rates has no groups, and its target is everything.
+    target = next((name for name, place in named(params).items() if place == (study, group)), study)
+    finished = Finished(params)
+    steps, others = told(params, finished, due(target))
+    found = {each.made: each.why for each in steps}
     ordered = sorted(found, key=lambda made: (STEPS.index(made.step), made.study, str(made)))
-    return [Job(made, found[made], _first(finished, made, found)) for made in ordered], others
+    return [Job(made, found[made], _first(finished, made, found)) for made in ordered], others.total()
 
 
-def made_by(plan: Plan, job: "Due") -> Made:
-    """Return what a job of one of the steps makes."""
-    return Made(job.rule, job.wildcards.study if job.rule == "data" else plan.run(job.wildcards))
+@dataclass(frozen=True)
+class Told:
+    """What a step would make, why, and whether an earlier result with other settings is replaced."""
+
+    made: Made
+    why: str
+    replaces: bool
+
+
+def told(params: Params, finished: Finished, jobs: Iterable["Due"]) -> tuple[list[Told], Counter[str]]:
+    """Return what jobs of the steps would make, and how many others there are of each rule that makes something."""
+    plan, steps, others = Plan(params), list[Told](), Counter[str]()
+    for job in jobs:
+        if job.rule in STEPS:
+            made = Made(job.rule, job.wildcards.study if job.rule == "data" else plan.run(job.wildcards))
+            part = any((RESULTS / path).exists() for path in finished.files(made))
+            steps.append(Told(made, "; ".join(job.reasons(part=part)), replaces=part and bool(job.settings)))
+        elif job.rule != "all" and job.rule not in named(params):
+            others[job.rule] += 1
+    return steps, others
 
 
 def _first(finished: Finished, made: Made, found: Iterable[Made]) -> int:

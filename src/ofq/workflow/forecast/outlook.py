@@ -1,51 +1,48 @@
 """What a dry run says: how many jobs of which kind, why, and what follows from them, on one screen."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tabulate import tabulate  # type: ignore[import-untyped]
 
 from ofq.config.params import Params
 from ofq.errors import counted, first_of
-from ofq.runs.paths import RESULTS, Run
+from ofq.runs.paths import EXPORTS, Run
 from ofq.workflow.finished import STEPS, Finished, Made
 from ofq.workflow.forecast.due import Due
-from ofq.workflow.forecast.jobs import made_by
+from ofq.workflow.forecast.jobs import told
 from ofq.workflow.forecast.table import TRAINING
-from ofq.workflow.plan import Plan
 from ofq.workflow.targets import named
 
 _MOST_NAMES = 3
 _MOST_LINES = 3  # of a step; edits rarely have more reasons than that
 
 
-def outlook(params: Params, jobs: Sequence[Due]) -> str:
-    """Return a line for each step and reason that jobs have in common, and a line for the parts of the report."""
-    finished, plan = Finished(params), Plan(params)
+def outlook(params: Params, jobs: Sequence[Due], targets: Collection[str] = ()) -> str:
+    """Return a line for each step and reason that jobs have in common, and a line for the parts of the report.
+
+    Args:
+        params: the project's.
+        jobs: that Snakemake would run.
+        targets: what was asked for; nothing: the default study.
+    """
+    steps, others = told(params, Finished(params), jobs)
     groups: dict[tuple[str, str], list[Made]] = {}
-    replaced = set[Made]()
-    others = Counter[str]()
-    for job in jobs:
-        if job.rule not in STEPS:
-            others[job.rule] += job.rule not in named(params) and job.rule != "all"
-            continue
-        made = made_by(plan, job)
-        part = [path for path in finished.files(made) if (RESULTS / path).exists()]
-        if part and job.settings:
-            replaced.add(made)
-        why = "; ".join(job.reasons(part=bool(part)))
-        groups.setdefault((job.rule, why), []).append(made)
+    for each in steps:
+        groups.setdefault((each.made.step, each.why), []).append(each.made)
+    replaced = {each.made for each in steps if each.replaces}
     rows = [row for step in STEPS for row in _rows(step, groups, replaced)]
     trained = sum(len(made) for (step, _), made in groups.items() if step in TRAINING)
     total = sum(map(len, groups.values())) + sum(others.values())
-    told = [f"{counted(total, 'job')} would run, {counted(trained, 'training')} among them:"] if rows else []
-    told += tabulate(rows, tablefmt="plain", colalign=("right", "left", "left", "left")).splitlines() if rows else []
-    parts = [f"{number} {rule}" if number > 1 else rule for rule, number in sorted(others.items()) if number]
+    lines = [f"{counted(total, 'job')} would run, {counted(trained, 'training')} among them:"] if rows else []
+    lines += tabulate(rows, tablefmt="plain", colalign=("right", "left", "left", "left")).splitlines() if rows else []
+    parts = [f"{number} {rule}" if number > 1 else rule for rule, number in sorted(others.items())]
     if parts:
-        told.append(f"{'and then' if rows else 'would run'}: {', '.join(parts)}")
-    studies = sorted({made.study for each in groups.values() for made in each})
-    hours = f"; hours: python -m ofq plan {studies[0] if len(studies) == 1 else 'STUDY'}" if studies else ""
-    return "\n".join([*told, f"each job with its files: snakemake -n --verbose{hours}"])
+        lines.append(f"{'and then' if rows else 'would run'}: {', '.join(parts)}")
+    places = [named(params).get(target) for target in targets] or [(params.study, None)]
+    hours = ""
+    if rows and len(places) == 1 and places[0] and places[0][1] != EXPORTS:
+        hours = f"; hours: python -m ofq plan {' '.join(filter(None, places[0]))}"
+    return "\n".join([*lines, f"each job with its files: snakemake -n --verbose{hours}"])
 
 
 def _rows(step: str, groups: dict[tuple[str, str], list[Made]], replaced: set[Made]) -> list[list[str]]:

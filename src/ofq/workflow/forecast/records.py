@@ -126,7 +126,8 @@ def _add(found: dict[str, list[Took]], path: Path, info: Info) -> None:
     trained = steps - info.get("resumed_after", 0)
     if 2 * trained <= steps:
         return
-    size = {each.name: each.stat().st_size for each in files.root.iterdir()}
+    own = [*files.published, *([] if files.full_precision else [files.annealing])]
+    size = {path.name: path.stat().st_size for path in own if path.exists()}
     model = size.get(files.model.name, 0)
     # The optimizer has two numbers for each weight; what a student's trainer has beside that is the meter's.
     state = 3 * model if files.full_precision else model + size.get(files.trainer.name, 0)

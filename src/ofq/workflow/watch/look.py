@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ofq.config.params import Params
-from ofq.config.resolve import keeping, resolve
 from ofq.data.manifest import manifest_path
 from ofq.environment import LOCKS
 from ofq.errors import UserError
@@ -72,7 +71,7 @@ def look(params: Params, study: str, group: str | None) -> list[Seen]:
     """
     finished = Finished(params)
     return [
-        _seen(params, finished, made, made.of)
+        _seen(finished, made, made.of)
         for made in finished.wanted(study, group)
         if made.step in TRAINING and isinstance(made.of, Run)
     ]
@@ -83,9 +82,11 @@ def rest(params: Params, study: str, seen: Sequence[Seen]) -> Rest:
     waiting = [each for each in seen if each.state not in ("finished", "training")]
     training = [each for each in seen if each.state == "training"]
     seconds, unknown = sum(each.left or 0.0 for each in training), sum(each.left is None for each in training)
-    hardware, threads = params.studies[study].hardware, params.studies[study].threads
     for name in {each.made.study for each in waiting}:
         runs = [each for each in waiting if each.made.study == name]
+        hardware, threads = params.studies[name].hardware, params.studies[name].threads
+        # What is known of a run are seconds of all its threads, or of all its cards.
+        per = threads if hardware.device == "cpu" else hardware.devices / hardware.runs_per_gpu
         shape = None
         with contextlib.suppress(UserError):
             shape = shape_of(name, params.studies[name].data) if manifest_path(name).exists() else None
@@ -95,9 +96,8 @@ def rest(params: Params, study: str, seen: Sequence[Seen]) -> Rest:
         for each in runs:
             took = estimated(params, Job(each.made, "", each.first), paces, shape).seconds
             unknown += took is None
-            # What is known of a run are seconds of all its threads, or of all its cards.
-            per = threads if hardware.device == "cpu" else hardware.devices / hardware.runs_per_gpu
             seconds += (took or 0.0) / per
+    hardware, threads = params.studies[study].hardware, params.studies[study].threads
     if hardware.device == "cpu":
         places = processors(len(os.sched_getaffinity(0))) // threads
     else:
@@ -106,7 +106,7 @@ def rest(params: Params, study: str, seen: Sequence[Seen]) -> Rest:
     return Rest(seconds / at_once, at_once, unknown)
 
 
-def _seen(params: Params, finished: Finished, made: Made, run: Run) -> Seen:
+def _seen(finished: Finished, made: Made, run: Run) -> Seen:
     directory = run.state("")
     told, failed = standing(directory), failure(directory)
     if _is_trained(run, told):
@@ -117,7 +117,7 @@ def _seen(params: Params, finished: Finished, made: Made, run: Run) -> Seen:
     replaced = () if why == ["missing"] else (f"replaces an earlier result: {'; '.join(why)}",)
     if failed:
         return Seen(made, "failed", (failed.error, f"log: {failed.log}" if failed.log else "no log"))
-    first = _saved(params, finished, made, run)
+    first = 0 if any(finished.glance(needed) for needed in finished.needs(made)) else finished.saved_step(made)
     if first or told:
         where = f"stopped at step {max(told.step, first)} of {told.steps}" if told and told.steps else "stopped"
         return Seen(made, "interrupted", (where, f"will resume after step {first}" if first else "begins anew"), first)
@@ -158,13 +158,3 @@ def _finished(made: Made, run: Run) -> Seen:
         f"took {clock(info['seconds'])}" if "seconds" in info else "",
     )
     return Seen(made, "finished", tuple(filter(None, cells)), at=ended)
-
-
-def _saved(params: Params, finished: Finished, made: Made, run: Run) -> int:
-    """Return the step that an interrupted run goes on from; 0 if it begins anew, as after a change of its settings."""
-    if any(finished.glance(needed) for needed in finished.needs(made)) or not (found := states.of_run(run.state(""))):
-        return 0
-    config, across = resolve(params, run), keeping(params, run.study).across_code
-    newest = found[-1]
-    same = newest.origin.settings == config.canonical() and (across or newest.origin.code == finished.code_of(made))
-    return newest.step if same else 0
