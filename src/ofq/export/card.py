@@ -69,10 +69,8 @@ def card(folder: Path, header: Header, manifest: Manifest, packed: int) -> str:
         packed: size of the packed file in bytes.
     """
     run, info, blocks = Run.named(header.run), read_info(folder / "run.json", "config"), header.quantization
-    metrics, evaluation = (
-        read_metrics(folder / "metrics.json", "top1", "osc_share", "reversals"),
-        manifest.files.eval.images,
-    )
+    metrics = read_metrics(folder / "metrics.json", "top1", "osc_share", "reversals")
+    evaluation = manifest.files.eval.images
     error = 100 * (metrics["top1"] / 100 * (1 - metrics["top1"] / 100) / evaluation) ** 0.5
     text = _CARD.format(
         model=run.model,
