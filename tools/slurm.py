@@ -22,7 +22,7 @@ import psutil  # type: ignore[import-untyped]
 from ofq.errors import UserError
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
-_DAEMONS = {"munged", "slurmctld", "slurmd", "slurmdbd"}
+_DAEMONS = {"munged", "slurmctld", "slurmd", "slurmdbd", "slurmstepd"}
 _ETC = Path("/etc")
 _OF_THE_PACKAGE = {"plugstack.conf"}  # comes with Debian's, and configures nothing
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -166,7 +166,7 @@ class Cluster:
             with contextlib.suppress(psutil.Error):
                 environ = process.environ()
                 of_a_job = "SLURM_JOB_ID" in environ and environ.get("SLURM_CONF") == str(self._configuration)
-                if of_a_job or process.name() == "slurmstepd":
+                if of_a_job or process.name() == "slurmstepd":  # none was here before
                     process.kill()
 
 
@@ -193,11 +193,15 @@ def main(command: list[str]) -> int:
     try:
         if not command:
             raise UserError("which command? as in: python -m tools.slurm sinfo")
+        if shutil.which(command[0], path=_PATH) is None:
+            raise UserError(f"{command[0]}: no such command")
         with one_node() as cluster:
             return subprocess.run(command, env=cluster.environ, check=False).returncode
     except UserError as error:
         print(f"ofq: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # the command had it too
+        return 130
     finally:
         signal.signal(signal.SIGTERM, handler)
 

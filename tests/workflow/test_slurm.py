@@ -163,6 +163,7 @@ def is_told(pid: int) -> bool:
         ("gres.conf", "configures a SLURM that is here already"),
         ("slurmctld", "slurmctld runs here already"),
         ("munged", "munged runs here already"),
+        ("slurmstepd", "slurmstepd runs here already"),
         ("SLURM_CONF", "SLURM_CONF is set"),
         ("SLURM_JOB_ID", "SLURM_JOB_ID is set"),
         ("nothing", "munged is not installed; on Debian and Ubuntu: apt-get install slurm-wlm"),
@@ -187,6 +188,11 @@ def test_the_command_refuses_in_one_line() -> None:
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"SLURM_JOB_ID": "7"}, capture_output=True, text=True)
     said = "ofq: error: SLURM_JOB_ID is set, so there is a SLURM here already; it is left alone\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_a_command_that_is_not_there_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert slurm.main(["snakemke"]) == 2
+    assert capsys.readouterr().err == "ofq: error: snakemke: no such command\n"
 
 
 def test_where_slurm_is_not_nothing_is_planned_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
