@@ -18,7 +18,8 @@ from ofq.runs.published import digest_of, read_frame, read_metrics
 MADE_FROM = "Made from the runs:"  # starts the description in the metadata of figures
 MARKED = "results sha256"  # in the metadata of figures: goes on with one mark of all their runs
 OFTEN = f"> {SHARES['share']:g}"  # the reversal frequency of a weight that oscillates, as captions say it
-KEYS = ["model", "bits", "variant"]
+PLACE = ["model", "bits"]
+KEYS = [*PLACE, "variant"]
 # What every reader of a record needs, and what its tables and figures show beside that.
 _COLUMNS = {
     "oscillation": ["step", "group", "weights"],
@@ -184,7 +185,7 @@ def spread(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = KEYS
 
 def in_order(data: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """Sort rows by the grid's order of models and bit widths; rows of one model and width keep their order."""
-    places = [grid.places.index(key) for key in data[["model", "bits"]].itertuples(index=False, name=None)]
+    places = [grid.places.index(key) for key in data[PLACE].itertuples(index=False, name=None)]
     return data.iloc[sorted(range(len(data)), key=places.__getitem__)].reset_index(drop=True)
 
 

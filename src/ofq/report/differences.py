@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from ofq.report import collect
-from ofq.report.claims.statistics import LEVEL, Estimate, estimate, holm
+from ofq.report.claims.statistics import LEVEL, estimate, holm
 from ofq.report.render import bold, interval, p_value
 
-_PLACE = ["model", "bits"]
 _PARTS = ("low", "high", "p")
 
 
@@ -31,7 +30,7 @@ def compared_by_seed(frame: pd.DataFrame, columns: Sequence[str], by: Sequence[s
         ps = pd.Series([each.p for each in found], dtype=float)
         data[f"{column}_low"] = pd.Series([low for low, _ in ends], dtype=float)
         data[f"{column}_high"] = pd.Series([high for _, high in ends], dtype=float)
-        data[f"{column}_p"] = ps.groupby([data[name] for name in _PLACE], sort=False).transform(corrected)
+        data[f"{column}_p"] = ps.groupby([data[name] for name in collect.PLACE], sort=False).transform(corrected)
     runs = data.pop("runs")
     return data.assign(runs=runs)
 
@@ -45,15 +44,15 @@ def corrected(ps: pd.Series) -> pd.Series:
 def differences(data: pd.DataFrame, column: str) -> list[str]:
     """Write a column of :func:`compared_by_seed` with interval and p, such as ``+0.50 [-0.59, +1.59], p 0.069``."""
     return [
-        _difference(Estimate(1, mean, interval=None if pd.isna(low) else (low, high)), p)
+        _difference(mean, None if pd.isna(low) else (low, high), p)
         for mean, low, high, p in data[[f"{column}_mean", *(f"{column}_{part}" for part in _PARTS)]].to_numpy(float)
     ]
 
 
-def _difference(found: Estimate, p: float) -> str:
-    if found.effect is None or pd.isna(found.effect):
+def _difference(mean: float, ends: tuple[float, float] | None, p: float) -> str:
+    if pd.isna(mean):
         return "–"
-    text = interval(found.effect, found.interval)
+    text = interval(mean, ends)
     return text if pd.isna(p) else f"{text}, p {p_value(p)}"
 
 
@@ -79,7 +78,7 @@ def decided(frame: pd.DataFrame, column: str, *, lowest: bool = False) -> set[tu
         lowest: whether the lowest mean is best.
     """
     found: set[tuple[str, ...]] = set()
-    for place, part in frame.groupby(_PLACE, sort=False):
+    for place, part in frame.groupby(collect.PLACE, sort=False):
         values = part.pivot(index="seed", columns="variant", values=column) * (-1 if lowest else 1)
         best = str(values.mean().idxmax())
         others = [estimate((values[name] - values[best]).dropna().tolist()) for name in values if name != best]

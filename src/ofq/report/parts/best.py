@@ -9,8 +9,6 @@ from ofq.report.claims.statistics import LEVEL, estimate, holm
 from ofq.report.differences import decided, how_marked, how_tested, marked
 from ofq.report.render import cells, interval, p_value, write_table
 
-_PLACE = ["model", "bits"]
-
 
 def write_best(grid: Grid, frame: pd.DataFrame) -> None:
     """Write ``tables/best.*``: one row for each model, bit width and variant, the most accurate first.
@@ -22,7 +20,7 @@ def write_best(grid: Grid, frame: pd.DataFrame) -> None:
         grid: the grid whose report is written.
         frame: metrics of its runs.
     """
-    parts = [_compared(part) for _, part in frame.groupby(_PLACE, sort=False)]
+    parts = [_compared(part) for _, part in frame.groupby(collect.PLACE, sort=False)]
     data, best = collect.in_order(pd.concat(parts, ignore_index=True), grid), decided(frame, "top1")
     shown = {
         **data[collect.KEYS],

@@ -8,7 +8,6 @@ from ofq.report.differences import compared_by_seed, differences, how_tested
 from ofq.report.render import write_table
 
 METRICS = ["top1", "loss", "osc_share", "reversals"]
-_GRID = ["model", "bits"]
 
 
 def write_comparison(grid: Grid) -> None:
@@ -25,7 +24,7 @@ def write_comparison(grid: Grid) -> None:
         UserError: a run is missing.
     """
     frame = collect.metrics(grid.students, *METRICS)
-    data = compared_by_seed(_differences(grid, frame), METRICS, by=[*_GRID, "variant", "against"])
+    data = compared_by_seed(_differences(grid, frame), METRICS, by=[*collect.PLACE, "variant", "against"])
     data = collect.in_order(data, grid)
     shown = {
         **data[[*collect.KEYS, "against"]],
@@ -49,8 +48,10 @@ def _differences(grid: Grid, frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for first, second in dict.fromkeys(map(tuple, grid.compare)):
         left, right = (frame[frame["variant"] == name] for name in (first, second))
-        both = left.merge(right, on=[*_GRID, "seed"], suffixes=("", "_other"))
-        part = both[[*_GRID, "seed"]].assign(variant=first, against=second, run=both["run"] + " " + both["run_other"])
+        both = left.merge(right, on=[*collect.PLACE, "seed"], suffixes=("", "_other"))
+        part = both[[*collect.PLACE, "seed"]].assign(
+            variant=first, against=second, run=both["run"] + " " + both["run_other"]
+        )
         part[METRICS] = both[METRICS] - both[[f"{name}_other" for name in METRICS]].to_numpy()
         if (grid.params.variant(first).parent is None) != (grid.params.variant(second).parent is None):
             part["reversals"] = float("nan")

@@ -17,7 +17,6 @@ from ofq.report.style import save
 from ofq.report.widths import WIDTHS, on_curve, step_width
 from ofq.runs.files import write_text
 
-_PLACE = ["model", "bits"]
 # Each quantity is held against the width of the time to which it belongs.
 _QUANTITIES = {
     "reversals": ("width_run", "reversals\na weight"),
@@ -63,7 +62,7 @@ def _points(grid: Grid) -> pd.DataFrame:
     frame = frame.astype({f"width_{when}": float for when in WIDTHS})
     for quantity, (width, _) in _QUANTITIES.items():
         frame[f"curve_{quantity}"] = np.nan
-        for _, seed in frame.groupby([*_PLACE, "seed"], sort=False):
+        for _, seed in frame.groupby([*collect.PLACE, "seed"], sort=False):
             through = seed[seed["variant"].isin(grid.curve)].dropna(subset=width)
             others = seed[~seed["variant"].isin(grid.curve)].dropna(subset=width)
             if len(through) > 1:
