@@ -28,6 +28,9 @@ _OF_THE_PACKAGE = {"plugstack.conf"}  # comes with Debian's, and configures noth
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _ASKING = 20  # seconds for any one call
 _STARTING = 60  # seconds
+# A node that comes back names the jobs that it has. SLURM misses none that began less than BatchStartTimeout and
+# MessageTimeout ago, of ten seconds each: that one may be about to start, and is then believed to run for ever.
+_DOWN = 22
 
 _CONFIGURATION = """\
 ClusterName=ofq
@@ -136,6 +139,7 @@ class Cluster:
         slurmd.kill()
         slurmd.wait()
         self._kill_jobs()
+        time.sleep(_DOWN)
         self._start("slurmd", "-D")
 
     def ask(self, *command: str) -> str:
