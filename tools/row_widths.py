@@ -18,6 +18,7 @@ from ofq.config import params
 from ofq.config.grid import Grid
 from ofq.config.resolve import StudentConfig, resolve
 from ofq.data import batches
+from ofq.models.backbone import build_model
 from ofq.models.weights import load_weights
 from ofq.oscillation.meter import OscillationMeter
 from ofq.quant.convert import quantize_model
@@ -26,7 +27,6 @@ from ofq.report.render import cells, markdown, signed
 from ofq.report.widths import on_curve
 from ofq.runs import checkpoint
 from ofq.runs.paths import Run
-from ofq.training.job import build_model
 
 
 def rows_of(student: nn.Module, meter: OscillationMeter) -> pd.DataFrame:

@@ -18,6 +18,14 @@ _MEND = {
     errno.ENAMETOOLONG: "choose a shorter name or directory",
     errno.ELOOP: "mend the symbolic links that lead in a circle",
 }
+EXTRAS = {
+    "export": ("onnx", "onnxruntime"),
+    "pipeline": (
+        *("dvc", "jinja2", "matplotlib", "mlflow", "psutil", "pyarrow"),
+        *("rich", "rocrate", "scipy", "sklearn", "snakemake", "tabulate"),
+    ),
+}
+"""Modules of the packages that each extra of ``pyproject.toml`` brings."""
 _MOST_NAMES = 40  # of those that are known, in a message
 
 
@@ -96,3 +104,12 @@ def refused(error: OSError, path: Path | str | None = None, *, action: str = "re
     path = str(path or named or "a file")
     at = f" at {named}" if named and path.startswith(f"{named}/") else ""
     return UserError(f"cannot {action} {shortened(path, 200)}: {os.strerror(error.errno)}{at}; {_MEND[error.errno]}")
+
+
+def not_installed(error: ImportError) -> UserError | None:
+    """Return what to say where a package of one of our extras is not installed; None for another import that failed."""
+    name = getattr(error if error.name else error.__cause__, "name", None)  # pandas says it of what it needs itself
+    for extra, modules in EXTRAS.items():
+        if (package := str(name).partition(".")[0]) in modules:
+            return UserError(f"{package} is not installed here; run: pip install 'ofq[{extra}]'")
+    return None

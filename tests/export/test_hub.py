@@ -19,7 +19,7 @@ from tests.training.trained import STATSQ
 @pytest.mark.parametrize("variant", ["statsq-qkr", "lsq"])
 def test_a_hub_folder_is_loaded_and_tells_of_its_run(variant: str, here: Params, tmp_path: Path) -> None:
     folder = STATSQ.sibling(variant).files.root
-    root, written = tmp_path / "hub", hub(folder, tmp_path)
+    root, written = tmp_path / "hub", hub(deployed_run(folder), tmp_path)
     assert {str(path.relative_to(root)) for path in written} == {".eval_results/digits.yaml", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"}  # fmt: skip
     images = next(iter(batches.load("digits").evaluation())).images
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_seeds_that_are_finished_are_in_the_card(here: Params, tmp_path: Path) -
     metrics = json.loads((folder / "metrics.json").read_text())
     (other / "metrics.json").write_text(json.dumps(metrics | {"top1": metrics["top1"] - 2}))
     try:
-        hub(folder, tmp_path)
+        hub(deployed_run(folder), tmp_path)
     finally:
         shutil.rmtree(other)
     assert f"over 2 seeds {metrics['top1'] - 1:.2f} ± 1.41 %" in (tmp_path / "hub/README.md").read_text()

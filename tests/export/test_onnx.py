@@ -121,7 +121,7 @@ def check_agreement(made: Path, model: nn.Module, images: Tensor) -> int:
 @torch.no_grad()
 def test_all_test_images_of_digits_agree_or_lie_next_to_a_threshold(variant: str, here: Params, tmp_path: Path) -> None:
     folder = STATSQ.sibling(variant).files.root
-    (path,) = write_run(folder, tmp_path)
+    (path,) = write_run(deployed_run(folder), tmp_path)
     data = batches.load("digits")
     model = deployed_run(folder).model
     apart = check_agreement(path, model, torch.cat([batch.images for batch in data.evaluation()]))
@@ -169,10 +169,11 @@ def test_without_onnx_and_with_other_files_it_is_one_line(
     )
     with pytest.raises(UserError, match="is no ONNX model of ofq"):
         ofq.load(tmp_path / "y.onnx")
+    run = deployed_run(STATSQ.files.root)
     monkeypatch.delitem(sys.modules, "ofq.export.onnx.run")
     monkeypatch.delitem(sys.modules, "ofq.export.onnx.write")
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for use in (lambda: ofq.load(tmp_path / "x.onnx"), lambda: write_run(STATSQ.files.root, tmp_path)):
+    for use in (lambda: ofq.load(tmp_path / "x.onnx"), lambda: write_run(run, tmp_path)):
         with pytest.raises(UserError, match=r"onnx\w* is not installed here; run: pip install 'ofq\[export\]'"):
             use()

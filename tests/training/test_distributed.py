@@ -22,6 +22,7 @@ from ofq.config import params
 from ofq.config.resolve import KEEPING, Keeping, resolve
 from ofq.data.prepare import prepare
 from ofq.errors import Stopped, UserError
+from ofq.models.backbone import build_model
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.calibration import calibrate
 from ofq.quant.hook import Hook
@@ -29,7 +30,6 @@ from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.runs.files import write_bytes
 from ofq.runs.paths import Run
 from ofq.training.distributed import ALONE, Rank
-from ofq.training.job import build_model
 from ofq.training.loop import train
 from ofq.training.optim import make_optimizer
 from ofq.training.student import make_student

@@ -44,10 +44,10 @@ def export(run: str, format: str, output: str | None) -> None:
             raise missing(path)
     import torch
 
-    from ofq.export.write import FORMATS
+    from ofq.export.write import FORMATS, deployed_run
 
     torch.set_num_threads(params.studies[named.study].threads)
-    for path in FORMATS[format](folder, Path(output) if output else folder / "export"):
+    for path in FORMATS[format](deployed_run(folder), Path(output) if output else folder / "export"):
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ofq.cli.command import PROGRAM, Command
 from ofq.environment import check_variables, configure_logging
-from ofq.errors import Missing, Stopped, UserError, refused, unknown
+from ofq.errors import Missing, Stopped, UserError, not_installed, refused, unknown
 from ofq.workflow.warm import SIGNALS
 
 _log = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ def said_of(error: BaseException) -> str | None:
     """Return what to say of an error in one line; None for a fault of this program."""
     if isinstance(error, UserError):
         return _made_by(error) if isinstance(error, Missing) else str(error)
+    if isinstance(error, ImportError):
+        return str(problem) if (problem := not_installed(error)) else None
     if isinstance(error, OSError):
         return str(problem) if (problem := refused(error)) else None
     if isinstance(error, MemoryError | RuntimeError) and (said := _of_hardware(error)):

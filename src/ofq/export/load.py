@@ -15,11 +15,11 @@ from ofq.config.quant_config import QuantConfig
 from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
 from ofq.config.settings import RemedySettings
 from ofq.data.manifest import Manifest, read_manifest
-from ofq.errors import UserError, shortened
+from ofq.errors import UserError, not_installed, shortened
 from ofq.export.deploy import SettledSign, activation_quantizers, coded_modules, deployed, entry_of
 from ofq.export.header import About, Blocks, Header, Images
 from ofq.export.packed import MEND, Packed, codes_of, read_packed, rounding
-from ofq.models.backbone import build
+from ofq.models.backbone import build, build_model
 from ofq.models.weights import load_weights
 from ofq.quant.convert import quantize_model
 from ofq.quant.hook import Hook
@@ -79,9 +79,7 @@ def needing_onnx() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("onnx", "onnxruntime"):
-            raise
-        raise UserError(f"{error.name} is not installed here; run: pip install 'ofq[export]'") from None
+        raise not_installed(error) or error from None
 
 
 def built(packed: Packed, path: Path) -> nn.Module:
@@ -115,13 +113,22 @@ def built(packed: Packed, path: Path) -> nn.Module:
     return model
 
 
-def about_run(path: Path) -> About:
-    """Return what is known of a finished run, from its folder.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
+def _of_run(path: Path) -> Loaded:
     config, manifest = _config(path), manifest_of(path)
+    if isinstance(config, QatConfig) and config.remedy and _chooses_codes(config.remedy):
+        raise UserError(
+            f"{path} cannot be loaded: its remedy {config.remedy.name} chose the codes by its own round_with, whose "
+            "state is in no file; load it in a script of yours"
+        )
+    model, teacher = build_model(config, manifest), isinstance(config, TeacherConfig)
+    if not isinstance(config, TeacherConfig):
+        quantize_as(model, config.quantization, config.model.timm)
+    load_weights(model, RunFiles(path, teacher).model)
+    return Loaded(model.eval(), _about(path, config, manifest))
+
+
+def _about(path: Path, config: RunConfig, manifest: Manifest) -> About:
+    """Return what is known of the finished run in a folder."""
     info, metrics = read_info(path / "run.json", "digests", "run"), read_metrics(path / "metrics.json", "top1")
     asked = {} if isinstance(config, TeacherConfig) else config.quantization.model_dump(mode="json")
     return About(
@@ -142,27 +149,6 @@ def about_run(path: Path) -> About:
         top1=metrics["top1"],
         digests={"code": info["digests"]["code"], "weights": file_digest(path / "model.safetensors")},
     )
-
-
-def _of_run(path: Path) -> Loaded:
-    config, manifest = _config(path), manifest_of(path)
-    model = build(
-        config.model,
-        image_size=manifest.image_size,
-        channels=manifest.channels,
-        classes=manifest.classes,
-        seed=config.seed,
-    )
-    teacher = isinstance(config, TeacherConfig)
-    if isinstance(config, QatConfig) and config.remedy and _chooses_codes(config.remedy):
-        raise UserError(
-            f"{path} cannot be loaded: its remedy {config.remedy.name} chose the codes by its own round_with, whose "
-            "state is in no file; load it in a script of yours"
-        )
-    if not isinstance(config, TeacherConfig):
-        quantize_as(model, config.quantization, config.model.timm)
-    load_weights(model, RunFiles(path, teacher).model)
-    return Loaded(model.eval(), about_run(path))
 
 
 def _chooses_codes(remedy: RemedySettings) -> bool:

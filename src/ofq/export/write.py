@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from ofq.errors import UserError
 from ofq.export.card import card, results
 from ofq.export.deploy import deployed
 from ofq.export.header import About, Images
-from ofq.export.load import HUB_WEIGHTS, Loaded, manifest_of, needing_onnx, open_model
+from ofq.export.load import HUB_WEIGHTS, manifest_of, needing_onnx, open_model
 from ofq.export.packed import read_packed, write_packed
 from ofq.export.sizes import Sizes, layers_of
 from ofq.export.use import compared, data_for
@@ -17,51 +19,55 @@ from ofq.runs.paths import Run
 from ofq.runs.published import read_metrics
 
 
-def deployed_run(folder: Path) -> Loaded:
+class Deployed(NamedTuple):
+    """A finished student with integer codes instead of latent weights, and the folder that it is from."""
+
+    folder: Path
+    model: nn.Module
+    about: About
+
+
+def deployed_run(folder: Path) -> Deployed:
     """Load a finished student and deploy it.
 
     Raises:
         UserError: it is not finished, or cannot be deployed.
     """
-    loaded = open_model(folder)
+    model, about = open_model(folder)
     try:
-        deployed(loaded.model)
+        return Deployed(folder, deployed(model), about)
     except ValueError as error:
         raise UserError(f"{folder} cannot be exported: {error}") from None
-    return loaded
 
 
-def packed(folder: Path, output: Path) -> list[Path]:
-    """Write the packed file of the run in a folder."""
+def packed(run: Deployed, output: Path) -> list[Path]:
+    """Write a run's packed file."""
     path = output / "packed.safetensors"
-    model, about = deployed_run(folder)
-    write_packed(path, model, about)
+    write_packed(path, run.model, run.about)
     return [path]
 
 
-def onnx(folder: Path, output: Path) -> list[Path]:
-    """Write the run in a folder as ONNX."""
+def onnx(run: Deployed, output: Path) -> list[Path]:
+    """Write a run as ONNX."""
     with needing_onnx():
         from ofq.export.onnx.write import write_onnx
     path = output / "model.onnx"
-    model, about = deployed_run(folder)
     try:
-        write_onnx(path, model, about)
+        write_onnx(path, run.model, run.about)
     except ValueError as error:
-        raise UserError(f"{folder} cannot be written as ONNX: {error}; --format packed can") from None
+        raise UserError(f"{run.folder} cannot be written as ONNX: {error}; --format packed can") from None
     return [path]
 
 
-def hub(folder: Path, output: Path) -> list[Path]:
-    """Write the run in a folder as a folder in the layout of the Hugging Face hub: nothing is uploaded."""
-    model, about = deployed_run(folder)
-    manifest, root = manifest_of(folder), output / "hub"
+def hub(run: Deployed, output: Path) -> list[Path]:
+    """Write a run as a folder in the layout of the Hugging Face hub: nothing is uploaded."""
+    manifest, root = manifest_of(run.folder), output / "hub"
     weights = root / HUB_WEIGHTS
-    header = write_packed(weights, model, about)
+    header = write_packed(weights, run.model, run.about)
     settings = {"config.json": configuration(header), "preprocessor_config.json": preprocessing(header.images)}
     texts = {
-        f".eval_results/{about.data}.yaml": results(folder, about, manifest),
-        "README.md": card(folder, header, manifest, weights.stat().st_size),
+        f".eval_results/{header.data}.yaml": results(run.folder, run.about, manifest),
+        "README.md": card(run.folder, header, manifest, weights.stat().st_size),
     }
     for name, content in settings.items():
         write_json(root / name, content)
@@ -70,17 +76,16 @@ def hub(folder: Path, output: Path) -> list[Path]:
     return sorted([weights, *(root / name for name in (*settings, *texts))])
 
 
-def measured_run(folder: Path, output: Path) -> list[Path]:
-    """Write the run in a folder packed and as ONNX, evaluate both on its study's images, and write what all take."""
-    paths = {"packed": packed(folder, output)[0], "onnx": onnx(folder, output)[0]}
-    models = {kind: open_model(path) for kind, path in paths.items()}
-    run, about = Run.named(models["packed"].about.run), models["packed"].about
-    data = data_for(about, run.study)
-    top1_of, apart, images = compared(models["packed"].model, models["onnx"].model, data)
-    files = {"float": run.teacher.files.model, "checkpoint": run.files.model, **paths}
-    top1 = {kind: read_metrics(path.parent / "metrics.json", "top1")["top1"] for kind, path in list(files.items())[:2]}
+def measured(run: Deployed, output: Path) -> list[Path]:
+    """Write a run packed and as ONNX, evaluate both on its study's images, and write what all take."""
+    paths = {"packed": packed(run, output)[0], "onnx": onnx(run, output)[0]}
+    models = {kind: open_model(path).model for kind, path in paths.items()}
+    named = Run.named(run.about.run)
+    top1_of, apart, images = compared(models["packed"], models["onnx"], data_for(run.about, named.study))
+    files = {"float": named.teacher.files.model, "checkpoint": named.files.model, **paths}
+    top1 = {kind: read_metrics(files[kind].parent / "metrics.json", "top1")["top1"] for kind in ("float", "checkpoint")}
     found = Sizes(
-        run=str(run),
+        run=str(named),
         files={kind: path.stat().st_size for kind, path in files.items()},
         top1=top1 | dict(zip(models, top1_of, strict=True)),
         images=images,
@@ -121,10 +126,10 @@ def preprocessing(images: Images) -> dict[str, Any]:
     }
 
 
-FORMATS: Mapping[str, Callable[[Path, Path], list[Path]]] = {
+FORMATS: Mapping[str, Callable[[Deployed, Path], list[Path]]] = {
     "packed": packed,
     "onnx": onnx,
     "hub": hub,
-    "all": measured_run,
+    "all": measured,
 }
-"""What writes a format from a run's folder into another one, and returns the files."""
+"""What writes a run in a format into a folder, and returns the files."""

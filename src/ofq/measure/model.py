@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ofq.config.resolve import StudentConfig
 from ofq.data.manifest import read_manifest
-from ofq.models.backbone import build
+from ofq.models.backbone import build_model
 from ofq.quant.calibration import calibrate
 from ofq.quant.modules.attention import Attention
 from ofq.quant.modules.qkr import QKRAttention
@@ -31,10 +31,9 @@ def describe(run: Run, config: StudentConfig) -> str:
         UserError: the study's data are not prepared, or the model cannot be built or quantized.
     """
     manifest = read_manifest(run.study)
-    size, channels = manifest.image_size, manifest.channels
-    model = build(config.model, image_size=size, channels=channels, classes=manifest.classes, seed=config.seed)
-    student = quantize_as(model, config.quantization, config.model.timm)
-    parts = parts_of(student, torch.rand(1, channels, *size), config.quantization.weight)
+    size = manifest.image_size
+    student = quantize_as(build_model(config, manifest), config.quantization, config.model.timm)
+    parts = parts_of(student, torch.rand(1, manifest.channels, *size), config.quantization.weight)
     shown = parts[parts["bits of"] != FULL].drop(columns="bits of")
     counts = parts.groupby("bits of")[_COUNTS].sum()
     shares = 100 * counts / counts.sum()

@@ -1,13 +1,37 @@
 """Build a study's backbone through timm."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import timm
 import torch
 from torch import nn
 
+from ofq.config.resolve import RunConfig
 from ofq.config.settings import ModelSettings
 from ofq.errors import UserError, shortened, unknown
+
+
+class Shape(Protocol):
+    """What a model must know of a study's images, as its manifest and its batches tell."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def channels(self) -> int:
+        """Colour channels of the images."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+
+
+def build_model(config: RunConfig, images: Shape) -> nn.Module:
+    """Build a run's model in full precision, for the study's images; :func:`build` says what is refused."""
+    return build(
+        config.model, image_size=images.image_size, channels=images.channels, classes=images.classes, seed=config.seed
+    )
 
 
 def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, classes: int, seed: int) -> nn.Module:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
 
 from ofq.config.recipes import TrainingRecipe
 from ofq.config.resolve import KEEPING, Keeping, RunConfig
@@ -17,7 +16,6 @@ from ofq.data import batches
 from ofq.data.batch import Batch, Batches
 from ofq.data.mixing import mixed
 from ofq.errors import missing
-from ofq.models.backbone import build
 from ofq.runs import states
 from ofq.runs.checkpoint import Checkpoints, Maker
 from ofq.runs.code_digest import code_digest
@@ -169,10 +167,3 @@ def started(
                 started=now,
                 git=git_state(config.modules),
             )
-
-
-def build_model(config: RunConfig, data: Batches) -> nn.Module:
-    """Build the run's model in full precision, for the study's images."""
-    return build(
-        config.model, image_size=data.image_size, channels=data.channels, classes=data.classes, seed=config.seed
-    )

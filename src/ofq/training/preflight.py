@@ -11,8 +11,8 @@ from ofq.data import batches
 from ofq.data.augment import check
 from ofq.data.batch import Batches
 from ofq.errors import UserError
+from ofq.models.backbone import build_model
 from ofq.remedies.load import make_remedy, remedy_class
-from ofq.training.job import build_model
 from ofq.training.student import quantize_as
 
 

@@ -15,7 +15,7 @@ from ofq.config.recipes import check_images
 from ofq.config.resolve import QatConfig, StudentConfig
 from ofq.data.batch import Batch
 from ofq.errors import UserError, first_of, missing
-from ofq.models.backbone import draw_attention, train_both_heads
+from ofq.models.backbone import build_model, draw_attention, train_both_heads
 from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.convert import quantize_model
@@ -23,7 +23,7 @@ from ofq.quant.quantizers.learned import set_parts
 from ofq.quant.quantizers.lsq import STEP_FLOOR, learned_steps
 from ofq.runs.files import replacing
 from ofq.runs.published import check
-from ofq.training.job import Job, build_model
+from ofq.training.job import Job
 from ofq.training.loop import evaluate
 from ofq.training.losses import Logits, distillation_loss
 from ofq.training.publish import publish

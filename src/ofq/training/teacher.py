@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy
 
 from ofq.config.resolve import KEEPING, Keeping, TeacherConfig, given_weights
 from ofq.data.manifest import read_manifest
-from ofq.models.backbone import train_both_heads
+from ofq.models.backbone import build_model, train_both_heads
 from ofq.models.pretrained import load_pretrained, normalisation, weights_file
 from ofq.runs.files import write_bytes
 from ofq.runs.paths import Run
 from ofq.runs.provenance import file_digest
 from ofq.training.distributed import ALONE, Rank
-from ofq.training.job import Job, Step, build_model, started
+from ofq.training.job import Job, Step, started
 from ofq.training.loop import evaluate, train
 from ofq.training.losses import Logits
 from ofq.training.optim import make_optimizer
