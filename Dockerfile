@@ -7,7 +7,7 @@ WORKDIR /ofq
 COPY pyproject.toml README.md LICENSE ./
 COPY envs/constraints.txt envs/
 COPY src src
-RUN pip install --no-cache-dir --constraint envs/constraints.txt --editable '.[export]'
+RUN pip install --no-cache-dir --constraint envs/constraints.txt --editable '.[export,pipeline]'
 
 COPY . .
 RUN useradd --uid 1000 --create-home ofq && chown --recursive 1000 /ofq

@@ -27,7 +27,7 @@ pull: $(READY) ## fetch the results of another checkout from the DVC remote, so 
 	@$(BIN)/snakemake --touch --forceall --quiet all
 
 test: $(READY) ## set up the environment, then run the tests
-	PYTHONPATH="$(CURDIR)/src" $(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
+	PYTHONPATH="$(CURDIR)/src" $(VENV)/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests
 
 check: $(READY) ## lint, format and types, as CI runs them
 	$(VENV)/bin/ruff check .
@@ -46,11 +46,11 @@ clean: ## remove results, logs and caches, but neither results/reference nor run
 # uv installs in seconds what takes pip minutes; both resolve to the versions of envs/constraints.txt.
 $(READY): pyproject.toml envs/constraints.txt
 	@if command -v uv >/dev/null; then \
-	  uv venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV) && uv pip install --python $(VENV) --constraint envs/constraints.txt --editable '.[dev,export]'; \
+	  uv venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV) && uv pip install --python $(VENV) --constraint envs/constraints.txt --editable '.[dev,export,pipeline]'; \
 	else \
 	  $(call NEEDS,3.11 to 3.14,14); \
 	  python3 -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "ofq: error: python3 has no venv; on Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 2; }; \
-	  python3 -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --constraint envs/constraints.txt --editable '.[dev,export]'; \
+	  python3 -m venv $(VENV) && $(VENV)/bin/python -m pip install --quiet --constraint envs/constraints.txt --editable '.[dev,export,pipeline]'; \
 	fi
 	@touch $@

@@ -15,6 +15,21 @@ SMALL = {
     "qat": {"lr": 2e-3, "min_lr": 1e-4, "batch_size": 64, "steps": 24, "constant_steps": 4},
     "cga": {"steps": 12},
 }
+# Files that take minutes begin first, so that none is left for the end with the other processes idle.
+LONG = (
+    "workflow/test_slurm.py",
+    "workflow/test_imagenet.py",
+    "reliability/test_snakemake.py",
+    "docs/test_guides.py",
+    "reliability/test_resume.py",
+    "workflow/test_reruns.py",
+    "workflow/test_groups.py",
+    "workflow/test_start.py",
+    "workflow/test_forecast.py",
+    "tools/test_drill.py",
+    "workflow/test_warm.py",
+    "cli/test_ranks.py",
+)
 
 
 class Project:
@@ -62,7 +77,7 @@ class Project:
     def _gathering(self) -> set[str]:
         """Rules that make nothing themselves."""
         studies = self.params["studies"]
-        groups = {name for study in studies.values() for name in (*study.get("groups", {}), "everything")}
+        groups = {name for study in studies.values() for name in (*study.get("groups", {}), "everything", "crate")}
         return {"all", *studies, *groups, *(f"{study}-{group}" for study in studies for group in groups)}
 
     def ofq(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,3 +89,9 @@ class Project:
 def project(tmp_path: Path) -> Project:
     """A fresh small project."""
     return Project(tmp_path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first, and keep the order of all others."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
