@@ -92,7 +92,14 @@ def test_snakemake_exports_what_is_asked_for_only(project: Project) -> None:
     project.write_params()
     assert not {"export", "sizes"} & set(project.plan())
     plan = project.plan("exports")
-    assert plan.pop("exports") == 1 and plan == {"data": 1, "teacher": 1, "qat": 1, "export": 1, "sizes": 1}
+    assert plan.pop("exports") == 1 and plan == {
+        "data": 1,
+        "teacher": 1,
+        "qat": 1,
+        "export": 1,
+        "sizes": 1,
+        "track_group": 1,
+    }
     done = project.run("snakemake", "exports")
     assert done.returncode == 0, done.stdout + done.stderr
     folder = project.root / "results/digits/vit_micro/w2a2/statsq-qkr/seed0/export"

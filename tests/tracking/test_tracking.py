@@ -11,9 +11,14 @@ import pytest
 
 from ofq.config.grid import Grid
 from ofq.config.resolve import resolve
+from ofq.export.deploy import deployed
+from ofq.export.packed import write_packed
 from ofq.runs.paths import Run
+from ofq.runs.provenance import file_digest
 from ofq.tracking import mirror
 from ofq.tracking import mirror as tracking
+from ofq.tracking.store import Store
+from tests.export.small import prepared
 from tests.tracking.mirrored import DIGESTS, PARAMS, STATSQ, begin, client, curve, finish, ids, stored
 
 
@@ -73,6 +78,35 @@ def test_an_unchanged_run_is_left_alone() -> None:
     tracking.track()
     assert ids() == before
     assert len(curve(stored()["w2a2 statsq s0"], "val/top1")) == 4
+
+
+def test_an_exported_model_is_an_artifact_of_its_run(caplog: pytest.LogCaptureFixture) -> None:
+    def artifacts() -> set[str]:
+        folder = Store.chosen().folder(stored()["w2a2 statsq s0"].info.artifact_uri)
+        assert folder
+        return {str(path.relative_to(folder)) for path in folder.glob("export/*")}
+
+    finish(STATSQ)
+    STATSQ.files.model.write_bytes(b"weights")
+    tracking.track()
+    assert artifacts() == set()
+    before = ids()
+    model, about = prepared(weight="statsq")
+    digests = {"code": "c0de", "weights": file_digest(STATSQ.files.model)}
+    write_packed(STATSQ.files.packed, deployed(model), about.model_copy(update={"digests": digests}))
+    tracking.track()
+    assert ids() == before and artifacts() == {"export/packed.safetensors"}
+    assert stored()["w2a2 statsq s0"].data.tags["exported"]
+
+    finish(STATSQ, offset=1.0)  # trained again; what was exported is of the weights before
+    STATSQ.files.model.write_bytes(b"other weights")
+    tracking.track()
+    assert ids() != before and artifacts() == set()
+    assert not caplog.records
+
+    STATSQ.files.packed.write_bytes(b"no such file")
+    tracking.track()
+    assert artifacts() == set() and "packed.safetensors is damaged" in caplog.text
 
 
 def test_a_rerun_replaces_its_run() -> None:

@@ -15,11 +15,9 @@ from torch import nn
 from ofq.errors import UserError, shortened
 from ofq.export.codes import packed, unpacked
 from ofq.export.deploy import activation_quantizers, coded_modules, entry_of
-from ofq.export.header import VERSION, About, Coded, Header, Rounding
+from ofq.export.header import DIGEST, HEADER, VERSION, About, Coded, Header, Rounding
 from ofq.runs.files import reading, write_bytes
 
-HEADER, DIGEST = "ofq", "ofq.sha256"
-"""Entries of the file's metadata."""
 MEND = "export the run again, or fetch the file anew"
 
 Tensors = dict[str, NDArray[Any]]

@@ -5,6 +5,7 @@ MLflow is imported late, because the import takes seconds.
 """
 
 import contextlib
+import json
 import logging
 import shutil
 import time
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any, NotRequired
 from typing_extensions import TypedDict
 
 from ofq.errors import UserError, counted
+from ofq.export.header import DIGEST, HEADER
 from ofq.runs.files import read_json, remove_empty, write_json
 from ofq.runs.paths import RESULTS, Run, report_dir
+from ofq.runs.provenance import file_digest
 from ofq.tracking import logs
 from ofq.tracking.logs import RunLog, digest
 from ofq.tracking.store import Store, StoreError
@@ -32,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _FORMAT = 2  # version of what is written for a run; a new number writes every run anew
 _GROUP = "group"  # tag: where params.yaml names the run now
+_EXPORTED = "exported"  # tag: digest of the packed file that is kept as an artifact
 _MARK = "mirrored"  # tag: how much of a run's log is in the store; empty while the run is being written
 _METRICS, _SETTINGS = 1000, 100  # what MLflow takes in one call: metrics, and parameters or tags
 _MEND = "delete it and mirror the runs again: python -m ofq track"
@@ -157,7 +161,7 @@ class _Mirror:
             self._replace([one for one in known if run is not None and one is not run], [])
             if run is None:
                 new, replaced = new + (not known), replaced + bool(known)
-                self._replace(known, [log.run.files.metrics.name, log.run.files.info.name])
+                self._replace(known, [*_kept(log.run), *_kept(log.run, exported=True)])
                 tags = {**log.tags, _MARK: ""}
                 run = self.client.create_run(self.experiment, _milliseconds(log, 0, start), tags, log.run.label)
             if run.data.tags.get(_MARK) != _mark(log):
@@ -165,6 +169,9 @@ class _Mirror:
             group = self._group(log)
             if run.data.tags.get(_GROUP) != group:
                 self.client.set_tag(run.info.run_id, _GROUP, group)
+            if log.finished and (packed := _exported(log.run)) and run.data.tags.get(_EXPORTED) != packed:
+                self._attach(run, {name: path for name, path in _kept(log.run, exported=True).items() if path.exists()})
+                self.client.set_tag(run.info.run_id, _EXPORTED, packed)
             ids[str(log.run)] = run.info.run_id
         self._update_report(stored.get(f"{self.study}/report", []))
         results = {str(log.run): _results(log.run) for log in self.runs if log.finished}
@@ -228,7 +235,7 @@ class _Mirror:
         for first in range(0, len(metrics), _METRICS):
             self.client.log_batch(run_id, metrics=metrics[first : first + _METRICS])
         if log.finished:
-            self._attach(run, {path.name: path for path in (log.run.files.metrics, log.run.files.info)})
+            self._attach(run, _kept(log.run))
             self.client.set_terminated(run_id, end_time=_milliseconds(log, log.steps, start))
         self.client.set_tag(run_id, _MARK, _mark(log))
 
@@ -264,6 +271,30 @@ def _mark(log: RunLog) -> str:
     """Return the mark of a mirrored run: format, length and digest of its log, digest of its results."""
     end = _results(log.run) if log.finished else "-"
     return f"{_FORMAT} {len(log.text)} {digest(log.text)} {end}"
+
+
+def _kept(run: Run, *, exported: bool = False) -> dict[str, Path]:
+    """Return the files that are kept as artifacts of a run, by their names below its folder."""
+    files = run.files
+    paths = files.exported if exported else [files.metrics, files.info]
+    return {str(path.relative_to(files.root)): path for path in paths}
+
+
+def _exported(run: Run) -> str | None:
+    """Return the digest of the packed file that was made of a run's present weights; None if there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    path = run.files.packed
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata()
+        about = json.loads(metadata[HEADER])
+        return str(metadata[DIGEST]) if about["digests"]["weights"] == file_digest(run.files.model) else None
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        _log.warning("%s is damaged (%s) and not mirrored; export the run again", path, error)
+        return None
 
 
 def _results(run: Run) -> str:
