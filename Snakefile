@@ -4,6 +4,7 @@
 #   snakemake fashion             another study
 #   snakemake controls            a group of the default study by name; of another one: snakemake fashion-controls
 #   snakemake exports             packed files and ONNX of the default study's main grid, and the table of their sizes
+#   snakemake crate               its results, code and settings as one RO-Crate
 #   snakemake everything          the default study with all of its groups, and a verdict on each claim
 #   snakemake results/digits/vit_micro/w2a2/statsq-qkr/seed0/metrics.json     one ablation, alone
 #   snakemake -n                  what would run, and why

@@ -9,7 +9,7 @@ import pytest
 from ofq.config import params
 from ofq.config.grid import Grid
 from ofq.errors import UserError
-from ofq.report.parts.agreement import AGREES, DIFFERS, NOT_RECORDED, ONE_SEED, QUANTITIES, compare, write_agreement
+from ofq.report.agreement import AGREES, DIFFERS, NOT_RECORDED, ONE_SEED, QUANTITIES, compare, write_agreement
 from tests.conftest import ROOT
 
 GRID = Grid(params.load(ROOT / "params.yaml"), "digits")

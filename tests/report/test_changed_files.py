@@ -13,8 +13,8 @@ from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.config.resolve import resolve
 from ofq.errors import UserError
+from ofq.report.agreement import AGREES, DIFFERS
 from ofq.report.claims.quantities import Records, Side, quantity
-from ofq.report.parts.agreement import AGREES, DIFFERS
 from ofq.report.parts.annealing import write_annealing
 from ofq.report.parts.figures import write_figures
 from ofq.report.parts.noise_table import write_noise_table

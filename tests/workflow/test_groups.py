@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import sys
+import zipfile
 
 import pandas as pd
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
 
 RUN = "results/digits/vit_micro/w2a2"
 REPORT = "results/digits/report"
@@ -105,6 +107,34 @@ def test_claims_are_judged_on_what_there_is(finished: Project) -> None:
     assert all(claim["statement"] in text for claim in claims.values())
 
 
+def test_a_crate_has_what_it_lists_and_names_the_authors_of_the_citation(finished: Project) -> None:
+    for name in ("CITATION.cff", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, finished.root)
+    assert finished.plan("crate") == {"ro_crate": 1}
+    done = finished.run("snakemake", "crate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert finished.plan("crate") == {} == finished.plan("everything")
+    report = finished.root / REPORT
+    with zipfile.ZipFile(report / "crate.zip") as content:
+        names = set(content.namelist())
+        entities = {each["@id"]: each for each in json.loads(content.read("ro-crate-metadata.json"))["@graph"]}
+        for path in (f"{RUN}/statsq-cga/seed1/metrics.json", f"{REPORT}/more/tables/main.csv", f"{REPORT}/claims.json"):
+            assert content.read(path) == (finished.root / path).read_bytes()
+    files = {name for name, each in entities.items() if "File" in each["@type"]}
+    assert files == names - {"ro-crate-metadata.json"} | {"ro-crate-metadata.json"} & files
+    assert {each["@id"] for each in entities["./"]["hasPart"]} == names - {"ro-crate-metadata.json"}
+    assert {"Snakefile", "params.yaml", "src/ofq/quant/convert.py", f"{REPORT}/croissant.json"} <= names
+    assert not any(name.endswith(("safetensors", ".pt", ".parquet")) for name in names)
+    assert entities[entities["./"]["author"]["@id"]]["name"] == "The ofq authors"
+    action = entities["#study"]
+    assert action["instrument"]["@id"] == entities["./"]["mainEntity"]["@id"] == "Snakefile"
+    assert {f"{RUN}/lsq/seed0/run.json", f"{REPORT}/claims.md"} <= {each["@id"] for each in action["result"]}
+    whole = "".join(path.read_text() for path in (report / "croissant.json", report / "sbom.json"))
+    assert str(finished.root) not in whole + json.dumps(entities) and sys.prefix not in whole
+    packages = {each["name"] for each in json.loads((report / "sbom.json").read_text())["components"]}
+    assert {"torch", "timm", "snakemake", "dvc", "mlflow", "pandas"} <= packages
+
+
 def test_an_edited_claim_reruns_the_claims_and_a_deleted_measurement_itself(finished: Project) -> None:
     path = finished.root / "claims.yaml"
     path.write_text(path.read_text() + "# a comment\n")
@@ -121,6 +151,7 @@ def test_the_record_has_the_groups(finished: Project) -> None:
     done = finished.ofq("reference", "digits")
     assert done.returncode == 0, done.stderr
     record = finished.root / "results/reference/digits"
+    assert not (record / "crate.zip").exists(), "a crate has a record in it, and not the other way"
     note = json.loads((record / "record.json").read_text())
     assert note["groups"] == {"bands": [0], "more": [0, 1]} and note["runs"] == 10
     for name in ("tables/main.csv", "more/tables/noise.csv", "more/figures/boundary.png", "claims.md"):

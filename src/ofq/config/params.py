@@ -17,14 +17,15 @@ from ofq.config.studies import Group, Study, swept_names
 from ofq.config.timm_models import timm_models
 from ofq.config.yaml_model import read_model
 from ofq.errors import UserError, unknown
-from ofq.runs.paths import EVERYTHING, EXPORTS, FULL_PRECISION, PARAMS, TEACHER
+from ofq.runs.paths import CRATE, EVERYTHING, EXPORTS, FULL_PRECISION, PARAMS, TEACHER
 from ofq.runs.registry import problem
 
 # Entries of a study's results folder besides its models.
 _BESIDE_MODELS = {"data", "report", "mlflow.json"}
 # Entries of its report folder besides its groups.
-_BESIDE_GROUPS = {EVERYTHING, EXPORTS, "tables", "figures", "claims.md", "claims.json"}
-_NO_STUDIES = {"reference", EVERYTHING, EXPORTS}
+_BESIDE_GROUPS = {EVERYTHING, EXPORTS, CRATE, "tables", "figures", "claims.md", "claims.json"}
+_BESIDE_GROUPS |= {"crate.zip", "croissant.json", "sbom.json"}
+_NO_STUDIES = {"reference", EVERYTHING, EXPORTS, CRATE}
 
 
 class Params(Strict):

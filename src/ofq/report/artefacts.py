@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-from ofq.config.grid import Grid, all_runs, grids, published
-from ofq.runs.paths import data_dir, record_dir, record_note
+from ofq.config.grid import Grid, all_runs, grids, grids_named, published, with_sources
+from ofq.runs.paths import EVERYTHING, Run, data_dir, data_info, record_dir, record_note
 
 TABLE = ("csv", "runs.json", "md", "tex", "html")
 FIGURE = ("png", "svg")
@@ -78,6 +78,19 @@ def files_of(grid: Grid) -> list[str]:
     return [name for artefact in ARTEFACTS if artefact.made(grid) for name in artefact.makes]
 
 
+def crated(grid: Grid) -> tuple[list[Run], list[Path]]:
+    """Return the runs and the files of reports that a grid's crate has.
+
+    That of a study has what the study's name makes, and everything once there are verdicts.
+    """
+    verdicts, sizes = ([grid.directory / name for name in part.makes] for part in (CLAIMS, SIZES))
+    whole = grid.group is None and all(path.exists() for path in verdicts)
+    parts = grids_named(grid.params, grid.study, EVERYTHING if whole else grid.group)
+    files = [part.directory / name for part in parts for name in files_of(part)]
+    files += [path for path in (*verdicts, *sizes) if path.exists()]
+    return with_sources(grid.params, [run for part in parts for run in part.runs]), files
+
+
 def is_made(path: Path) -> bool:
     """Return whether a path below a study's report is a file that a part makes, of the main grid or of a group."""
     names = {name for artefact in ARTEFACTS for name in artefact.makes}
@@ -98,6 +111,13 @@ def _records(grid: Grid) -> list[Path]:
     return sorted(path for path in files if path.suffix in (".json", ".parquet") and path.name != "run.json")
 
 
+def _object(grid: Grid) -> list[Path]:
+    """Return what goes into a crate: records of runs and data, and reports."""
+    runs, files = crated(grid)
+    records = [path for run in runs for path in (run.files.metrics, run.files.info)]
+    return [data_dir(grid.study) / "manifest.json", data_info(grid.study), *records, *files]
+
+
 KINDS: Mapping[str, Callable[[Grid], list[Path]]] = {
     "manifest": lambda grid: [data_dir(grid.study) / "manifest.json"],
     "metrics": lambda grid: [run.files.metrics for run in grid.runs],
@@ -111,6 +131,7 @@ KINDS: Mapping[str, Callable[[Grid], list[Path]]] = {
     "record": _record,
     "claims": lambda grid: [Path("claims.yaml")],
     "records": _records,
+    "object": _object,
 }
 """The kinds of files that parts are made from; each returns those of a grid."""
 
@@ -217,6 +238,15 @@ ARTEFACTS = (
         tables={"sizes": "sizes of exported runs", "sizes_by_layer": "sizes by layer"},
     ),
     Artefact(
+        name="ro_crate",
+        reads=("object", "claims"),
+        summary="put a finished grid into an RO-Crate, with metadata of its data and its software",
+        when="`crate`, or by the name of its file",
+        made=lambda grid: False,
+        asked=True,
+        files=("crate.zip", "croissant.json", "sbom.json"),
+    ),
+    Artefact(
         name="claims",
         reads=("claims", "records"),
         summary="give each claim of the papers its verdict on a study",
@@ -228,7 +258,7 @@ ARTEFACTS = (
     ),
 )
 BY_NAME = {artefact.name: artefact for artefact in ARTEFACTS}
-CLAIMS, SIZES = BY_NAME["claims"], BY_NAME["sizes"]
+CLAIMS, SIZES, RO_CRATE = BY_NAME["claims"], BY_NAME["sizes"], BY_NAME["ro_crate"]
 
 
 _HEAD = """\

@@ -26,6 +26,8 @@ TEACHER = "teacher"
 FULL_PRECISION = "fp"
 EXPORTS = "exports"
 """Name of the target that exports the main grid of a study, at its first seed."""
+CRATE = "crate"
+"""Name of the target that puts the main grid of a study into an RO-Crate."""
 EVERYTHING = "everything"
 """Name of the target that makes a study with all its groups and the claims, and of its report folder."""
 SEEDS = 2**31

@@ -13,7 +13,7 @@ from ofq.config.resolve import RunConfig, given_weights, resolve
 from ofq.errors import UserError
 from ofq.report.artefacts import Artefact
 from ofq.runs.code_digest import code_digest
-from ofq.runs.paths import EVERYTHING, FULL_PRECISION, RESULTS, Run, RunFiles, data_dir
+from ofq.runs.paths import EVERYTHING, EXPORTS, FULL_PRECISION, RESULTS, Run, RunFiles, data_dir
 from ofq.workflow.targets import named, report_files, targets_of
 
 # Entry modules of the steps; the outputs of a step depend on the code of its module.
@@ -61,7 +61,7 @@ class Plan:
             "teacher": _one_of({name for each in known for name in each.teachers}),
             "variant": _one_of(self._variants),
             "seed": r"0|[1-9][0-9]*",
-            "report": _one_of({"report", *(f"report/{group}" for group in groups | {EVERYTHING})}),
+            "report": _one_of({"report", *(f"report/{group}" for group in groups | {EVERYTHING, EXPORTS})}),
         }
 
     @property

@@ -7,7 +7,7 @@ from ofq.config.grid import Grid, with_sources
 from ofq.config.params import Params
 from ofq.config.resolve import resolve
 from ofq.errors import UserError, counted
-from ofq.report.artefacts import CLAIMS, is_made
+from ofq.report.artefacts import CLAIMS, RO_CRATE, SIZES, is_made
 from ofq.report.record import settings_of, step_of
 from ofq.runs.files import replacing, write_json
 from ofq.runs.paths import REFERENCE, report_dir
@@ -70,11 +70,11 @@ def record(params: Params, study: str) -> None:
             # Agreement with the record that is being replaced says nothing. For groups, a repository does not need
             # every form of a table and figure.
             of_a_group = len(path.relative_to(report).parts) > 2
-            wanted = not of_a_group or path.suffix in _OF_GROUPS
+            wanted = (not of_a_group or path.suffix in _OF_GROUPS) and path.name not in RO_CRATE.makes
             if path.is_file() and wanted and not path.name.startswith("agreement."):
                 with replacing(new / path.relative_to(report)) as temporary:
                     shutil.copyfile(path, temporary)
-        further = [*(set(spec.groups) - set(groups)), *CLAIMS.makes]
+        further = [*(set(spec.groups) - set(groups)), *CLAIMS.makes, *SIZES.makes]
         kept = sorted(name for name in further if (target / name).exists() and not (new / name).exists())
         for name in kept:
             copy = shutil.copytree if (target / name).is_dir() else shutil.copyfile

@@ -7,8 +7,8 @@ from ofq.config.grid import Grid, check_run, grids_named, published
 from ofq.config.handover import planned
 from ofq.config.params import Params
 from ofq.errors import UserError, shortened, unknown
-from ofq.report.artefacts import ARTEFACTS, CLAIMS, SIZES, files_of
-from ofq.runs.paths import EVERYTHING, EXPORTS, PARAMS, RESULTS, TOY, Run, report_dir
+from ofq.report.artefacts import ARTEFACTS, CLAIMS, RO_CRATE, SIZES, files_of
+from ofq.runs.paths import CRATE, EVERYTHING, EXPORTS, PARAMS, RESULTS, TOY, Run, report_dir
 from ofq.tracking.mirror import stamp
 
 PROBE = ["probe.json", "probe.parquet"]
@@ -52,14 +52,16 @@ def load_project(path: Path = PARAMS) -> Params:
 
 
 def named(params: Params) -> dict[str, tuple[str, str | None]]:
-    """Return the names that can be asked for: study, and its group, ``everything``, ``exports``, or None (main grid).
+    """Return the names that can be asked for: a study's, and the group that each means; None: the main grid.
+
+    A group is one of ``params.yaml``, or ``everything``, ``exports`` or ``crate``.
 
     The groups of the study that a bare ``snakemake`` builds have a short name too.
     """
     names: dict[str, tuple[str, str | None]] = {}
     for study, spec in params.studies.items():
         names[study] = study, None
-        for group in () if spec.sweep_lr else (*spec.groups, EVERYTHING, EXPORTS):
+        for group in () if spec.sweep_lr else (*spec.groups, EVERYTHING, EXPORTS, CRATE):
             names[f"{study}-{group}"] = study, group
             if study == params.study:
                 names[group] = study, group
@@ -68,8 +70,8 @@ def named(params: Params) -> dict[str, tuple[str, str | None]]:
 
 def targets_of(params: Params, study: str, group: str | None = None) -> list[Path | str]:
     """Return what a name asks for: files of the study, the toy, and the file that marks all as mirrored in MLflow."""
-    if group == EXPORTS:
-        return [*exports(params, study)]
+    if group == CRATE:
+        return [report_dir(study) / name for name in RO_CRATE.makes]
     rates = params.studies[study].learning_rates if group == EVERYTHING else None
     toy = TOY_FILES if group in (None, EVERYTHING) else []
     return [
@@ -94,6 +96,8 @@ def tracked(study: str, group: str | None) -> Path:
 
 def report_files(params: Params, study: str, group: str | None) -> list[Path]:
     """Return the files that a name asks for; a study itself is its main grid and the groups that always go with it."""
+    if group == EXPORTS:
+        return exports(params, study)
     files = [path for grid in grids_named(params, study, group) for path in grid_files(grid)]
     claims = [report_dir(study) / name for name in CLAIMS.makes] if group == EVERYTHING else []
     return list(dict.fromkeys([*files, *claims]))

@@ -8,9 +8,9 @@ import pandas as pd
 
 from ofq.config.grid import Grid
 from ofq.report import collect, paper
+from ofq.report.agreement import write_agreement
 from ofq.report.differences import compared_by_seed, decided, differences, how_marked, how_tested, marked
 from ofq.report.paper import PaperNumber
-from ofq.report.parts.agreement import write_agreement
 from ofq.report.parts.best import write_best
 from ofq.report.render import cells, number, write_table
 from ofq.runs.files import write_json

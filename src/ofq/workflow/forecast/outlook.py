@@ -6,7 +6,7 @@ from tabulate import tabulate  # type: ignore[import-untyped]
 
 from ofq.config.params import Params
 from ofq.errors import counted, first_of
-from ofq.runs.paths import EXPORTS, Run
+from ofq.runs.paths import CRATE, EXPORTS, Run
 from ofq.workflow.finished import STEPS, Finished, Made
 from ofq.workflow.forecast.due import Due
 from ofq.workflow.forecast.jobs import told
@@ -40,7 +40,7 @@ def outlook(params: Params, jobs: Sequence[Due], targets: Collection[str] = ()) 
         lines.append(f"{'and then' if rows else 'would run'}: {', '.join(parts)}")
     places = [named(params).get(target) for target in targets] or [(params.study, None)]
     hours = ""
-    if rows and len(places) == 1 and places[0] and places[0][1] != EXPORTS:
+    if rows and len(places) == 1 and places[0] and places[0][1] not in (CRATE, EXPORTS):
         hours = f"; hours: python -m ofq plan {' '.join(filter(None, places[0]))}"
     return "\n".join([*lines, f"each job with its files: snakemake -n --verbose{hours}"])
 
