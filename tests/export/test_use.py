@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import ofq
 from ofq.cli.main import main
@@ -48,6 +49,9 @@ def test_the_folder_of_a_run_gives_the_model_as_it_was_trained(here: Params) -> 
     assert not model.training and len(block_weights(model)) == 12
     assert block_weights(model)[0].latent().unique().numel() > 100, "latent weights"
     assert ofq.load(TEACHER.files.root).head.weight.dtype == torch.float32
+    for run in (STATSQ, TEACHER):
+        with safe_open(run.files.model, "pt") as file:
+            assert file.metadata() == {"format": "pt"}, "other loaders refuse a file without"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

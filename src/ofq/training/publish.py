@@ -39,7 +39,8 @@ def publish(
         noted: entries for ``run.json``, beside those of every run.
     """
     files = job.run.files
-    write_bytes(files.model, save({name: value.contiguous() for name, value in weights.items()}))
+    content = {name: value.contiguous() for name, value in weights.items()}
+    write_bytes(files.model, save(content, {"format": "pt"}))  # which other loaders ask for
     if trainer is not None:
         checkpoint.write(files.trainer, trainer)
     metrics = {**metrics, "seed": job.run.seed, "steps": job.recipe.length if job.config.train else 0}
