@@ -91,6 +91,11 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take a switch for what is too long for every day."""
+    parser.addoption("--whole", action="store_true", help="train every variant of every model of ImageNet's study")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of long files first, and keep the order of all others."""
     places = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}

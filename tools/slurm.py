@@ -56,7 +56,7 @@ MpiDefault=none
 ReturnToService=2
 MinJobAge=300
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=1 RealMemory=8000 Gres=gpu:1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=8000 Gres=gpu:1 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -80,13 +80,14 @@ class Cluster:
 
     Args:
         root: an empty folder of its own.
+        cores: that the node says it has.
 
     Attributes:
         environ: environment for the programs that use it.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, cores: int) -> None:
+        self._root, self._cores = root, cores
         self._configuration = root / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.environ = os.environ | {
@@ -104,7 +105,7 @@ class Cluster:
         host, user = os.uname().nodename.partition(".")[0], psutil.Process().username()
         for name in ("state", "spool", "bin"):
             (root / name).mkdir()
-        self._configuration.write_text(_CONFIGURATION.format(host=host, user=user, root=root))
+        self._configuration.write_text(_CONFIGURATION.format(host=host, user=user, root=root, cores=self._cores))
         (root / "gres.conf").write_text("Name=gpu File=/dev/zero\n")
         # Snakemake's job takes all variables of SLURM from the srun that it calls, and with them this one.
         wrapper = root / "bin/srun"
@@ -175,15 +176,15 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def one_node() -> Iterator[Cluster]:
-    """Run a SLURM of one node while the context lasts.
+def one_node(cores: int = 1) -> Iterator[Cluster]:
+    """Run a SLURM of one node with so many cores while the context lasts.
 
     Raises:
         UserError: there is one already, none is installed, or it does not come up.
     """
     check()
     with tempfile.TemporaryDirectory(prefix="ofq-slurm-") as folder:
-        cluster = Cluster(Path(folder))
+        cluster = Cluster(Path(folder), cores)
         try:
             cluster.start()
             yield cluster

@@ -18,8 +18,11 @@ def run_of(model: str, variant: str, bits: str = "w2a2") -> Run:
     return Run("imagenet", model, bits, variant, 42)
 
 
-def write_imagenet(project: Project, bits: str = "w2a2") -> None:
-    """Make it the study of a project: a class of all odd kinds of image, weights of teachers as files."""
+def write_imagenet(project: Project, bits: str = "w2a2", *, whole: bool = False) -> None:
+    """Make it the study of a project: a class of all odd kinds of image, weights of teachers as files.
+
+    The smallest model has every variant, the others have theirs in a group ``larger``: all if it is to be whole.
+    """
     odd_folders(project.root / "photos")
     plain_folders(project.root / "photos", classes=tuple(f"class {i}" for i in range(CLASSES - 3)), train=1)
     for second in (project.root / "photos/val").glob("*/1.*"):
@@ -29,6 +32,8 @@ def write_imagenet(project: Project, bits: str = "w2a2") -> None:
     study = _loaded(whole)["studies"]["imagenet"]
     study["data"] = {"name": "imagefolder", "root": "photos", "image_size": 224, "stream": True, "workers": 1}
     larger = {"models": ["deit_small", "swin_tiny"], "variants": ["statsq-qkr", "statsq-qkr-cga"]}
+    if whole:
+        larger["variants"] = study["variants"]
     study |= {"hardware": {}, "threads": 1, "bits": [bits], "models": ["deit_tiny"], "groups": {"larger": larger}}
     study["recipe_for"] = {"swin_tiny/w2a2": "swin"} if bits == "w2a2" else {f"deit_tiny/{bits}": "deit-mixed"}
     project.params |= {"study": "imagenet", "studies": {"imagenet": study}}

@@ -1,4 +1,4 @@
-"""``snakemake imagenet`` but for its length: every model and variant, several processes, a stop, a cluster's job."""
+"""``snakemake imagenet`` but for its length: every model, several processes, a stop; with ``--whole`` every variant."""
 
 import json
 import shutil
@@ -18,10 +18,10 @@ STUDENT = run_of("deit_tiny", "statsq-qkr")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Project:
     """The study, made by one command."""
     project = Project(tmp_path_factory.mktemp("imagenet"))
-    write_imagenet(project)
+    write_imagenet(project, whole=request.config.getoption("whole"))
     done = project.run("snakemake", "imagenet", "imagenet-larger")
     assert done.returncode == 0, done.stdout + done.stderr
     return project

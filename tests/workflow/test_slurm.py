@@ -1,6 +1,7 @@
 """Jobs on a cluster: a short study through a real SLURM of one node gives the bits that it gives without."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from ofq.errors import UserError
 from ofq.runs.paths import Run
 from ofq.workflow.checks import check_executor
 from tests.conftest import ROOT, Project
+from tests.workflow.imagenet import run_of, write_imagenet
 from tools import slurm
 from tools.drill.verdict import compare
 from tools.slurm import Cluster, check, one_node
@@ -38,15 +40,15 @@ Executor.next_seconds_between_status_checks = property(lambda self: 2, lambda se
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """A SLURM of one node."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A SLURM of one node; its parameter is the number of cores."""
     if find_spec("snakemake_executor_plugin_slurm") is None:
         pytest.skip("snakemake-executor-plugin-slurm is not installed")
     try:
         check()
     except UserError as error:
         pytest.skip(f"no SLURM to try: {error}")
-    with one_node() as cluster:
+    with one_node(getattr(request, "param", 1)) as cluster:
         yield cluster
 
 
@@ -145,6 +147,22 @@ def test_a_study_through_slurm_has_the_same_bits_though_a_node_fails_and_a_job_i
     comparison = compare(alone.root, project.root)
     assert comparison.equal, comparison
     assert {str(run.files.model.relative_to("results")) for run in RUNS} < set(comparison.names)
+
+
+@pytest.mark.parametrize("cluster", [2], indirect=True, ids=["two cores"])  # one of them for a worker that reads images
+def test_a_run_of_the_papers_size_goes_through_slurm(
+    cluster: Cluster, start: Callable[..., subprocess.Popen[str]], project: Project
+) -> None:
+    write_imagenet(project)
+    with (project.root / "rules/common.smk").open("a") as rules:
+        rules.write(ASKS_OFTEN)
+    run = run_of("deit_tiny", "statsq-qkr")
+    snakemake = start(project, "snakemake", *PROFILE, "--", str(run.files.metrics))
+    output, _ = snakemake.communicate(timeout=600)
+    assert snakemake.returncode == 0, output
+    assert "Trained 2 runs" in output and "elsewhere" in output
+    assert len(re.findall("JobState=COMPLETED", cluster.ask("scontrol", "show", "job"))) == 3, "data, teacher, student"
+    assert json.loads((project.root / run.files.metrics).read_text())["steps"] == 2
 
 
 def is_told(pid: int) -> bool:
