@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ofq.workflow.targets import RULES
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src/ofq"
 # A room imports from rooms above it only.
@@ -122,6 +124,12 @@ def test_the_drawing_of_the_house_is_the_house(place: int) -> None:
     graph = arrows(place)
     assert drawn == needed(graph)
     assert set(re.findall(r"\w+", drawing)) >= set(graph)
+
+
+def test_the_table_of_rules_has_every_rule() -> None:
+    table = (ROOT / "docs/architecture.md").read_text().split("| rule | makes |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == RULES - {"all"}
 
 
 def test_the_package_names_the_modules_that_it_imports_from() -> None:
