@@ -27,9 +27,9 @@ def write_imagenet(project: Project, bits: str = "w2a2", *, whole: bool = False)
     plain_folders(project.root / "photos", classes=tuple(f"class {i}" for i in range(CLASSES - 3)), train=1)
     for second in (project.root / "photos/val").glob("*/1.*"):
         second.unlink()
-    whole = (ROOT / "params.yaml").read_text()
-    project.params = project.params | {key: value for key, value in _loaded(whole).items() if key != "studies"}
-    study = _loaded(whole)["studies"]["imagenet"]
+    text = (ROOT / "params.yaml").read_text()
+    project.params = project.params | {key: value for key, value in _loaded(text).items() if key != "studies"}
+    study = _loaded(text)["studies"]["imagenet"]
     study["data"] = {"name": "imagefolder", "root": "photos", "image_size": 224, "stream": True, "workers": 1}
     larger = {"models": ["deit_small", "swin_tiny"], "variants": ["statsq-qkr", "statsq-qkr-cga"]}
     if whole:

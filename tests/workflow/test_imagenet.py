@@ -32,13 +32,14 @@ def metrics(project: Project, run: Run) -> dict[str, float]:
     return content
 
 
-def test_every_model_and_variant_is_trained_and_reported(finished: Project) -> None:
+def test_every_model_is_trained_and_reported(finished: Project, request: pytest.FixtureRequest) -> None:
     study = finished.params["studies"]["imagenet"]
     manifest = json.loads((finished.root / "results/imagenet/data/manifest.json").read_text())
     assert (manifest["classes"], manifest["image_size"]) == (20, [224, 224])
     table = pd.read_csv(finished.root / "results/imagenet/report/tables/main.csv")
     assert list(table["variant"]) == study["variants"]
     larger = study["groups"]["larger"]
+    assert request.config.getoption("whole") == (larger["variants"] == study["variants"])
     runs = [run_of("deit_tiny", variant) for variant in study["variants"]]
     runs += [run_of(model, variant) for model in larger["models"] for variant in larger["variants"]]
     assert {metrics(finished, run)["steps"] for run in runs} == {2}
