@@ -128,6 +128,14 @@ def test_a_new_variant_is_one_line_and_repeats_no_run(with_variant: Project) -> 
     }
 
 
+def test_another_model_is_tried_before_it_is_trained(with_variant: Project) -> None:
+    page = (DOCS / "add-a-variant.md").read_text()
+    for command in ("snakemake results/mine/data/manifest.json", "python -m ofq model mine swin_micro statsq-qkr"):
+        assert f"    {command} " in page
+        run(with_variant, command)
+    assert with_variant.plan("mine").items() >= {"teacher": 1, "qat": 1, "tables": 1}.items()
+
+
 def test_a_new_remedy_is_one_class_and_one_line(with_remedy: Project) -> None:
     for command in blocks("add-a-remedy.md", "sh"):
         run(with_remedy, command)

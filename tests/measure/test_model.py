@@ -73,7 +73,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     arguments = {"patch_size": 1, "window_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 4]}
     content["models"]["swin8"] = {"timm": "swin_tiny_patch4_window7_224", "arguments": arguments}
-    content["studies"]["digits"]["models"] = ["vit_micro", "swin8"]
+    content["models"]["wide_patch"] = {"timm": "vit_tiny_patch16_224"}
+    content["studies"]["digits"]["models"] = ["vit_micro", "swin8", "wide_patch"]
     Path("params.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -91,6 +92,9 @@ def test_a_table_of_modules_and_the_shares_are_printed(here: None, capsys: pytes
     assert "0.00 % of" in rows[-1] and rows[-1].endswith("multiply-adds")
     assert main(["model", "digits", "vit_micro"]) == 0
     assert "vit_tiny_patch16_224: lsq at w2a2" in capsys.readouterr().out
+    assert main(["model", "digits", "wide_patch"]) == 2
+    said = "ofq: error: patch_size 16 of vit_tiny_patch16_224 does not divide the images of 8x8 pixels; choose one"
+    assert capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -55,3 +55,12 @@ def test_one_seed_decides_nothing_and_says_so(made: Made) -> None:
 def test_a_single_variant_is_the_best_of_its_kind(made: Made) -> None:
     table = best(made, {"lsq": ACCURACY["lsq"]})
     assert list(table["best"]) == [True] and table["difference"].isna().all()
+
+
+def test_groups_with_more_seeds_are_named(made: Made) -> None:
+    more = {"variants": ["lsq", "statsq", "statsq-qkr"], "seeds": [0, 1, 2]}
+    groups = {"further": more, "as-many": more | {"seeds": [3, 4]}, "others": more | {"variants": ["lsq"]}}
+    grid = Grid(made(variants=["lsq", "statsq"], seeds=[0, 1], groups=groups), "digits")
+    write_best(grid, collect.metrics(grid.students))
+    text = TABLE.with_suffix(".md").read_text()
+    assert text.rstrip().endswith("Groups with these variants and more seeds: further (3).")

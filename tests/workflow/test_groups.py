@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import zipfile
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
@@ -108,7 +109,7 @@ def test_claims_are_judged_on_what_there_is(finished: Project) -> None:
 
 
 def test_a_crate_has_what_it_lists_and_names_the_authors_of_the_citation(finished: Project) -> None:
-    for name in ("CITATION.cff", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("CITATION.cff", "pyproject.toml", "LICENSE", "Makefile"):
         shutil.copy(ROOT / name, finished.root)
     assert finished.plan("crate") == {"ro_crate": 1}
     done = finished.run("snakemake", "crate")
@@ -120,11 +121,12 @@ def test_a_crate_has_what_it_lists_and_names_the_authors_of_the_citation(finishe
         entities = {each["@id"]: each for each in json.loads(content.read("ro-crate-metadata.json"))["@graph"]}
         for path in (f"{RUN}/statsq-cga/seed1/metrics.json", f"{REPORT}/more/tables/main.csv", f"{REPORT}/claims.json"):
             assert content.read(path) == (finished.root / path).read_bytes()
-    files = {name for name, each in entities.items() if "File" in each["@type"]}
-    assert files == names - {"ro-crate-metadata.json"} | {"ro-crate-metadata.json"} & files
-    assert {each["@id"] for each in entities["./"]["hasPart"]} == names - {"ro-crate-metadata.json"}
+    listed = {quote(name) for name in names} - {"ro-crate-metadata.json"}  # by their addresses
+    assert {name for name, each in entities.items() if "File" in each["@type"]} == listed
+    assert {each["@id"] for each in entities["./"]["hasPart"]} == listed
     assert {"Snakefile", "params.yaml", "src/ofq/quant/convert.py", f"{REPORT}/croissant.json"} <= names
-    assert not any(name.endswith(("safetensors", ".pt", ".parquet")) for name in names)
+    assert {f"{RUN}/lsq/seed0/oscillation.parquet", f"{RUN}/statsq/seed1/noise.parquet"} <= names
+    assert not any(name.endswith(("safetensors", ".pt")) for name in names)
     assert entities[entities["./"]["author"]["@id"]]["name"] == "The ofq authors"
     action = entities["#study"]
     assert action["instrument"]["@id"] == entities["./"]["mainEntity"]["@id"] == "Snakefile"

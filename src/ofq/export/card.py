@@ -37,8 +37,7 @@ The file holds integer codes, steps, biases, norms and positions; no latent weig
 ## For what
 
 To study quantization to few bits on {data}, and to compare ways of it. It classifies images that look like those of
-{data}, into {classes} classes; nothing else was tried. It was chosen by no test image: it is the model after the last
-step.
+{data}, into {classes} classes; nothing else was tried. It is the model after the last step, not the best of several.
 
 ## Limits
 

@@ -16,6 +16,7 @@ from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.weights import block_weights
 from ofq.runs.paths import Run
+from ofq.training.preflight import check_fit
 from ofq.training.student import quantize_as
 
 LOW, EDGE, FULL = "low-bit", "first and last layer", "full precision"
@@ -28,10 +29,12 @@ def describe(run: Run, config: StudentConfig) -> str:
     The model is built for the study's images and quantized. It is not trained: it starts from random numbers.
 
     Raises:
-        UserError: the study's data are not prepared, or the model cannot be built or quantized.
+        UserError: the study's data are not prepared, or the model cannot be built or quantized or does not take them.
     """
     manifest = read_manifest(run.study)
     size = manifest.image_size
+    with torch.device("meta"):
+        check_fit(build_model(config, manifest), config.model.timm, manifest)
     student = quantize_as(build_model(config, manifest), config.quantization, config.model.timm)
     parts = parts_of(student, torch.rand(1, manifest.channels, *size), config.quantization.weight)
     shown = parts[parts["bits of"] != FULL].drop(columns="bits of")

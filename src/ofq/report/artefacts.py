@@ -79,16 +79,20 @@ def files_of(grid: Grid) -> list[str]:
 
 
 def crated(grid: Grid) -> tuple[list[Run], list[Path]]:
-    """Return the runs and the files of reports that a grid's crate has.
+    """Return the runs that a grid's crate has, and their files and those of reports.
 
-    That of a study has what the study's name makes, and everything once there are verdicts.
+    That of a study has what the study's name makes, and everything once there are verdicts. Of a run it has all but
+    weights and the states of trainers: what tables and figures are made from.
     """
     verdicts, sizes = ([grid.directory / name for name in part.makes] for part in (CLAIMS, SIZES))
     whole = grid.group is None and all(path.exists() for path in verdicts)
     parts = grids_named(grid.params, grid.study, EVERYTHING if whole else grid.group)
     files = [part.directory / name for part in parts for name in files_of(part)]
     files += [path for path in (*verdicts, *sizes) if path.exists()]
-    return with_sources(grid.params, [run for part in parts for run in part.runs]), files
+    runs = with_sources(grid.params, [run for part in parts for run in part.runs])
+    records = [path for run in runs for path in published(grid.params, run)]
+    records += [path for part in parts for path in part.measured]
+    return runs, [*files, *dict.fromkeys(path for path in records if path.suffix not in (".safetensors", ".pt"))]
 
 
 def is_made(path: Path) -> bool:
@@ -113,9 +117,7 @@ def _records(grid: Grid) -> list[Path]:
 
 def _object(grid: Grid) -> list[Path]:
     """Return what goes into a crate: records of runs and data, and reports."""
-    runs, files = crated(grid)
-    records = [path for run in runs for path in (run.files.metrics, run.files.info)]
-    return [data_dir(grid.study) / "manifest.json", data_info(grid.study), *records, *files]
+    return [data_dir(grid.study) / "manifest.json", data_info(grid.study), *crated(grid)[1]]
 
 
 KINDS: Mapping[str, Callable[[Grid], list[Path]]] = {

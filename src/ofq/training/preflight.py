@@ -9,9 +9,8 @@ from ofq.config.recipes import check_images
 from ofq.config.resolve import QatConfig, RunConfig, TeacherConfig
 from ofq.data import batches
 from ofq.data.augment import check
-from ofq.data.batch import Batches
 from ofq.errors import UserError
-from ofq.models.backbone import build_model
+from ofq.models.backbone import Shape, build_model
 from ofq.remedies.load import make_remedy, remedy_class
 from ofq.training.student import quantize_as
 
@@ -41,7 +40,7 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
         check_images(config.augment, streamed=data.streamed, stored=getattr(config, "teacher_once", False))
         check(config.augment, data.image_size)
     with torch.device("meta"):
-        _check_fit(build_model(configs[0], data), model.timm, data)
+        check_fit(build_model(configs[0], data), model.timm, data)
         students = [config for config in configs if not isinstance(config, TeacherConfig)]
         bits = {"weight_bits": 2, "input_bits": 2}  # whether a model can be converted does not depend on them
         for quantization in dict.fromkeys(student.quantization.model_copy(update=bits) for student in students):
@@ -55,7 +54,7 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
                 make_remedy(remedy, student, config.train.for_images(data.count).length)
 
 
-def _check_fit(model: nn.Module, name: str, data: Batches) -> None:
+def check_fit(model: nn.Module, name: str, data: Shape) -> None:
     """Raise :class:`UserError` if the model does not take the study's images or does not give logits."""
     height, width = data.image_size
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)

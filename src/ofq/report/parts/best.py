@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ofq.config.grid import Grid
+from ofq.config.grid import Grid, grids
 from ofq.report import collect
 from ofq.report.claims.statistics import LEVEL, estimate, holm
 from ofq.report.differences import decided, how_marked, how_tested, marked
@@ -33,10 +33,20 @@ def write_best(grid: Grid, frame: pd.DataFrame) -> None:
         f"Study {grid.study}: which variant is most accurate, and how sure that is, over {grid.seeds_in_words}, on the "
         f"{grid.data.evaluate} images of {grid.data.title}. {' '.join(map(_sentence, parts))} "
         "The best is the one with the highest mean; as the same runs chose it, its lead is rather too large. "
-        f"Differences to it are paired by seed. {_how(data)} {how_marked(best)}"
+        f"Differences to it are paired by seed. {_how(data)} {how_marked(best)}{_more_seeds(grid)}"
     )
     data = data.drop(columns="shown")
     write_table(grid.directory / "tables", "best", data, shown, list(data["runs"]), caption)
+
+
+def _more_seeds(grid: Grid) -> str:
+    """Return where the same variants have more seeds, which may not bear out what a few decide."""
+    found = [
+        f"{each.group} ({len(each.seeds)})"
+        for each in grids(grid.params, grid.study)
+        if set(each.variants) >= set(grid.variants) and len(each.seeds) > len(grid.seeds)
+    ]
+    return f" Groups with these variants and more seeds: {', '.join(found)}." if found else ""
 
 
 def _how(data: pd.DataFrame) -> str:

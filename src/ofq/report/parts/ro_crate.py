@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,9 @@ _PROFILES = {
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
 _SETTINGS = ("params.yaml", "claims.yaml")
+_ABOUT = ("CITATION.cff", "LICENSE", "Makefile", "pyproject.toml")
 # A user's own quantizers, remedies and data sets are files beside the settings.
-_CODE = ("rules/*.smk", "src/ofq/**/*.py", "*.py", "envs/*", "report/*.rst", "pyproject.toml", "README.md", "LICENSE")
+_CODE = ("rules/*.smk", "src/ofq/**/*.py", "*.py", "envs/*", "report/**/*.rst", "profiles/*/*")
 _KINDS = {
     ".json": "application/json",
     ".csv": "text/csv",
@@ -44,7 +46,23 @@ _KINDS = {
     ".svg": "image/svg+xml",
     ".yaml": "application/yaml",
     ".py": "text/x-python",
+    ".parquet": "application/vnd.apache.parquet",
+    ".jsonl": "application/jsonl",
 }
+_README = """\
+# {name}
+
+{description}
+
+* `results/`: tables, figures and verdicts in `report/`; of each run `metrics.json` (results), `run.json` (times,
+  versions, machine, commit, sha256 of every file), `events.jsonl` (curves) and what else the report is made from.
+* `params.yaml`, `claims.yaml`: every setting, every claim. `Snakefile`, `rules/`, `src/`, `envs/`, `Makefile`: what
+  computed it.
+* `results/{study}/report/croissant.json`: the images; `sbom.json` beside it: the packages.
+
+Weights are not in it, so `snakemake {study}` trains everything anew. Numbers agree to the last bit on the same kind of
+machine with the versions of `envs/constraints.txt`. To cite: `CITATION.cff`.
+"""
 
 
 class _Author(BaseModel):
@@ -62,9 +80,9 @@ class _Cited(BaseModel):
 def write_ro_crate(grid: Grid) -> None:
     """Write ``crate.zip``, ``croissant.json`` and ``sbom.json``.
 
-    The crate is a Workflow Run RO-Crate: the workflow with its code and settings, the report, ``metrics.json`` and
-    ``run.json`` of every run, what is known of the data, and the packages of this environment. Weights and images are
-    left out; their sha256 stand in these files. Its author is that of ``CITATION.cff``.
+    The crate is a Workflow Run RO-Crate: the workflow with its code and settings, the report, results and records of
+    every run, what is known of the data, and the packages of this environment. Weights and images are left out; their
+    sha256 stand in these files. Its author is that of ``CITATION.cff``.
 
     Args:
         grid: the grid whose report is written.
@@ -96,10 +114,10 @@ def _crate(grid: Grid, cited: _Cited, more: list[Path]) -> "ROCrate":
     root = crate.root_dataset
     author = crate.add(ContextEntity(crate, "#authors", {"@type": "Organization", "name": cited.authors[0].name}))
     crate.name = f"{cited.title}: study {grid.study}{f', group {grid.group}' if grid.group else ''}"
-    scope = load(grid.params).scope(grid.study) or "not stated"
+    scope = load(grid.params).scope(grid.study)
     crate.description = (
-        f"{len(runs)} runs of {', '.join(grid.models)} at {', '.join(grid.bits)} on {grid.data.title}; "
-        f"scope of its verdicts: {scope}. "
+        f"{len(runs)} runs of {', '.join(grid.models)} at {', '.join(grid.bits)} on {grid.data.title}"
+        f"{f' (scope: {scope})' if scope else ''}. "
         "Weights and images are left out; their sha256 stand in run.json and in the manifest."
     )
     crate.datePublished = max(ended)
@@ -123,13 +141,14 @@ def _crate(grid: Grid, cited: _Cited, more: list[Path]) -> "ROCrate":
 
     workflow = crate.add_workflow("Snakefile", "Snakefile", main=True, lang="snakemake", record_size=True)
     workflow["name"], workflow["author"], workflow["version"] = cited.title, author, cited.version
-    add(path for pattern in _CODE for path in sorted(Path().glob(pattern)))
+    add([*map(Path, _ABOUT), *(path for pattern in _CODE for path in sorted(Path().glob(pattern)))])
+    told = _README.format(name=crate.name, description=crate.description, study=grid.study)
+    about = {"name": "README.md", "encodingFormat": "text/markdown", "about": root}
+    crate.add_file(StringIO(told), "README.md", properties=about)
     inputs = add([*map(Path, _SETTINGS), manifest_path(grid.study), *more])
-    results = add([*sorted(files), *(path for run in runs for path in (run.files.metrics, run.files.info))])
+    results = add(sorted(files))
     bioschemas = {"@id": "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"}
     workflow["conformsTo"], workflow["encodingFormat"] = bioschemas, "text/plain"
-    if readme := crate.get("README.md"):
-        readme["about"] = root
     root["mentions"] = crate.add_action(
         workflow,
         "#study",
