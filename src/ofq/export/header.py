@@ -9,8 +9,6 @@ from ofq.config.settings import ModelSettings
 
 VERSION = 1
 """Of the layout in docs/packed-format.md; a reader refuses every other one."""
-HEADER, DIGEST = "ofq", "ofq.sha256"
-"""Entries of a packed file's metadata: the header, and the digest of header and tensors."""
 MOST_PIXELS = 8192
 """Along a side of an image: nobody means more, and a file from elsewhere may say anything."""
 

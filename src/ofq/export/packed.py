@@ -15,7 +15,8 @@ from torch import nn
 from ofq.errors import UserError, shortened
 from ofq.export.codes import packed, unpacked
 from ofq.export.deploy import activation_quantizers, coded_modules, entry_of
-from ofq.export.header import DIGEST, HEADER, VERSION, About, Coded, Header, Rounding
+from ofq.export.header import VERSION, About, Coded, Header, Rounding
+from ofq.export.mark import DIGEST, HEADER
 from ofq.runs.files import reading, write_bytes
 
 MEND = "export the run again, or fetch the file anew"

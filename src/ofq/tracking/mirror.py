@@ -5,7 +5,6 @@ MLflow is imported late, because the import takes seconds.
 """
 
 import contextlib
-import json
 import logging
 import shutil
 import time
@@ -18,10 +17,9 @@ from typing import TYPE_CHECKING, Any, NotRequired
 from typing_extensions import TypedDict
 
 from ofq.errors import UserError, counted
-from ofq.export.header import DIGEST, HEADER
+from ofq.export.mark import digest_if_of
 from ofq.runs.files import read_json, remove_empty, write_json
 from ofq.runs.paths import RESULTS, Run, report_dir
-from ofq.runs.provenance import file_digest
 from ofq.tracking import logs
 from ofq.tracking.logs import RunLog, digest
 from ofq.tracking.store import Store, StoreError
@@ -282,18 +280,10 @@ def _kept(run: Run, *, exported: bool = False) -> dict[str, Path]:
 
 def _exported(run: Run) -> str | None:
     """Return the digest of the packed file that was made of a run's present weights; None if there is none."""
-    from safetensors import SafetensorError, safe_open
-
-    path = run.files.packed
     try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata()
-        about = json.loads(metadata[HEADER])
-        return str(metadata[DIGEST]) if about["digests"]["weights"] == file_digest(run.files.model) else None
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        _log.warning("%s is damaged (%s) and not mirrored; export the run again", path, error)
+        return digest_if_of(run.files.model, run.files.packed)
+    except UserError as error:
+        _log.warning("%s", error)
         return None
 
 
