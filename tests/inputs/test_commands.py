@@ -22,6 +22,7 @@ OF_A_STUDY = [
     "noise-table",
     "step-width",
     "sizes",
+    "ro-crate",
     "probes",
     "claims",
     "learning-rates",

@@ -37,17 +37,22 @@ def make_pull(project: Project) -> subprocess.CompletedProcess[str]:
 
 def test_stages_depend_on_the_files_of_classes_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for module, name in (("calm", "Calm"), ("widest", "Widest"), ("shapes", "Shapes"), ("unused", "Unused")):
+    for module, name in (
+        ("dvc_calm", "Calm"),
+        ("dvc_widest", "Widest"),
+        ("dvc_shapes", "Shapes"),
+        ("dvc_unused", "Unused"),
+    ):
         Path(f"{module}.py").write_text(f"class {name}:\n    pass\n")
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["studies"]["digits"]["data"]["name"] = "shapes:Shapes"
-    content["variants"]["lsq"]["remedy"] = {"name": "calm:Calm"}
-    content["variants"]["statsq"]["weight"] = "widest:Widest"
-    content["variants"]["other"] = {"weight": "unused:Unused"}
+    content["studies"]["digits"]["data"]["name"] = "dvc_shapes:Shapes"
+    content["variants"]["lsq"]["remedy"] = {"name": "dvc_calm:Calm"}
+    content["variants"]["statsq"]["weight"] = "dvc_widest:Widest"
+    content["variants"]["other"] = {"weight": "dvc_unused:Unused"}
     Path("params.yaml").write_text(yaml.safe_dump(content))
     written = yaml.safe_load(stages(params.load()))["stages"]
     own = {stage: [name for name in entry["deps"] if name.endswith(".py")] for stage, entry in written.items()}
-    assert own == {"data": ["shapes.py"], "teacher": [], "runs": ["calm.py", "widest.py"], "report": []}
+    assert own == {"data": ["dvc_shapes.py"], "teacher": [], "runs": ["dvc_calm.py", "dvc_widest.py"], "report": []}
 
 
 @pytest.fixture(scope="module")
