@@ -84,7 +84,8 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_workers_to_it(here: Path,
             )  # a shell's background job ignores Ctrl-C, and its children do
             child = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
             signal.signal(signum, before)
-        while " step " not in log.read_text() and child.poll() is None:
+        # A step that it has made: the one that it goes on from is told before.
+        while "/100000  loss" not in log.read_text() and child.poll() is None:
             time.sleep(0.1)
         os.killpg(child.pid, signum)
         assert child.wait(timeout=120) == 128 + signum, log.read_text()
