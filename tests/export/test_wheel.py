@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 import sysconfig
 import venv
 import zipfile
@@ -116,4 +115,4 @@ def test_all_of_the_package_is_in_the_wheel(wheel: Path) -> None:
 
 def test_the_environment_is_one_of_its_own(python: Path) -> None:
     done = alone(python, python.parent, "-c", "import ofq; print(ofq.__file__)")
-    assert Path(done.stdout.strip()).is_relative_to(python.parents[1]) and sys.executable != str(python)
+    assert Path(done.stdout.strip()).is_relative_to(python.parents[1])

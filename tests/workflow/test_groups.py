@@ -137,6 +137,20 @@ def test_a_crate_has_what_it_lists_and_names_the_authors_of_the_citation(finishe
     assert {"torch", "timm", "snakemake", "dvc", "mlflow", "pandas"} <= packages
 
 
+def test_a_crate_of_damaged_files_is_one_line(finished: Project) -> None:
+    for path, old, new, said in (
+        (f"{RUN}/lsq/seed0/run.json", '"finished": "2', '"finished": "x2', "run.json: finished: 'x2"),
+        ("results/digits/data/prepared.json", '"finished"', '"ended"', "prepared.json"),
+        ("CITATION.cff", "authors:", "writers:", "CITATION.cff: authors: Field required"),
+    ):
+        file = finished.root / path
+        whole = file.read_text()
+        file.write_text(whole.replace(old, new, 1))
+        done = finished.ofq("report", "ro-crate", "digits")
+        file.write_text(whole)
+        assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_an_edited_claim_reruns_the_claims_and_a_deleted_measurement_itself(finished: Project) -> None:
     path = finished.root / "claims.yaml"
     path.write_text(path.read_text() + "# a comment\n")

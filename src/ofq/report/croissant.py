@@ -47,7 +47,7 @@ _KNOWN = {
 }
 
 
-def croissant(grid: Grid, manifest: Manifest, creator: str, made: str) -> dict[str, Any]:
+def croissant(grid: Grid, manifest: Manifest, creator: str, version: str, made: str) -> dict[str, Any]:
     """Return Croissant 1.0 metadata of the images that a study's manifest lists.
 
     The two prepared files are its distribution, with their sha256; what they were made from stands under
@@ -59,6 +59,7 @@ def croissant(grid: Grid, manifest: Manifest, creator: str, made: str) -> dict[s
         grid: of the study.
         manifest: of its data.
         creator: who prepared them.
+        version: of the code that describes them.
         made: when they were prepared, in ISO 8601.
     """
     height, width = manifest.image_size
@@ -81,7 +82,7 @@ def croissant(grid: Grid, manifest: Manifest, creator: str, made: str) -> dict[s
         "license": manifest.terms,
         "creator": {"@type": "sc:Organization", "name": creator},
         "datePublished": made,
-        "version": "1.0.0",
+        "version": version,
         **dict(zip(("url", "citeAs"), _KNOWN.get(manifest.data, ()), strict=False)),
         "isBasedOn": [
             {"@type": "sc:MediaObject", "name": name, "contentSize": f"{file.bytes} B", "sha256": file.sha256}

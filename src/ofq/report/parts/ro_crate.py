@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from ofq.config.grid import Grid
 from ofq.data.manifest import manifest_path, read_manifest
@@ -19,7 +20,7 @@ from ofq.errors import UserError, missing, shortened
 from ofq.report.artefacts import crated
 from ofq.report.claims.terms import load
 from ofq.report.croissant import croissant
-from ofq.runs.files import read_json, reading, write_bytes, write_json
+from ofq.runs.files import AGAIN, read_json, reading, write_bytes, write_json
 from ofq.runs.paths import data_info
 from ofq.runs.published import read_info
 
@@ -58,11 +59,15 @@ _README = """\
   versions, machine, commit, sha256 of every file), `events.jsonl` (curves) and what else the report is made from.
 * `params.yaml`, `claims.yaml`: every setting, every claim. `Snakefile`, `rules/`, `src/`, `envs/`, `Makefile`: what
   computed it.
-* `results/{study}/report/croissant.json`: the images; `sbom.json` beside it: the packages.
+* `{folder}/croissant.json`: the images; `sbom.json` beside it: the packages.
 
-Weights are not in it, so `snakemake {study}` trains everything anew. Numbers agree to the last bit on the same kind of
-machine with the versions of `envs/constraints.txt`. To cite: `CITATION.cff`.
+Weights are not in it, so Snakemake trains every run anew. Numbers agree to the last bit on the same kind of machine
+with the versions of `envs/constraints.txt`. To cite: `CITATION.cff`.
 """
+
+
+class _Prepared(TypedDict):
+    finished: str
 
 
 class _Author(BaseModel):
@@ -90,10 +95,10 @@ def write_ro_crate(grid: Grid) -> None:
     Raises:
         UserError: a file is missing or damaged.
     """
-    cited, prepared = _cited(), read_json(data_info(grid.study), dict[str, Any])
+    cited, prepared = _cited(), read_json(data_info(grid.study), _Prepared)
     data, packages = grid.directory / "croissant.json", grid.directory / "sbom.json"
-    author = cited.authors[0].name
-    write_json(data, croissant(grid, read_manifest(grid.study), author, prepared["finished"]))
+    manifest, author = read_manifest(grid.study), cited.authors[0].name
+    write_json(data, croissant(grid, manifest, author, cited.version, prepared["finished"]))
     write_json(packages, _packages())
     with TemporaryDirectory() as folder:
         made = Path(folder, "crate.zip")
@@ -107,7 +112,7 @@ def _crate(grid: Grid, cited: _Cited, more: list[Path]) -> "ROCrate":
 
     runs, files = crated(grid)
     infos = [read_info(run.files.info, "finished", "seconds") for run in runs]
-    ended = [datetime.fromisoformat(info["finished"]) for info in infos]
+    ended = [_when(run.files.info, info["finished"]) for run, info in zip(runs, infos, strict=True)]
     begun = min(end - timedelta(seconds=info["seconds"]) for end, info in zip(ended, infos, strict=True))
 
     crate = ROCrate(version="1.1")  # on which the profiles are built
@@ -142,7 +147,7 @@ def _crate(grid: Grid, cited: _Cited, more: list[Path]) -> "ROCrate":
     workflow = crate.add_workflow("Snakefile", "Snakefile", main=True, lang="snakemake", record_size=True)
     workflow["name"], workflow["author"], workflow["version"] = cited.title, author, cited.version
     add([*map(Path, _ABOUT), *(path for pattern in _CODE for path in sorted(Path().glob(pattern)))])
-    told = _README.format(name=crate.name, description=crate.description, study=grid.study)
+    told = _README.format(name=crate.name, description=crate.description, folder=grid.directory)
     about = {"name": "README.md", "encodingFormat": "text/markdown", "about": root}
     crate.add_file(StringIO(told), "README.md", properties=about)
     inputs = add([*map(Path, _SETTINGS), manifest_path(grid.study), *more])
@@ -164,6 +169,13 @@ def _crate(grid: Grid, cited: _Cited, more: list[Path]) -> "ROCrate":
         },
     )
     return crate
+
+
+def _when(path: Path, text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"{path}: finished: '{shortened(text)}' is no time; {AGAIN}") from None
 
 
 def _cited() -> _Cited:
