@@ -6,7 +6,8 @@ python -m benchmarks.card --device cpu --size toy --rounds 1 --steps 1 the same 
 
 A row is a student beside the one in full precision in the same mode, in turns, some steps each; its time is the median
 over the rounds, and its ratio that of the ratios. The compiler's folders are fresh for each student, so that the time
-of the first step, less that of another, is what compiling from cold takes. Rows are printed as they are measured.
+of the first step, less that of another, is what compiling from cold takes; with --warm they are those of every run.
+Rows are printed as they are measured.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 import timm
@@ -98,7 +100,7 @@ class Contestant:
         phases: of the compiler, seconds each.
     """
 
-    def __init__(self, card: Card, make: Callable[[], Subject]) -> None:
+    def __init__(self, card: Card, make: Callable[[], Subject], *, warm: bool = False) -> None:
         from torch._inductor.utils import fresh_cache
 
         before = card.held()
@@ -106,7 +108,7 @@ class Contestant:
         torch._dynamo.utils.counters.clear()
         torch._dynamo.utils.compilation_time_metrics.clear()
         self.model, self.step = made.model, made.step
-        with fresh_cache():
+        with nullcontext() if warm else fresh_cache():
             first = _clock(card, self.step)
             for _ in range(2):
                 self.step()
@@ -154,7 +156,7 @@ def students(arguments: argparse.Namespace, card: Card, size: Size, mode: str, w
     """The rows of a mode."""
     turns = {"rounds": arguments.rounds, "steps": arguments.steps}
     base = f"{mode} fp"
-    fp = Contestant(card, lambda: subject(size, "fp", where))
+    fp = Contestant(card, lambda: subject(size, "fp", where), warm=arguments.warm)
     yield row(base, in_turns(card, {base: fp.step}, **turns), base, size, fp, fp)
     if "profile" in arguments.parts:
         yield from profile(card, fp, arguments.lines)
@@ -162,7 +164,7 @@ def students(arguments: argparse.Namespace, card: Card, size: Size, mode: str, w
     names += [f"{kind}+teacher" for kind in arguments.kinds[-1:] if "teacher" in arguments.parts]
     for kind in names:
         name = f"{mode} {kind}"
-        one = Contestant(card, lambda kind=kind: subject(size, kind, where))
+        one = Contestant(card, lambda kind=kind: subject(size, kind, where), warm=arguments.warm)
         yield row(name, in_turns(card, {base: fp.step, name: one.step}, **turns), base, size, one, fp)
         if "profile" in arguments.parts:
             yield from profile(card, one, arguments.lines)
@@ -170,7 +172,7 @@ def students(arguments: argparse.Namespace, card: Card, size: Size, mode: str, w
         card.free()
     if "torchao" in arguments.parts and (make := torchao(size)):
         name = f"{mode} torchao"
-        one = Contestant(card, lambda: subject(size, "torchao", where, make()))
+        one = Contestant(card, lambda: subject(size, "torchao", where, make()), warm=arguments.warm)
         yield row(name, in_turns(card, {base: fp.step, name: one.step}, **turns), base, size, one, fp)
 
 
@@ -267,6 +269,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--lines", type=int, default=30, help="of a profile")
+    parser.add_argument("--warm", action="store_true", help="compile with torch's own folders, not from cold")
     arguments = parser.parse_args()
     size = replace(SIZES[arguments.size], batch=arguments.batch)
     card = Card(arguments.device)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from ofq.config import params
 from ofq.config.resolve import Keeping, resolve
@@ -64,6 +65,14 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def train(settings: params.Params, run: Run) -> None:
     torch._dynamo.reset()  # as in a process of its own
     RUNS[run](run, resolve(settings, run), Keeping(runs_per_gpu=settings.studies["digits"].hardware.runs_per_gpu))
+
+
+@pytest.mark.parametrize("study", ["bf16-compiled"], indirect=True)
+def test_every_weight_of_a_student_is_trained(study: params.Params) -> None:
+    before, after = (load_file(run.files.model) for run in (TEACHER, STUDENT))
+    weights = [name for name in after if name.endswith("weight") and after[name].ndim > 1 and name in before]
+    shrunk = {name: (after[name] / before[name]).std() for name in weights}  # decay alone: all by the same factor
+    assert len(weights) > 5 and min(shrunk.values()) > 1e-4, shrunk
 
 
 def contents(run: Run) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import nn
 
 from ofq.config import params
 from ofq.config.recipes import TrainingRecipe
@@ -21,6 +22,7 @@ from ofq.quant import calibrate
 from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 from ofq.training.anneal import run_cga
+from ofq.training.distributed import Rank
 from ofq.training.optim import make_optimizer, make_schedule
 from ofq.training.qat import run_qat
 from ofq.training.student import load_teacher, loss_from, make_student
@@ -173,6 +175,22 @@ def test_annealing_and_its_controls_say_step_by_step_what_was_free(here: params.
         assert 0 < share < 0.1
     # Nothing moves where everything is frozen: then the statistical steps stand still too.
     assert (trace.groupby("layer")["scale"].nunique() == 1).all() == (variant == "statsq-qkr-frozen")
+
+
+def test_a_model_whose_weights_get_no_gradient_is_not_trained(
+    here: params.Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    combine = Rank.combine
+
+    def without(rank: Rank, model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+        for name, each in model.named_parameters():
+            if name.endswith("weight") and each.ndim > 1 and each.grad is not None:
+                each.grad.zero_()
+        return combine(rank, model, loss)
+
+    monkeypatch.setattr(Rank, "combine", without)
+    with pytest.raises(UserError, match=r"fp other s0: the gradient of every weight is 0, .* hardware\.compile"):
+        run_teacher(TEACHER.sibling("other"), resolve(here, TEACHER))
 
 
 def test_an_evaluation_loss_that_is_not_finite_is_named(here: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:

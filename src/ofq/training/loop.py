@@ -89,6 +89,8 @@ def train(
             looked_at = device.where == "cpu" or at_interval
             optimizer.zero_grad()
             loss = rank.combine(model, _backward(job, loss_of, hooks, step, looked_at))
+            if step == first + 1:
+                _check_gradients(model, job)
             rate = optimizer.param_groups[0]["lr"]
             for hook in hooks:
                 hook.before_update(rate)
@@ -164,6 +166,17 @@ def _backward(
         found = [_term(hook, loss, step, looked_at) for hook in hooks] if len(losses) == job.parts else []
         sum((term for term in found if term is not None), loss).backward()
     return torch.stack(losses).sum()  # (parts,) to ()
+
+
+def _check_gradients(model: nn.Module, job: Job[RunConfig]) -> None:
+    """Check that a gradient reaches the weights, which a compiler's fault may keep from them without a word."""
+    weights = [each for name, each in model.named_parameters() if name.endswith("weight") and each.ndim > 1]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    if gradients and not any(gradient.any() for gradient in gradients):
+        raise UserError(
+            f"{job.label}: the gradient of every weight is 0, so that none would be trained; check the model and the "
+            f"data, set hardware.compile: false, or use another version of torch than {torch.__version__}"
+        )
 
 
 def _term(hook: Hook, loss: Tensor, step: int, looked_at: bool) -> Tensor | None:

@@ -182,6 +182,15 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in NARROW else x
 
 
+def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return x in a dtype, and x itself if it has it.
+
+    What a function of the graph returns should end with this: where ``to`` has nothing to do, torch 2.11 takes result
+    and argument for one tensor when it compiles, and the result gets no gradient.
+    """
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context in which autocast leaves the dtypes of products alone."""
     if not torch.is_autocast_enabled(device.type):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ofq.quant.quantizers.base import Rounded, wide
+from ofq.quant.quantizers.base import Rounded, in_dtype, wide
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.runs.registry import register
 
@@ -324,7 +324,7 @@ class _LSQ(torch.autograd.Function):
         ctx.after_size = 0 if after is None else after.numel()
         ctx.mark_non_differentiable(codes)
         ctx.set_materialize_grads(False)
-        return out.to(x.dtype), codes
+        return in_dtype(out, x.dtype), codes
 
     @staticmethod
     @once_differentiable

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofq.quant.quantizers.base import Quantizer, Rounded, wide
+from ofq.quant.quantizers.base import Quantizer, Rounded, in_dtype, wide
 from ofq.runs.registry import register
 
 
@@ -78,7 +78,7 @@ class _StatsQ(torch.autograd.Function):
             ctx.save_for_backward(u, codes)
         ctx.mark_non_differentiable(codes, step)
         ctx.set_materialize_grads(False)
-        return torch.addcmul(step * 0.5, codes, step).to(wanted), codes, step
+        return in_dtype(torch.addcmul(step * 0.5, codes, step), wanted), codes, step
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:

@@ -11,7 +11,7 @@ from ofq.quant.kernels.attention import Context
 from ofq.quant.kernels.grid import learned
 from ofq.quant.kernels.mixed.parts import Side, flat, of_step, product_dtype, runner, side, summed
 from ofq.quant.kernels.mixed.probabilities import has_kernel
-from ofq.quant.quantizers.base import wide
+from ofq.quant.quantizers.base import in_dtype, wide
 from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
 _ALIGNED = 8  # keys are padded to a multiple of it: a card multiplies rows of another length several times slower
@@ -153,7 +153,7 @@ def context_of(product: Tensor, sums: Tensor, p_step: Tensor, v: Side) -> Tensor
     out = wide(product) * v.step.view(heads, 1, -1)  # (H, 1, d)
     if v.after is not None:
         out = out + sums * v.after.view(heads, 1, -1)  # (H, 1, d)
-    return (out * p_step).transpose(1, 2).flatten(2).to(product.dtype)
+    return in_dtype((out * p_step).transpose(1, 2).flatten(2), product.dtype)
 
 
 def p_gradients(

@@ -20,7 +20,7 @@ from ofq.quant.kernels.mixed.parts import (
     side,
 )
 from ofq.quant.kernels.products import Weight
-from ofq.quant.quantizers.base import wide
+from ofq.quant.quantizers.base import in_dtype, wide
 from ofq.quant.quantizers.lsq import Grid, LSQQuantizer
 
 
@@ -35,7 +35,7 @@ def mixed_linear(x: Tensor, quantizer: LSQQuantizer, weight: Weight, bias: Tenso
 def _linear_out(
     product: Tensor, step: Tensor, row: Tensor | None, bias: Tensor | None, values: Tensor, after: Tensor | None
 ) -> Tensor:
-    return scaled(product, step, row, shifted(bias, values, after)).to(product.dtype)
+    return in_dtype(scaled(product, step, row, shifted(bias, values, after)), product.dtype)
 
 
 def _linear_scaled(g: Tensor, x: Tensor, part: Side, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
