@@ -1,0 +1,75 @@
+"""Batch normalisation: which layers of a model do it, their statistics over some batches, which layer feeds them."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Layers = dict[str, _BatchNorm]
+
+
+def batch_norms(model: nn.Module) -> Layers:
+    """Return the batch norms of a model that keep running statistics, by name.
+
+    Raises:
+        ValueError: another kind of layer keeps running statistics, or they are those of several processes; names it.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if all(value is None for kind, value in module._buffers.items() if kind.startswith("running_")):
+            continue
+        if not isinstance(module, _BatchNorm) or isinstance(module, nn.SyncBatchNorm):
+            raise ValueError(
+                f"{name} keeps running statistics in a {type(module).__name__}, which is not supported; BatchNorm2d "
+                "and layers derived from it are"
+            )
+        found[name] = module
+    return found
+
+
+@torch.no_grad()
+def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics of a model's batch norms by those of some batches, at the weights as they are.
+
+        running mean = mean over the batches of the batch's mean
+        running variance = mean over the batches of the batch's unbiased variance, n/(n - 1) times the biased one
+
+    Batches weigh equally whatever their size, and what their means differ by is not added. During the passes batch
+    norms normalise with the statistics of the batch, all other layers are in evaluation mode. The model is left in
+    evaluation mode; nothing but running means and variances changes. If anything fails, nothing at all does. A model
+    without batch norms is left as it is.
+
+    Args:
+        model: with numbers in it.
+        batches: images (B, channels, height, width), one batch at least.
+
+    Raises:
+        ValueError: there are no batches, a pass does not reach one of the batch norms, a batch has one number a channel
+            there, or :func:`batch_norms` refuses a layer.
+
+    Source: tests/golden/README.md section 11, batch norms; Nagel et al. 2022.
+    """
+    norms = batch_norms(model)
+    model.eval()
+    if not norms:
+        return
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    for norm in norms.values():
+        norm.reset_running_stats()
+        norm.momentum, norm.training = None, True  # torch then keeps the plain average
+    replaced: set[int] = set()
+    try:
+        for batch in batches:
+            model(batch)
+        for name, norm in norms.items():
+            if not norm.num_batches_tracked:
+                raise ValueError(f"there are no batches, or the forward pass does not reach {name}")
+        replaced = {id(tensor) for norm in norms.values() for tensor in (norm.running_mean, norm.running_var)}
+    finally:
+        for name, norm in norms.items():
+            norm.momentum, norm.training = momenta[name], False
+        for buffer, before in buffers:
+            if id(buffer) not in replaced:
+                buffer.copy_(before)
