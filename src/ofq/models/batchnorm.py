@@ -17,7 +17,7 @@ def batch_norms(model: nn.Module) -> Layers:
     """
     found = {}
     for name, module in model.named_modules():
-        if all(value is None for kind, value in module._buffers.items() if kind.startswith("running_")):
+        if not _keeps_statistics(module):
             continue
         if not isinstance(module, _BatchNorm) or isinstance(module, nn.SyncBatchNorm):
             raise ValueError(
@@ -26,6 +26,11 @@ def batch_norms(model: nn.Module) -> Layers:
             )
         found[name] = module
     return found
+
+
+def needs_whole_batches(model: nn.Module) -> bool:
+    """Return whether what a model computes, or keeps, while it trains depends on which images share a batch."""
+    return any(isinstance(module, _BatchNorm) or _keeps_statistics(module) for module in model.modules())
 
 
 @torch.no_grad()
@@ -73,3 +78,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for buffer, before in buffers:
             if id(buffer) not in replaced:
                 buffer.copy_(before)
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    return any(name.startswith("running_") and value is not None for name, value in module._buffers.items())

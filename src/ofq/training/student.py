@@ -16,6 +16,7 @@ from ofq.config.resolve import QatConfig, StudentConfig
 from ofq.data.batch import Batch
 from ofq.errors import UserError, first_of, missing
 from ofq.models.backbone import build_model, draw_attention, train_both_heads
+from ofq.models.batchnorm import needs_whole_batches
 from ofq.models.weights import load_weights
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.convert import quantize_model
@@ -50,12 +51,22 @@ def quantize_as(model: nn.Module, quantization: QuantConfig, name: str) -> nn.Mo
         ) from None
 
 
+def check_norms(model: nn.Module, config: StudentConfig) -> None:
+    """Raise :class:`UserError` if a model in full precision has batch norms, and a student's settings forbid it."""
+    if config.teacher_mode == "train" and needs_whole_batches(model):
+        raise UserError(
+            f"the teacher {config.model.timm} has batch norms, whose statistics would change while it teaches: "
+            "fidelity.teacher_mode should be eval in params.yaml"
+        )
+
+
 def load_teacher(job: Job[StudentConfig]) -> nn.Module:
     """Load the run's trained teacher, without gradients and in the mode that ``teacher_mode`` names.
 
     In training mode, as in the released code, a teacher with two heads gives the pair of their outputs.
     """
     model = build_model(job.config, job.data)
+    check_norms(model, job.config)
     load_weights(model, job.run.teacher.files.model)
     train_both_heads(model)
     return model.train(job.config.teacher_mode == "train").requires_grad_(False)
