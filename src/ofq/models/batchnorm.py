@@ -1,6 +1,8 @@
 """Batch normalisation: which layers of a model do it, their statistics over some batches, which layer feeds them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +80,36 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for buffer, before in buffers:
             if id(buffer) not in replaced:
                 buffer.copy_(before)
+
+
+@contextmanager
+def fed_by(model: nn.Module) -> Iterator[dict[str, str]]:
+    """Yield a table that forward passes fill: for each batch norm the layer whose output is what it normalises.
+
+    Layers and batch norms stand in it by name; a batch norm behind anything else, such as a sum, is left out.
+    """
+    found: dict[str, str] = {}
+    last: tuple[str, Any] = "", None
+
+    def ran(name: str, output: Any) -> None:
+        nonlocal last
+        last = name, output
+
+    def fed(name: str, given: tuple[Any, ...]) -> None:
+        if given and given[0] is last[1]:
+            found[name] = last[0]
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            handles.append(module.register_forward_pre_hook(lambda _, given, name=name: fed(name, given)))
+        elif isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim > 1:
+            handles.append(module.register_forward_hook(lambda _, __, output, name=name: ran(name, output)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _keeps_statistics(module: nn.Module) -> bool:
