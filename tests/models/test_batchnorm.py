@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ofq.models.batchnorm import batch_norms, reestimate
+from ofq.models.batchnorm import batch_norms, needs_whole_batches, reestimate
 from tests.quant.small import small_model
 
 
@@ -107,3 +107,18 @@ def test_a_norm_without_running_statistics_is_none_of_them() -> None:
     model.bn1 = nn.BatchNorm2d(16, track_running_stats=False)
     assert "bn1" not in batch_norms(model)
     reestimate(model, batches())
+
+
+@pytest.mark.parametrize(
+    ("model", "whole"),
+    [
+        (small_model(), False),
+        (network(), True),
+        (nn.BatchNorm2d(3, track_running_stats=False), True),
+        (nn.InstanceNorm2d(3), False),
+        (nn.InstanceNorm2d(3, track_running_stats=True), True),
+    ],
+    ids=["transformer", "network", "batch", "image", "images"],
+)
+def test_who_needs_whole_batches(model: nn.Module, whole: bool) -> None:
+    assert needs_whole_batches(model) is whole
