@@ -1,9 +1,12 @@
 """A network with batch norms: its running statistics are resumed, published and loaded to the bit."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -12,19 +15,28 @@ from safetensors.torch import load_file, save_file
 from ofq.config import params
 from ofq.config.resolve import KEEPING, Keeping, resolve
 from ofq.data import batches
+from ofq.data.prepare import prepare
 from ofq.errors import UserError
+from ofq.measure.probe import run_probe
 from ofq.models.backbone import build
-from ofq.models.batchnorm import batch_norms
+from ofq.models.batchnorm import batch_norms, reestimate
 from ofq.models.weights import load_weights
 from ofq.runs.paths import Run
+from ofq.training import anneal, qat, student
 from ofq.training.distributed import Rank
 from ofq.training.loop import evaluate
+from ofq.training.preflight import check_study
+from ofq.training.student import quantize_as
 from ofq.training.teacher import run_teacher
+from tests.data.photos import plain_folders
 from tests.reliability.conftest import EPOCH, STEPS, run_of, train
 from tests.reliability.test_resume import check_killed, contents
+from tests.reliability.test_streamed_runs import settings
 
 MODEL = "mobilenet"
 TEACHER = run_of("teacher", MODEL)
+BATCHES = 3
+STUDENTS = [run_of(variant, MODEL) for variant in ("lsq", "lsq-freezing", "statsq", "statsq-cga")]
 
 
 def edit(change: Any) -> None:
@@ -35,18 +47,22 @@ def edit(change: Any) -> None:
 
 def with_a_network(content: dict[str, Any]) -> None:
     content["models"][MODEL] = {"timm": "mobilenetv2_035"}
-    content["studies"]["digits"]["models"].append(MODEL)
+    study, recipe = content["studies"]["digits"], content["recipes"]["digits"]
+    study["models"].append(MODEL)
+    study["recipe_for"] = {f"{MODEL}/w2a2": "estimated", "vit_dropout/w2a2": "estimated"}
+    content["recipes"]["estimated"] = recipe | {"qat": recipe["qat"] | {"reestimation_batches": BATCHES}}
 
 
 @pytest.fixture(scope="module")
 def root(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small data, and a finished teacher that has batch norms."""
+    """The small data, and a finished teacher and students that have batch norms."""
     root = tmp_path_factory.mktemp("network") / "project"
     shutil.copytree(small_data, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         edit(with_a_network)
-        train(TEACHER)
+        for run in (TEACHER, *STUDENTS):
+            train(run)
     return root
 
 
@@ -125,3 +141,117 @@ def test_a_teacher_that_trains_while_it_teaches_is_refused(network: Path) -> Non
     run = run_of("statsq-qkr-released", MODEL)
     with pytest.raises(UserError, match=r"fidelity\.teacher_mode should be eval in params\.yaml"):
         train(run)
+
+
+@pytest.mark.parametrize("run", STUDENTS, ids=lambda run: run.variant)
+def test_students_that_were_killed_end_as_those_that_were_not(network: Path, run: Run) -> None:
+    check_killed(run, 3, STEPS - 1)
+
+
+@pytest.mark.parametrize("run", STUDENTS, ids=lambda run: run.variant)
+def test_reestimation_changes_nothing_but_what_is_told(
+    network: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimated = contents(run)
+    monkeypatch.setattr(student, "reestimations", lambda job, model: [])
+    for module in (qat, anneal):
+        monkeypatch.setattr(module, "reestimations", student.reestimations)
+    train(run)
+    plain = contents(run)
+    monkeypatch.undo()
+    monkeypatch.chdir(network)
+    train(run)
+    assert contents(run) == estimated
+    same = {name for name in plain if plain[name] == estimated[name]}
+    assert {"model.safetensors", "trainer.pt", "weights.parquet"} <= same
+    assert set(plain) - same == {"metrics.json", "events.jsonl", "oscillation.parquet"}
+    told = {name: json.loads(files["metrics.json"]) for name, files in (("plain", plain), ("more", estimated))}
+    assert told["more"] | told["plain"] == told["more"]
+    assert set(told["more"]) - set(told["plain"]) == {
+        "top1_reestimated",
+        *(f"top1{kind}_last{what}" for kind in ("", "_reestimated") for what in ("", "_sd")),
+        "dead_channels",
+        *(f"kl{kind}_{group}" for kind in ("", "_largest") for group in ("depthwise", "pointwise", "stem")),
+    }
+
+
+def test_accuracies_are_those_of_either_statistics_and_their_means_those_of_the_last_five(network: Path) -> None:
+    run = STUDENTS[0]
+    metrics = json.loads(contents(run)["metrics.json"])
+    events = [json.loads(line) for line in run.files.events.read_text().splitlines()]
+    events = [event for event in events if event["event"] == "step"]
+    assert len(events) == STEPS
+    for name in ("top1", "top1_reestimated"):
+        values = [event[f"val/{name}"] for event in events[-5:]]
+        assert metrics[name] == values[-1] and metrics[f"{name}_last"] == pytest.approx(np.mean(values))
+        assert metrics[f"{name}_last_sd"] == pytest.approx(np.std(values, ddof=1))
+    config = resolve(params.load(), run)
+    data = batches.load("digits")
+    model = quantize_as(rebuilt(run), config.quantization, MODEL)
+    load_weights(model, run.files.model)
+    assert evaluate(model, data)[0] == metrics["top1"]
+    size = config.train.batch_size
+    reestimate(model, [data.train(run.seed + student._ORDER, STEPS + k, size).images for k in range(BATCHES)])
+    assert evaluate(model, data)[0] == metrics["top1_reestimated"]
+
+
+def test_divergences_stand_beside_each_layer_from_the_first_evaluation_on(network: Path) -> None:
+    run = STUDENTS[0]
+    metrics = json.loads(contents(run)["metrics.json"])
+    record = pd.read_parquet(run.files.oscillation)
+    assert set(record["group"]) == {"depthwise", "pointwise"} and record[record["step"] == 0]["kl_mean"].isna().all()
+    last = record[record["step"] == STEPS]
+    assert len(last) == 51 and last[["channels", "dead", "kl_mean", "kl_max"]].notna().all(axis=None)
+    for group, part in last.groupby("group"):
+        assert metrics[f"kl_{group}"] == pytest.approx(np.average(part["kl_mean"], weights=part["channels"]))
+        assert metrics[f"kl_largest_{group}"] == pytest.approx(part["kl_mean"].max())
+    assert metrics["dead_channels"] >= last["dead"].sum()
+
+
+def test_a_model_without_batch_norms_has_none_to_estimate(network: Path) -> None:
+    told = r"vit_tiny_patch16_224 has no batch norms whose statistics change; leave out qat\.reestimation_batches"
+    with pytest.raises(UserError, match=told):
+        check_study("digits", [resolve(params.load(), run_of("lsq", "vit_dropout"))])
+
+
+def test_statistics_that_cannot_be_estimated_are_named_with_their_layer(network: Path) -> None:
+    model: Any = rebuilt(STUDENTS[0])
+    model.bn2 = torch.nn.SyncBatchNorm(1280)
+    told = "mobilenetv2_035: bn2 keeps running statistics in a SyncBatchNorm, which is not supported; .*; leave out qat"
+    with pytest.raises(UserError, match=told):
+        student.check_norms(model, resolve(params.load(), STUDENTS[0]))
+
+
+def test_of_a_finished_student_a_probe_tells_all_but_coupling(
+    network: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = STUDENTS[0]
+    before = contents(run)
+    run_probe(run, resolve(params.load(), run), steps=4)
+    probe = json.loads((run.files.root / "probe-4.json").read_text())
+    assert probe["coupling"] == [] and set(probe["groups"]) == {"depthwise", "pointwise"}
+    assert sum(probe["boundary"]["weight_steps"]) == 4 * probe["all"]["weights"]
+    assert "query" not in capsys.readouterr().out and contents(run) == before
+
+
+def test_streamed_and_mixed_images_come_in_the_order_in_which_they_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain_folders(tmp_path / "photos")
+    content = settings(tmp_path)
+    content["models"][MODEL] = {"timm": "mobilenetv2_035"}
+    content["studies"]["photos"] |= {"models": [MODEL], "variants": ["lsq"]}
+    recipe = content["recipes"]["photos"]
+    recipe["qat"] = recipe["qat"] | {"mixup": 0.8, "cutmix": 1.0}
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    prepare("photos", params.load().studies["photos"].data)
+    run = Run("photos", MODEL, "w2a2", "lsq", 0)
+    train(run.teacher)
+    train(run)
+    plain = contents(run)
+    edit(lambda content: content["recipes"]["photos"]["qat"].update(reestimation_batches=2))
+    train(run)
+    assert contents(run)["model.safetensors"] == plain["model.safetensors"]
+    assert "top1_reestimated" in json.loads(contents(run)["metrics.json"])
+    check_killed(run, 4)
