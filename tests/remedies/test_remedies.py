@@ -85,10 +85,10 @@ def test_dampening_draws_weights_to_their_levels(make: Callable[[], nn.Module]) 
     assert term is not None
     term.backward()
     for layer in governed_layers(model).values():
-        inputs = layer.weight.shape[1]
+        inputs = layer.weight[0].numel()
         with torch.no_grad():
             w, values = layer.weight, weight_quantizer(layer)(layer.weight)
-            levels = weight_quantizer(layer).step(w).view(-1, 1)
+            levels = weight_quantizer(layer).spread_step(w)
             half = 2.0 ** (weight_quantizer(layer).bits - 1)
             shift = weight_quantizer(layer).offset
             inside = (w > levels * (shift - half)) & (w < levels * (half - 1 + shift))

@@ -5,13 +5,24 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from ofq.config.section import Strict
+from ofq.config.section import Strict, later
 from ofq.runs.registry import Entry, Kind, find, registered
 
 BitWidth = Annotated[int, Field(ge=2, le=8)]
+FLOAT = 32
+"""Bits of activations that are not quantized."""
+
+
+def _input_bits(bits: int) -> int:
+    if not (2 <= bits <= 8 or bits == FLOAT):
+        raise ValueError(f"activations have 2 to 8 bits, or {FLOAT} for none that are quantized, not {bits}")
+    return bits
+
+
+InputBits = Annotated[int, AfterValidator(_input_bits)]
 
 
 @dataclass(frozen=True)
@@ -34,11 +45,11 @@ class Switches(Strict):
     weight: Annotated[str, ClassName("quantizer")] = Field(
         "statsq",
         description="weights of the blocks: StatsQ (step = a statistic of the row), LSQ (learned step, levels at whole "
-        "steps), LSQ on StatsQ's grid (levels at half steps), or `rms` (another statistic, QuEST's); or "
-        "`module:Class` of your own. A variant without a parent names it",
+        "steps), LSQ on StatsQ's grid (levels at half steps), `rms` (another statistic, QuEST's) or `nagel` (the "
+        "learned step of Nagel et al.); or `module:Class` of your own. A variant without a parent names it",
     )
     learn_step: bool = Field(
-        True, description="steps of LSQ weights learn; false: they stay where calibration put them"
+        True, description="learned steps of weights learn; false: they stay where calibration put them"
     )
     clipped_gradient: Literal["zero", "identity"] = Field(
         "zero",
@@ -56,6 +67,18 @@ class Switches(Strict):
         description="gradient of `rms` weights that are clipped by more than half a step: true, none, as in QuEST; "
         "false, as if they were not clipped",
     )
+    fit: Literal["mse", "minmax"] = later(
+        "mse",
+        "first step of `nagel` weights: of 100 the one with the least squared error, or that of the largest weight",
+    )
+    gradient_scale: bool = later(
+        False,
+        "multiply the gradient of the step of `nagel` weights by 1/sqrt(largest code * weights that share the step), "
+        "as LSQ does",
+    )
+    weight_axis: Literal["channel", "tensor"] = later(
+        "channel", "weights of the blocks have a step for each output channel (row of a matrix), or one for the tensor"
+    )
     qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
 
     @property
@@ -69,10 +92,16 @@ class Switches(Strict):
             unset = getattr(self, name) == type(self).model_fields[name].default
             if name not in self.entry.arguments and not unset:
                 owners = [owner for owner, entry in registered("quantizer").items() if name in entry.arguments]
-                raise ValueError(f"{name} is a switch of {' and '.join(owners)}: leave it out")
+                *others, last = owners
+                told = f"{', '.join(others)} and {last}" if others else last
+                raise ValueError(f"{name} is a switch of {told}: leave it out")
+        if self.weight_axis != "channel" and "axis" not in self.entry.arguments:
+            raise ValueError(
+                f"weight_axis: {self.weight} takes no argument `axis`; give it one, or leave weight_axis out"
+            )
 
 
-OF_QUANTIZERS = ("learn_step", "clipped_gradient", "factor", "start", "gradient_mask")
+OF_QUANTIZERS = ("learn_step", "clipped_gradient", "factor", "start", "gradient_mask", "fit", "gradient_scale")
 """Switches that belong to those weight quantizers whose constructor has an argument of that name."""
 
 
@@ -88,7 +117,10 @@ class QuantConfig(Switches):
     """
 
     weight_bits: BitWidth = Field(2, description="bits of the weights of the blocks")
-    input_bits: BitWidth = Field(2, description="bits of the activations of the blocks")
+    input_bits: InputBits = Field(
+        2,
+        description="bits of the activations of the blocks; 32: no activation is quantized, those of the edges neither",
+    )
     dead_biases: bool = Field(
         False,
         description="add the biases behind the key quantizer and behind the query-key product's, which softmax "

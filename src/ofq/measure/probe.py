@@ -115,13 +115,14 @@ def _means(layers: pd.DataFrame) -> dict[str, Any]:
 
 
 def _report(run: Run, rate: float, steps: int, groups: dict[str, dict[str, Any]], coupling: CouplingObserver) -> str:
+    wide = max(6, *map(len, groups))
     lines = [
         f"{run}: {steps} further steps at learning rate {rate:g}",
-        f"{'group':<6} {'weights':>8} {'f > 0.005':>10} {'f > 0.02':>10} {'reversals a weight':>20}",
+        f"{'group':<{wide}} {'weights':>8} {'f > 0.005':>10} {'f > 0.02':>10} {'reversals a weight':>20}",
     ]
     for name, row in groups.items():
         lines.append(
-            f"{name:<6} {row['weights']:>8} {row['share']:>8.2f} % {row['share_high']:>8.2f} %"
+            f"{name:<{wide}} {row['weights']:>8} {row['share']:>8.2f} % {row['share_high']:>8.2f} %"
             f" {row['reversals']:>20.3f}"
         )
     same, other = (lift(coupling.coupling(), key) for key in ("same", "other"))
