@@ -52,6 +52,14 @@ def test_a_file_gives_the_same_codes_and_logits(name: str, switches: dict[str, A
     assert not loaded.training and not any(each.requires_grad for each in loaded.parameters())
 
 
+@torch.no_grad()
+def test_a_file_without_rounded_activations_gives_the_same_logits(tmp_path: Path) -> None:
+    model, about = prepared(weight="statsq", qkr=True, weight_bits=3, input_bits=32)
+    header = write_packed(tmp_path / "a.safetensors", deployed(model), about)
+    assert header.activations == {} and header.quantization.input_bits == 32
+    assert torch.equal(ofq.load(tmp_path / "a.safetensors")(pictures(16)), model(pictures(16)))
+
+
 def decoded(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """The header and all tensors of a packed file, weights as values; written from docs/packed-format.md."""
     length = int.from_bytes(content[:8], "little")

@@ -27,10 +27,11 @@ MODEL: dict[str, Any] = {"timm": "vit_tiny_patch16_224"}
 
 CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     # bits, ranges
-    ({(*PLAIN, "bits"): ["w0a2"]}, "studies.plain.bits.0: String should match pattern '^w[2-8]a[2-8]$', not 'w0a2'"),
+    ({(*PLAIN, "bits"): ["w0a2"]}, "studies.plain.bits.0: String should match pattern '^w[2-8]a([2-8]|32)$', not 'w0a2'"),
     ({(*PLAIN, "bits"): ["w2a9"]}, "studies.plain.bits.0: String should match"),
     ({(*PLAIN, "bits"): ["w2a2", "w1a1"]}, "studies.plain.bits.1: String should match"),
-    ({(*PLAIN, "bits"): ["w3a32"]}, "studies.plain.bits.0: String should match pattern '^w[2-8]a[2-8]$', not 'w3a32'"),
+    ({(*PLAIN, "bits"): ["w32a2"]}, "studies.plain.bits.0: String should match"),
+    ({(*PLAIN, "bits"): ["w3a16"]}, "studies.plain.bits.0: String should match"),
     ({(*PLAIN, "bits"): ["fp"]}, "studies.plain.bits.0: String should match"),
     ({(*PLAIN, "bits"): [2]}, "studies.plain.bits.0: Input should be a valid string, not 2"),
     ({(*CGA, "cga"): {"boundary_range": 0.7}}, "variants.statsq-cga.cga.boundary_range: Input should be less than 0.5"),

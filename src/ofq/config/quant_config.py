@@ -5,13 +5,24 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 from ofq.config.section import Strict
 from ofq.runs.registry import Entry, Kind, find, registered
 
 BitWidth = Annotated[int, Field(ge=2, le=8)]
+FLOAT = 32
+"""As bits of activations: none is quantized, nor the input of the first and of the last layer."""
+
+
+def _width(bits: int) -> int:
+    if bits not in (*range(2, 9), FLOAT):
+        raise ValueError(f"Input should be 2 to 8, or {FLOAT} for activations that are not quantized")
+    return bits
+
+
+InputWidth = Annotated[int, AfterValidator(_width)]
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,9 @@ class QuantConfig(Switches):
     """
 
     weight_bits: BitWidth = Field(2, description="bits of the weights of the blocks")
-    input_bits: BitWidth = Field(2, description="bits of the activations of the blocks")
+    input_bits: InputWidth = Field(
+        2, description="bits of the activations of the blocks; 32: none is quantized, in first and last layer neither"
+    )
     dead_biases: bool = Field(
         False,
         description="add the biases behind the key quantizer and behind the query-key product's, which softmax "

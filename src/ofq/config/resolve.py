@@ -10,7 +10,7 @@ from pydantic import Field, PlainSerializer
 
 from ofq.config.grid import check_run
 from ofq.config.params import Params
-from ofq.config.quant_config import QuantConfig, Switches
+from ofq.config.quant_config import FLOAT, QuantConfig, Switches
 from ofq.config.recipes import UNCHANGED, Augmentation, Pretrained, TrainingRecipe
 from ofq.config.section import Strict
 from ofq.config.settings import PROCESSOR, Cga, Data, Fidelity, Hardware, ModelSettings, RemedySettings
@@ -172,12 +172,12 @@ def resolve(params: Params, run: Run) -> RunConfig:
         rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None
         return TeacherConfig(train=_with_lr(recipe.teacher, rate), **common)
     variant, source = params.variant(run.variant), params.source(run.variant)
-    weight_bits, input_bits = run.widths.weights, run.widths.inputs
-    assert weight_bits is not None and input_bits is not None  # no study lists other bits
+    widths = run.widths
+    assert widths.weights is not None  # no study lists other bits
     quantization = QuantConfig(
         **source.model_dump(include=source.model_fields_set & set(Switches.model_fields) | {"qkr"}),
-        weight_bits=weight_bits,
-        input_bits=input_bits,
+        weight_bits=widths.weights,
+        input_bits=widths.inputs or FLOAT,
         dead_biases=source.fidelity.dead_biases,
         **_of_family(common["model"].timm, source.fidelity),
     )

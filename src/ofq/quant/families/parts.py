@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ofq.config.quant_config import QuantConfig
+from ofq.config.quant_config import FLOAT, QuantConfig
 from ofq.quant.families.base import BlockWeight, Replacements, weight_quantizer
 from ofq.quant.modules.attention import AttentionQuantizers, QuantAttention
 from ofq.quant.modules.conv import QuantConv2d, check_patches
@@ -52,6 +52,11 @@ def check_embedding(inside: str, embedding: Any) -> None:
     check_patches(f"{inside}proj", embedding.proj)
 
 
+def rounds_inputs(config: QuantConfig) -> bool:
+    """Return whether activations are quantized."""
+    return config.input_bits != FLOAT
+
+
 def convert_mlp(mlp: Any, config: QuantConfig, make: Callable[..., QuantLinear]) -> Replacements:
     """Make the layers of timm's ``Mlp`` by ``make(layer, config, signed=...)``, which :func:`linear` may be."""
     rectified = _is_rectifying(mlp.act) and isinstance(mlp.norm, nn.Identity)
@@ -59,9 +64,10 @@ def convert_mlp(mlp: Any, config: QuantConfig, make: Callable[..., QuantLinear])
     return {(mlp, name): make(getattr(mlp, name), config, signed=signed) for name, signed in signs.items()}
 
 
-def convert_embedding(embedding: Any, bits: int) -> Replacements:
+def convert_embedding(embedding: Any, config: QuantConfig) -> Replacements:
     """Make the convolution of timm's ``PatchEmbed``."""
-    quantizer = MovedLSQQuantizer(bits, embedding.img_size, signed="detect", axis=1)
+    bits = config.edge_bits
+    quantizer = MovedLSQQuantizer(bits, embedding.img_size, signed="detect", axis=1) if rounds_inputs(config) else None
     weight = LSQQuantizer(bits, axis=0)
     made = QuantConv2d.from_conv(embedding.proj, weight_quantizer=weight, input_quantizer=quantizer)
     return {(embedding, "proj"): made}
@@ -91,17 +97,17 @@ def linear(
     kind: type[QuantLinear] = QuantLinear,
 ) -> QuantLinear:
     """Make a linear layer of a block, whose input has a step for each index of ``axis``, for each token by default."""
-    quantizer = MovedLSQQuantizer(config.input_bits, (source.in_features,), signed=signed, axis=axis)
+    quantizer = None
+    if rounds_inputs(config):
+        quantizer = MovedLSQQuantizer(config.input_bits, (source.in_features,), signed=signed, axis=axis)
     return kind.from_linear(source, weight_quantizer=weight_quantizer(config), input_quantizer=quantizer)
 
 
-def head(source: nn.Linear, bits: int) -> QuantLinear:
+def head(source: nn.Linear, config: QuantConfig) -> QuantLinear:
     """Make a classifier."""
-    return QuantLinear.from_linear(
-        source,
-        weight_quantizer=LSQQuantizer(bits, axis=0),
-        input_quantizer=MovedLSQQuantizer(bits, (source.in_features,), axis=None),
-    )
+    bits = config.edge_bits
+    quantizer = MovedLSQQuantizer(bits, (source.in_features,), axis=None) if rounds_inputs(config) else None
+    return QuantLinear.from_linear(source, weight_quantizer=LSQQuantizer(bits, axis=0), input_quantizer=quantizer)
 
 
 def attention(source: Any, config: QuantConfig, kind: type[QuantAttention] = QuantAttention) -> QuantAttention:
@@ -110,11 +116,13 @@ def attention(source: Any, config: QuantConfig, kind: type[QuantAttention] = Qua
     # Only the query has an "after" bias: softmax cancels that of a key, and AdamW would turn the rounding noise in its
     # gradient into a random walk.
     after_rows = 2 if config.dead_biases else 1
-    quantizers = AttentionQuantizers(
-        qk=MovedLSQQuantizer(bits, (2, width), axis=(-3, -2), after_rows=after_rows),
-        v=MovedLSQQuantizer(bits, (width,), axis=-1),
-        probability=LSQQuantizer(bits, signed=False, axis=-2),
-    )
+    quantizers = AttentionQuantizers()
+    if rounds_inputs(config):
+        quantizers = AttentionQuantizers(
+            qk=MovedLSQQuantizer(bits, (2, width), axis=(-3, -2), after_rows=after_rows),
+            v=MovedLSQQuantizer(bits, (width,), axis=-1),
+            probability=LSQQuantizer(bits, signed=False, axis=-2),
+        )
     _move(quantizers, source)
     qkv, proj = linear(source.qkv, config), linear(source.proj, config)
     return kind(source.num_heads, qkv, proj, quantizers, (source.attn_drop.p, source.proj_drop.p))
@@ -126,13 +134,15 @@ def qkr_attention(source: Any, config: QuantConfig, kind: type[QKRAttention] = Q
     channels, width = source.qkv.in_features, source.qkv.out_features // 3
     # An "after" bias of u adds the same number to every key's score, which softmax cancels.
     after_rows = None if config.dead_biases else 0
-    inside = AttentionQuantizers(
-        qk=MovedLSQQuantizer(bits, (heads, channels), axis=(-3, -2), after_rows=after_rows),
-        v=MovedLSQQuantizer(bits, (width,), axis=-1),
-        probability=LSQQuantizer(bits, signed=False, axis=-2),
-    )
-    quantizers = QKRQuantizers(MovedLSQQuantizer(bits, (channels,), axis=-2), weight_quantizer(config), inside)
-    _move((quantizers.input, quantizers.weight, *inside), source)
+    quantizers = QKRQuantizers(weight=weight_quantizer(config))
+    if rounds_inputs(config):
+        inside = AttentionQuantizers(
+            qk=MovedLSQQuantizer(bits, (heads, channels), axis=(-3, -2), after_rows=after_rows),
+            v=MovedLSQQuantizer(bits, (width,), axis=-1),
+            probability=LSQQuantizer(bits, signed=False, axis=-2),
+        )
+        quantizers = QKRQuantizers(MovedLSQQuantizer(bits, (channels,), axis=-2), quantizers.weight, inside)
+    _move((quantizers.input, quantizers.weight, *quantizers.inside), source)
     q, k, v = (_rows(source.qkv, part * width, width, bias=part == 2) for part in range(3))
     quantized_v = QuantLinear.from_linear(v, weight_quantizer=weight_quantizer(config), input_quantizer=None)
     layers = Projections(q, k, quantized_v, linear(source.proj, config))
@@ -171,8 +181,7 @@ def low_bit_weights(model: nn.Module, others: Callable[[nn.Module], Layers] = la
 
 def _move(quantizers: Iterable[Quantizer | None], source: Any) -> None:
     """Move quantizers to where an attention's weights are."""
-    for quantizer in quantizers:
-        assert quantizer is not None
+    for quantizer in filter(None, quantizers):
         quantizer.to(source.qkv.weight)
 
 

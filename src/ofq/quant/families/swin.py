@@ -69,9 +69,9 @@ class SwinTransformers(Family):
             elif type(parent) is timm_swin.PatchMerging:
                 made[parent, "reduction"] = _reduction(parent.reduction, config)
             elif isinstance(parent, PatchEmbed):
-                made |= parts.convert_embedding(parent, config.edge_bits)
+                made |= parts.convert_embedding(parent, config)
             elif type(parent) is ClassifierHead and not isinstance(parent.fc, nn.Identity):
-                made[parent, "fc"] = parts.head(parent.fc, config.edge_bits)
+                made[parent, "fc"] = parts.head(parent.fc, config)
         return made
 
     def low_bit_weights(self, model: nn.Module) -> list[BlockWeight]:

@@ -64,9 +64,9 @@ class VisionTransformers(Family):
             if type(parent) is Mlp:
                 made |= parts.convert_mlp(parent, config, parts.linear)
             elif isinstance(parent, PatchEmbed):
-                made |= parts.convert_embedding(parent, config.edge_bits)
+                made |= parts.convert_embedding(parent, config)
             elif isinstance(parent, VisionTransformer):
-                made |= {(parent, name): parts.head(getattr(parent, name), config.edge_bits) for name in _heads(parent)}
+                made |= {(parent, name): parts.head(getattr(parent, name), config) for name in _heads(parent)}
         return made
 
     def low_bit_weights(self, model: nn.Module) -> list[BlockWeight]:
