@@ -169,6 +169,11 @@ class ModelSettings(Strict):
         default_factory=dict,
         description="keyword arguments of the constructor, such as embed_dim, or depths of the stages",
     )
+    set: ModelArguments = later(
+        {},
+        description="attributes of its modules that no argument says, by their paths, such as `conv_stem.stride: 1`; "
+        "those that change no weight's shape",
+    )
     paper_model: Text | None = Field(
         None, description="the paper's model whose published numbers stand beside this one"
     )

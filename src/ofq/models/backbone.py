@@ -9,6 +9,7 @@ from torch import nn
 from ofq.config.resolve import RunConfig
 from ofq.config.settings import ModelSettings
 from ofq.errors import UserError, shortened, unknown
+from ofq.models.attributes import set_attributes
 
 
 class Shape(Protocol):
@@ -46,7 +47,7 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
 
     Raises:
         UserError: timm does not know the name, the model takes images of any size, as convolutional networks do, or
-            the constructor refuses an argument.
+            the constructor refuses an argument; or an attribute cannot be set.
     """
     # An "hf-hub:" name would be downloaded. A suffix after a dot chooses weights, and none are loaded.
     if not timm.is_model(model.timm):
@@ -55,7 +56,7 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
         torch.manual_seed(seed)
         try:
             arguments: dict[str, Any] = {"img_size": image_size, "in_chans": channels, "num_classes": classes}
-            return timm.create_model(model.timm, **(arguments | model.arguments))
+            made: nn.Module = timm.create_model(model.timm, **(arguments | model.arguments))
         # The constructors check little: a wrong argument can raise any exception in them.
         except Exception as error:
             if isinstance(error, TypeError) and "'img_size'" in str(error):
@@ -68,6 +69,8 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
                 f"timm cannot build {model.timm} with {shortened(str(model.arguments), 200)} ({reason}); "
                 "mend its arguments under models in params.yaml"
             ) from None
+    set_attributes(made, model.timm, model.set)
+    return made
 
 
 def train_both_heads(model: nn.Module) -> None:
