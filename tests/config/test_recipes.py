@@ -18,6 +18,9 @@ PARAMS = params.load(ROOT / "params.yaml")
 
 # train_scripts/ and configs/ of the released code, commit 7ed37d1: what all have in common, and the table of the rest.
 COMMON: dict[str, Any] = {
+    "optimizer": "adamw",
+    "momentum": 0.9,  # of no account
+    "quantizer_lr": 1e-5,
     "min_lr": 1e-5,
     "epochs": 300 + 10,
     "constant_epochs": 10,
