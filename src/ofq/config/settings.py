@@ -272,7 +272,8 @@ class RemedySettings(Strict):
     """What calms oscillation during quantization-aware training."""
 
     name: Annotated[Text, ClassName("remedy")] = Field(
-        description="`dampening`, `freezing`, `holding`, or `module:Class` for a class of your own in a file beside params.yaml"
+        description="`dampening`, `freezing`, `holding`, or `module:Class` for a class of your own in a file beside "
+        "params.yaml"
     )
     arguments: Arguments = Field(
         default_factory=dict, description="keyword arguments of the class's constructor, such as `weight`"
