@@ -145,7 +145,7 @@ BAD: dict[str, tuple[Callable[[Parts], None], str]] = {
     "a model of a hub": (header(lambda h: h["model"].update(timm="hf-hub:a/b")), "unknown timm model"),
     "convolutions": (
         header(lambda h: h["model"].update(timm="resnet18", arguments={})),
-        "is not supported|cannot build",
+        "does not fit resnet18",
     ),
     "full precision": (header(lambda h: h.update(quantization=None)), "quantization"),
 }

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import test_golden_batchnorm
 import test_golden_layers
 import test_golden_model
 import test_golden_quantizers
@@ -14,7 +15,6 @@ from cases import Case, arrays, files
 EXEMPT = {
     r"cga/overlap/.*": "documents what a range of 1/2 and more does in the released code; an error here",
     r"nagel/quant/.*": "another LSQ than this project's (section 11)",
-    r"nagel/bn/.*": "re-estimates batch norms, which a vision transformer has none of (section 11)",
     r"rivals/(?!rms/|margin$).*": "remedies that are not built",
     r"[^/]+/margin": "says how far the inputs are from thresholds; test_margin looks at it",
 }
@@ -22,6 +22,7 @@ EXEMPT = {
 MODULES = (
     test_golden_quantizers,
     test_golden_layers,
+    test_golden_batchnorm,
     test_golden_training,
     test_golden_remedies,
     test_golden_model,

@@ -164,6 +164,11 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*RATES, "variants"): ["teacher", "statsq-cga"]}, "studies.rates.sweep_lr cannot try 'statsq-cga', an annealed variant"),
     ({("variants", "statsq-lr0.001"): {"weight": "lsq"}}, "studies.rates.sweep_lr makes a variant 'statsq-lr0.001'"),
     ({(*PLAIN, "variants"): ["teacher"]}, "studies.plain: variants should name a quantized one"),
+    # statistics of batch norms
+    ({(*TEACHER, "reestimation_batches"): 5, (*TEACHER, "steps"): 50}, "recipes.short: teacher.reestimation_batches should be left out: it is for qat"),
+    ({(*QAT, "reestimation_batches"): 0}, "recipes.short.qat.reestimation_batches: Input should be greater than 0"),
+    ({(*QAT, "reestimation_batches"): 5, (*QAT, "steps"): 50, (*QAT, "evaluations"): 4},
+     "recipes.short.qat: reestimation_batches compares the last 5 evaluations, and there are 4: raise evaluations"),
     # names that stand for something else
     *(({("studies", name): {**changed({})["studies"]["plain"]}}, f"studies: '{name}' is a reserved name")
       for name in ("reference", "all", "data", "teacher", "qat", "cga", "probe", "noise", "toy", "toy_figure", "tables", "figures", "learning_rates", "claims", "everything", "track")),

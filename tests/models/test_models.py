@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,11 +19,19 @@ from tests.quant.small import small_model
 SIZES: dict[str, Any] = {"image_size": (8, 8), "channels": 1, "classes": 5, "seed": 0}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "nfnet_l0", "hrnet_w18_small"])
-def test_a_convolutional_network_is_simply_not_supported(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} is not supported: vision transformers are") as caught:
-        build(ModelSettings(timm=name), **SIZES)
-    assert "img_size" not in str(caught.value)
+@pytest.mark.parametrize("name", ["mobilenetv2_035", "resnet18", "nfnet_l0", "hrnet_w18_small"])
+def test_a_convolutional_network_is_built_for_images_of_any_size(name: str) -> None:
+    model = build(ModelSettings(timm=name), **SIZES)
+    assert model.eval()(torch.rand(2, 1, 32, 32)).shape == (2, 5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain = timm.create_model(name, in_chans=1, num_classes=5).state_dict()
+    assert all(torch.equal(value, plain[entry]) for entry, value in model.state_dict().items())
+
+
+def test_a_wrong_argument_of_a_convolutional_network_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"timm cannot build resnet18 with .*'no_such'"):
+        build(ModelSettings(timm="resnet18", arguments={"no_such": 1}), **SIZES)
 
 
 VIT: dict[str, Any] = {"timm": "vit_tiny_patch16_224", "arguments": {"patch_size": 4, "embed_dim": 9, "depth": 1}}

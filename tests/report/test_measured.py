@@ -99,6 +99,16 @@ def test_codes_are_said_to_be_own_or_shadow_and_annealed_runs_have_no_row(params
     assert dict(zip(table["variant"], table["codes"], strict=True)) == {"statsq": "own", "statsq-qkr": "shadow"}
 
 
+def test_a_model_without_attention_has_no_row_and_a_table_may_be_empty(params: Params) -> None:
+    for variant, left in (("statsq", ["statsq-qkr"]), ("statsq-qkr", [])):
+        for seed in (0, 1):
+            edit_probe(variant, seed, coupling=[], coupling_codes="own")
+        write_coupling(Grid(params, "digits"))
+        assert list(pd.read_csv(REPORT / "tables/coupling.csv")["variant"]) == left
+    written = [(REPORT / "tables/coupling").with_suffix(f".{suffix}") for suffix in ("md", "tex", "html")]
+    assert all("lift, same head" in path.read_text() for path in written)
+
+
 def test_a_lift_that_cannot_be_is_a_dash(params: Params) -> None:
     alone = {"block": 0, "head": 0, "steps": 9, "q": 1.0, "k": 1.0, "chance": 1.0, "same": 2.0, "other": None}
     still = alone | {"q": 0.0, "chance": 0.0, "same": 0.0, "other": 0.0}

@@ -13,6 +13,8 @@ RANDAUGMENT = r"^rand(-(m\d{1,2}|n\d{1,2}|p\d(\.\d+)?|mstd\d+(\.\d+)?|mmax\d{1,2
 Share = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Concentration = Annotated[float, Field(ge=0, le=100)]
+LAST = 5
+"""Evaluations at the end of a run over which accuracies with and without re-estimated statistics are averaged."""
 
 
 class Augmentation(Strict):
@@ -90,6 +92,11 @@ class TrainingRecipe(Schedule):
         0.0,
         description="share of the labels of mixed images that is spread evenly over all classes",
     )
+    reestimation_batches: Annotated[int, Field(gt=0, le=10_000)] | None = later(
+        None,
+        description="of models with batch norms, qat alone: each evaluation is made a second time, with the statistics "
+        "of so many training batches in place of the running ones, with which training goes on; null: it is not",
+    )
 
     @model_validator(mode="after")
     def _mixed_as_asked(self) -> "TrainingRecipe":
@@ -97,6 +104,16 @@ class TrainingRecipe(Schedule):
             raise ValueError("smoothing should be left out where images are not mixed: labels are not smoothed there")
         if self.batch_size % 2 and (self.mixup or self.cutmix):
             raise ValueError(f"batch_size {self.batch_size} should be even: mixup and cutmix take images in pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluated_often(self) -> "TrainingRecipe":
+        often = min(self.evaluations, self.steps) if self.steps else (self.epochs or 0) // self.evaluate_every
+        if self.reestimation_batches and often < LAST:
+            raise ValueError(
+                f"reestimation_batches compares the last {LAST} evaluations, and there are {often}: raise evaluations, "
+                "or lower evaluate_every"
+            )
         return self
 
 
@@ -153,6 +170,12 @@ class Recipe(Strict):
         description="the teacher's output on every training image is computed once and shared by all students of its "
         "seed; false: at every step",
     )
+
+    @model_validator(mode="after")
+    def _of_students(self) -> "Recipe":
+        if getattr(self.teacher, "reestimation_batches", None):
+            raise ValueError("teacher.reestimation_batches should be left out: it is for qat")
+        return self
 
     @model_validator(mode="after")
     def _in_one_unit(self) -> "Recipe":

@@ -38,6 +38,8 @@ def build_model(config: RunConfig, images: Shape) -> nn.Module:
 def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, classes: int, seed: int) -> nn.Module:
     """Build a full-precision timm model, randomly initialised from the seed.
 
+    It is built for the size of the images, or, as most convolutional networks, for images of any size.
+
     Args:
         model: timm's name and the constructor's arguments that differ from its defaults.
         image_size: height and width of the images in pixels.
@@ -46,24 +48,24 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
         seed: seed of the initial weights.
 
     Raises:
-        UserError: timm does not know the name, the model takes images of any size, as convolutional networks do, or
-            the constructor refuses an argument; or an attribute cannot be set.
+        UserError: timm does not know the name, the constructor refuses an argument, or an attribute cannot be set.
     """
     # An "hf-hub:" name would be downloaded. A suffix after a dot chooses weights, and none are loaded.
     if not timm.is_model(model.timm):
         raise unknown("timm model", model.timm, timm.list_models())
+    arguments: dict[str, Any] = {"in_chans": channels, "num_classes": classes} | model.arguments
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            arguments: dict[str, Any] = {"img_size": image_size, "in_chans": channels, "num_classes": classes}
-            made: nn.Module = timm.create_model(model.timm, **(arguments | model.arguments))
+            try:
+                made: nn.Module = timm.create_model(model.timm, img_size=image_size, **arguments)
+            except TypeError as error:
+                if "'img_size'" not in str(error):
+                    raise
+                torch.manual_seed(seed)
+                made = timm.create_model(model.timm, **arguments)
         # The constructors check little: a wrong argument can raise any exception in them.
         except Exception as error:
-            if isinstance(error, TypeError) and "'img_size'" in str(error):
-                raise UserError(
-                    f"{model.timm} is not supported: vision transformers are, such as vit_tiny_patch16_224 and "
-                    "swin_tiny_patch4_window7_224; choose one under models in params.yaml"
-                ) from None
             reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
             raise UserError(
                 f"timm cannot build {model.timm} with {shortened(str(model.arguments), 200)} ({reason}); "

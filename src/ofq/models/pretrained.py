@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ofq.errors import UserError, shortened
 
 _ON_HUB = "model.safetensors"
+_COUNTED = "num_batches_tracked"
 
 
 def weights_file(model: str, given: bool | str) -> tuple[Path, str]:
@@ -48,7 +49,8 @@ def load_pretrained(model: nn.Module, path: Path, name: str) -> None:
     """Load a file of weights strictly; a file that is refused changes nothing.
 
     It is safetensors, or a checkpoint of torch with tensors alone, whose weights may stand below ``state_dict`` or
-    ``model``; where it has averaged ones beside them, those are taken, as timm does.
+    ``model``; where it has averaged ones beside them, those are taken, as timm does. How many batches a batch norm has
+    seen need not stand there, as in older files; nothing depends on it.
 
     Args:
         model: in full precision.
@@ -68,6 +70,7 @@ def load_pretrained(model: nn.Module, path: Path, name: str) -> None:
             "safetensors or a checkpoint of torch that holds tensors alone"
         ) from None
     expected = model.state_dict()
+    content |= {entry: value for entry, value in expected.items() if entry not in content and entry.endswith(_COUNTED)}
     for entry in [*expected, *content]:
         if wrong := _wrong(expected.get(entry), content.get(entry)):
             raise UserError(f"{path} does not fit {name}: {entry} {wrong}; name weights of this model for these images")

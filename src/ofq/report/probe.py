@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import MinLen
 from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
@@ -65,7 +64,7 @@ class WholeProbe(TypedDict):
 
     boundary: Boundary
     band: _WholeBand
-    coupling: Annotated[list[_WholeHead], MinLen(1)]
+    coupling: list[_WholeHead]  # none of a model without attention
     coupling_codes: str
 
 

@@ -12,7 +12,7 @@ from ofq.training.continued import hold_rate, last_state
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Step, started
 from ofq.training.loop import train
-from ofq.training.student import loss_from, publish_student
+from ofq.training.student import loss_from, publish_student, reestimations
 
 # Gives the images an order that differs from that of the parent's last epochs.
 _ORDER = 1_000_003
@@ -35,9 +35,9 @@ def run_cga(run: Run, config: AnnealConfig, keeping: Keeping = KEEPING, rank: Ra
         student, optimizer, recorder = last_state(job, parent)
         hold_rate(optimizer, config.train.lr)
         annealing = _annealing(student, config.cga)
-        trace = AnnealingTrace(annealing)
-        train(job, student, optimizer, loss_from(job, student), [recorder, annealing, trace])
-        publish_student(job, student, optimizer, recorder, {run.files.annealing: trace.frame()})
+        trace, again = AnnealingTrace(annealing), reestimations(job, student)
+        train(job, student, optimizer, loss_from(job, student), [recorder, annealing, trace, *again])
+        publish_student(job, student, optimizer, recorder, {run.files.annealing: trace.frame()}, again)
 
 
 def _annealing(student: nn.Module, cga: Cga) -> Annealing:

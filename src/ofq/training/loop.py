@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ofq.config.resolve import RunConfig
 from ofq.data.batch import Batch, Batches
 from ofq.errors import Stopped, UserError, shortened
+from ofq.models.batchnorm import needs_whole_batches
 from ofq.quant.hook import Hook
 from ofq.runs.progress import Progress
 from ofq.training.device import CPU, Device
@@ -48,11 +49,16 @@ def train(
         hooks: called around every optimizer step, in order.
 
     Raises:
-        UserError: a loss is not finite, a hook returns something else than it should, or a checkpoint cannot be
-            written.
+        UserError: a loss is not finite, a hook returns something else than it should, a checkpoint cannot be written,
+            or the model has batch norms and batches are divided.
         Stopped: on SIGINT, SIGTERM, SIGHUP or SIGUSR1; the state after the last finished step is saved.
     """
     recipe, device, rank = job.recipe, job.device, job.rank
+    if (rank.count > 1 or job.parts > 1) and needs_whole_batches(model):
+        raise UserError(
+            f"{job.label}: {job.config.model.timm} has batch norms, which would see parts of a batch; leave out "
+            f"hardware.{'devices' if rank.count > 1 else 'images_at_once'} in params.yaml"
+        )
     schedule = make_schedule(optimizer, recipe)
     steps, interval = recipe.length, recipe.interval
     loss_sum = torch.zeros((), device=device.where)

@@ -12,7 +12,7 @@ from ofq.data.augment import check
 from ofq.errors import UserError
 from ofq.models.backbone import Shape, build_model
 from ofq.remedies.load import make_remedy, remedy_class
-from ofq.training.student import quantize_as
+from ofq.training.student import check_norms, quantize_as
 
 
 def check_study(study: str, configs: Sequence[RunConfig]) -> None:
@@ -25,9 +25,9 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
         configs: runs of one model.
 
     Raises:
-        UserError: timm cannot build the model, it does not fit the images, it cannot be quantized as asked, a
-            remedy cannot be made, a batch is larger than the data, an augmentation can blank an image or is not for
-            images of this kind, or the teacher's output is stored for streamed ones.
+        UserError: timm cannot build the model, it does not fit the images, it cannot be quantized as asked, its batch
+            norms do not allow what is asked, a remedy cannot be made, a batch is larger than the data, an augmentation
+            can blank an image or is not for images of this kind, or the teacher's output is stored for streamed ones.
     """
     data = batches.load(study)
     model = configs[0].model
@@ -40,12 +40,14 @@ def check_study(study: str, configs: Sequence[RunConfig]) -> None:
         check_images(config.augment, streamed=data.streamed, stored=getattr(config, "teacher_once", False))
         check(config.augment, data.image_size)
     with torch.device("meta"):
-        check_fit(build_model(configs[0], data), model.timm, data)
+        whole = build_model(configs[0], data)
+        check_fit(whole, model.timm, data)
         students = [config for config in configs if not isinstance(config, TeacherConfig)]
         bits = {"weight_bits": 2, "input_bits": 2}  # whether a model can be converted does not depend on them
         for quantization in dict.fromkeys(student.quantization.model_copy(update=bits) for student in students):
             quantize_as(build_model(configs[0], data), quantization, model.timm)
         for config in students:
+            check_norms(whole, config)
             remedy = config.remedy if isinstance(config, QatConfig) else None
             if remedy and ":" in remedy.name:  # a user's remedy may need weights that hold numbers
                 remedy_class(remedy)

@@ -10,7 +10,7 @@ from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Step, started
 from ofq.training.loop import train
 from ofq.training.optim import make_optimizer
-from ofq.training.student import loss_from, make_student, publish_student
+from ofq.training.student import loss_from, make_student, publish_student, reestimations
 
 
 def run_qat(run: Run, config: QatConfig, keeping: Keeping = KEEPING, rank: Rank = ALONE) -> None:
@@ -34,5 +34,6 @@ def run_qat(run: Run, config: QatConfig, keeping: Keeping = KEEPING, rank: Rank 
         remedies = [make_remedy(config.remedy, student, job.recipe.length)] if config.remedy else []
         for remedy in remedies:
             attach(remedy, student)
-        train(job, student, optimizer, loss_from(job, student), [recorder, *remedies])
-        publish_student(job, student, optimizer, recorder)
+        again = reestimations(job, student)
+        train(job, student, optimizer, loss_from(job, student), [recorder, *remedies, *again])
+        publish_student(job, student, optimizer, recorder, reestimated=again)

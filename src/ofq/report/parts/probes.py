@@ -41,9 +41,10 @@ def write_coupling(grid: Grid) -> None:
         lift = sum of mean_t(q_t*k_t) over the heads / sum of mean(q)*mean(k) over the heads
 
     where q_t and k_t are the reversals of a head's query and key codes at step t. ``lift_other`` has the mean of the
-    other heads' k_t in place of k_t.
+    other heads' k_t in place of k_t. Models without attention have no row.
     """
-    frame = pd.DataFrame([_coupling(run, probe) for run, probe in _probes(grid)])
+    rows = [_coupling(run, probe) for run, probe in _probes(grid) if probe["coupling"]]
+    frame = pd.DataFrame(rows, columns=["run", *collect.KEYS, "codes", *_COUPLING])
     data = collect.spread(frame, _COUPLING, by=[*collect.KEYS, "codes"])
     shown = {
         **data[[*collect.KEYS, "codes"]],
