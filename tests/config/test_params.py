@@ -273,7 +273,7 @@ def test_only_what_changes_a_number_is_part_of_a_run(tmp_path: Path) -> None:
         ("fidelity: as_released", "fidelity: as_relased", "fidelity"),
         ("name: digits}", "name: digitz}", "studies.digits.data.name: unknown data set 'digitz'; did you mean 'digits'?; a class of your own"),
         ("name: digits}", "name: 'shapes:Shapes'}", "studies.digits.data.name: no module 'shapes' here; it should be the file shapes.py beside"),
-        ("{weight: statsq}", "{weight: statsq, learn_step: false}", "is a switch of lsq and lsq-midrise"),
+        ("{weight: statsq}", "{weight: statsq, learn_step: false}", "is a switch of lsq, lsq-midrise and nagel"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -14,7 +14,6 @@ from cases import Case, arrays, files
 
 EXEMPT = {
     r"cga/overlap/.*": "documents what a range of 1/2 and more does in the released code; an error here",
-    r"nagel/quant/.*": "another LSQ than this project's (section 11)",
     r"rivals/(?!rms/|margin$).*": "remedies that are not built",
     r"[^/]+/margin": "says how far the inputs are from thresholds; test_margin looks at it",
 }

@@ -1,4 +1,4 @@
-"""StatsQ, LSQ and QuEST's step against the fixtures, one case a test."""
+"""StatsQ, LSQ, QuEST's step and that of Nagel et al. against the fixtures, one case a test."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch import nn
 
 from ofq.quant import LSQQuantizer, StatsQuantizer, calibrate
 from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.nagel import NagelQuantizer
 from ofq.quant.quantizers.rms import BEST, RMSQuantizer
 
 
@@ -42,6 +43,34 @@ def test_rms(case: Case) -> None:
         close(grad, case["grad_w_masked" if mask else "grad_w"], gradient=True)
     _, passed = _run(quantizer, case["w"], torch.ones_like(case["w"]))
     assert torch.equal(passed.bool(), case["mask"].bool())
+
+
+@pytest.mark.parametrize("case", cases("nagel", r"quant/\w+/per_\w+/b\d"), ids=str)
+def test_nagel(case: Case) -> None:
+    w, bits = case["w"], bits_of(case.prefix)
+    axis = 0 if "/per_channel/" in case.prefix else None
+    for tag in ("minmax", "mse", "set"):
+        for scaled in (False, True):
+            fit = "minmax" if tag == "set" else tag
+            quantizer = NagelQuantizer(bits, axis=axis, fit=fit, gradient_scale=scaled)  # type: ignore[arg-type]
+            calibrate(quantizer, [w])
+            assert [float(level) for level in quantizer.levels()] == case["thd"].tolist()
+            if tag == "set":
+                quantizer.scale = nn.Parameter(case["set/delta"])
+            delta = quantizer.scale.detach()
+            torch.testing.assert_close(delta, case[f"{tag}/delta"], rtol=1e-6, atol=0)
+            if tag == "mse":
+                candidate = delta * 100 * float(quantizer.levels()[1]) / (w.abs().max() + 0.5)
+                close(candidate, case["mse_candidate"])
+            out, grad = _run(quantizer, w, case["g"])
+            assert torch.equal(quantizer.codes(w).to(torch.int8), case[f"{tag}/x_int"])
+            close(out, case[f"{tag}/out"], what=f"{tag}/out")
+            close(grad, case[f"{tag}/grad_w"], gradient=True, what=f"{tag}/grad_w")
+            assert quantizer.scale.grad is not None
+            expected = case[f"{tag}/grad_delta_scaled" if scaled else f"{tag}/grad_delta"]
+            close(quantizer.scale.grad, expected, gradient=True, what=f"{tag}/grad_delta")
+            if tag == "set" and len(delta) > 1 and case.prefix.startswith("quant/2d"):  # -0.25 and 1e-9
+                assert (delta[:2] < 1e-8).all() and quantizer.scale.grad[:2].tolist() == [0, 0]
 
 
 def _check_lsq(case: Case, quantizer: LSQQuantizer, x: torch.Tensor) -> None:

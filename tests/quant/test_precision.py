@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ofq.quant import QuantConfig, Quantizer, block_weights, calibrate, quantize_model
 from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer, MovedLSQQuantizer
+from ofq.quant.quantizers.nagel import NagelQuantizer
 from ofq.quant.quantizers.rms import RMSQuantizer
 from ofq.quant.quantizers.statsq import StatsQuantizer
 from ofq.quant.weights import record_codes
@@ -30,13 +32,20 @@ class Spread(Quantizer):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     "quantizer",
-    [LSQQuantizer(2), LSQQuantizer(3, grid="midrise"), StatsQuantizer(2), RMSQuantizer(2), Spread(2)],
+    [
+        LSQQuantizer(2),
+        LSQQuantizer(3, grid="midrise"),
+        StatsQuantizer(2),
+        RMSQuantizer(2),
+        Spread(2),
+        NagelQuantizer(2, fit="minmax"),
+    ],
     ids=lambda quantizer: quantizer.extra_repr(),
 )
 def test_a_narrow_weight_has_the_codes_of_its_float32_values(quantizer: Quantizer, dtype: torch.dtype) -> None:
     w = (torch.randn(6, 8, generator=torch.Generator().manual_seed(0)) / 1000).to(dtype)  # steps of half of 1e-3
     quantizer = copy.deepcopy(quantizer)
-    if isinstance(quantizer, LSQQuantizer):
+    if isinstance(quantizer, LearnedStepQuantizer):
         calibrate(quantizer, [w])
     expected = quantizer.rounded(w.float())
     quantizer.to(dtype)

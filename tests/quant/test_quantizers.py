@@ -292,12 +292,14 @@ def test_a_mask_hides_the_gradient_of_weights_clipped_by_more_than_half_a_step()
 @pytest.mark.parametrize(
     ("weight", "switch", "owners"),
     [
-        ("statsq", {"learn_step": False}, "learn_step is a switch of lsq and lsq-midrise"),
+        ("statsq", {"learn_step": False}, "learn_step is a switch of lsq, lsq-midrise and nagel"),
         ("rms", {"clipped_gradient": "identity"}, "clipped_gradient is a switch of lsq and lsq-midrise"),
         ("statsq", {"start": 2.0}, "start is a switch of lsq and lsq-midrise"),
         ("lsq-midrise", {"factor": 3.0}, "factor is a switch of statsq"),
         ("rms", {"factor": 3.0}, "factor is a switch of statsq"),
         ("statsq", {"gradient_mask": True}, "gradient_mask is a switch of rms"),
+        ("lsq", {"fit": "minmax"}, "fit is a switch of nagel"),
+        ("lsq", {"gradient_scale": True}, "gradient_scale is a switch of nagel"),
     ],
 )
 def test_a_switch_beside_a_quantizer_without_it_is_refused(weight: str, switch: dict[str, Any], owners: str) -> None:

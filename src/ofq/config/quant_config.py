@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from ofq.config.section import Strict
+from ofq.config.section import Strict, later
 from ofq.runs.registry import Entry, Kind, find, registered
 
 BitWidth = Annotated[int, Field(ge=2, le=8)]
@@ -45,11 +45,11 @@ class Switches(Strict):
     weight: Annotated[str, ClassName("quantizer")] = Field(
         "statsq",
         description="weights of the blocks: StatsQ (step = a statistic of the row), LSQ (learned step, levels at whole "
-        "steps), LSQ on StatsQ's grid (levels at half steps), or `rms` (another statistic, QuEST's); or "
-        "`module:Class` of your own. A variant without a parent names it",
+        "steps), LSQ on StatsQ's grid (levels at half steps), `rms` (another statistic, QuEST's) or `nagel` (the "
+        "learned step of Nagel et al.); or `module:Class` of your own. A variant without a parent names it",
     )
     learn_step: bool = Field(
-        True, description="steps of LSQ weights learn; false: they stay where calibration put them"
+        True, description="learned steps of weights learn; false: they stay where calibration put them"
     )
     clipped_gradient: Literal["zero", "identity"] = Field(
         "zero",
@@ -67,6 +67,15 @@ class Switches(Strict):
         description="gradient of `rms` weights that are clipped by more than half a step: true, none, as in QuEST; "
         "false, as if they were not clipped",
     )
+    fit: Literal["mse", "minmax"] = later(
+        "mse",
+        "first step of `nagel` weights: of 100 the one with the least squared error, or that of the largest weight",
+    )
+    gradient_scale: bool = later(
+        False,
+        "multiply the gradient of the step of `nagel` weights by 1/sqrt(largest code * weights that share the step), "
+        "as LSQ does",
+    )
     qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
 
     @property
@@ -80,10 +89,12 @@ class Switches(Strict):
             unset = getattr(self, name) == type(self).model_fields[name].default
             if name not in self.entry.arguments and not unset:
                 owners = [owner for owner, entry in registered("quantizer").items() if name in entry.arguments]
-                raise ValueError(f"{name} is a switch of {' and '.join(owners)}: leave it out")
+                *others, last = owners
+                told = f"{', '.join(others)} and {last}" if others else last
+                raise ValueError(f"{name} is a switch of {told}: leave it out")
 
 
-OF_QUANTIZERS = ("learn_step", "clipped_gradient", "factor", "start", "gradient_mask")
+OF_QUANTIZERS = ("learn_step", "clipped_gradient", "factor", "start", "gradient_mask", "fit", "gradient_scale")
 """Switches that belong to those weight quantizers whose constructor has an argument of that name."""
 
 

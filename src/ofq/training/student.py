@@ -23,8 +23,7 @@ from ofq.models.weights import load_weights
 from ofq.oscillation.batch_statistics import Reestimation
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant.convert import quantize_model
-from ofq.quant.quantizers.learned import set_parts
-from ofq.quant.quantizers.lsq import STEP_FLOOR, learned_steps
+from ofq.quant.quantizers.learned import learned_steps, set_parts
 from ofq.quant.weights import block_weights
 from ofq.runs.files import replacing
 from ofq.runs.published import check
@@ -205,17 +204,19 @@ def publish_student(
     if reestimated:
         metrics |= _with_reestimated(events)
     steps = learned_steps(student)
-    low = {name: (scale < STEP_FLOOR).float().mean().item() for name, scale in steps.items()}
+    low = {name: (scale < floor).float().mean().item() for name, (scale, floor) in steps.items()}
     if sunk := sorted((name for name in low if low[name]), key=low.__getitem__, reverse=True):
+        floors = " or ".join(f"{floor:g}" for floor in sorted({steps[name][1] for name in sunk}))
         _log.warning(
-            "%s: steps of %d of %d quantizers ended below %g, which acts in their place: %s; what they scale is "
+            "%s: steps of %d of %d quantizers ended below %s, which acts in their place: %s; what they scale is "
             "rounded to nearly 0; a lower lr may keep them above",
-            *(job.label, len(sunk), len(low), STEP_FLOOR),
+            *(job.label, len(sunk), len(low), floors),
             first_of([f"{100 * low[name]:.1f} % of {name}" for name in sunk], 3),
         )
     # The weights are for whoever computes with them; who trains on needs the steps that the optimizer moved.
-    weights = student.state_dict() | {name: scale.clamp_min(STEP_FLOOR) for name, scale in steps.items()}
-    trainer = {"optimizer": optimizer.state_dict(), "recorder": recorder.state_dict(), "steps": steps}
+    weights = student.state_dict() | {name: scale.clamp_min(floor) for name, (scale, floor) in steps.items()}
+    moved = {name: scale for name, (scale, _) in steps.items()}
+    trainer = {"optimizer": optimizer.state_dict(), "recorder": recorder.state_dict(), "steps": moved}
     publish(job, weights, metrics, list(records), trainer, {"steps_below_floor": low})
 
 

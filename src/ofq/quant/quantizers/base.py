@@ -132,13 +132,28 @@ class Quantizer(nn.Module, ABC):
         scaled = None if self.hook is None else self.hook.scale_gradient(self, g, u, codes)
         return g if scaled is None else scaled
 
+    def own_axes(self, dimensions: int) -> list[int]:
+        """Return the axes that have a step for each index, counted from 0, of a tensor with so many axes.
+
+        Raises:
+            ValueError: such a tensor does not have the axis.
+        """
+        axes = () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
+        if any(not -dimensions <= axis < dimensions for axis in axes):
+            raise ValueError(f"a tensor with {dimensions} axes has no axis {self.axis} for steps of its own")
+        return [axis % dimensions for axis in axes]
+
+    def shared_axes(self, dimensions: int) -> list[int]:
+        """Return the other axes, along which a step is shared."""
+        own = self.own_axes(dimensions)
+        return [axis for axis in range(dimensions) if axis not in own]
+
     def step_shape(self, shape: torch.Size) -> tuple[int, ...]:
         """Return the shape in which the steps broadcast against a tensor: (rows, 1) for axis 0 of a matrix."""
-        axes = () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
+        axes = self.own_axes(len(shape))
         if not axes:
             return (1,)
-        first, last = axes[0] % len(shape), axes[-1] % len(shape)
-        return (*shape[first : last + 1], *(1,) * (len(shape) - 1 - last))
+        return (*shape[axes[0] : axes[-1] + 1], *(1,) * (len(shape) - 1 - axes[-1]))
 
     def spread_step(self, w: Tensor) -> Tensor:
         """Return the steps in the shape in which they broadcast against ``w``."""

@@ -1,5 +1,6 @@
 """The base of quantizers whose steps are parameters, which calibration makes and state dicts hold."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -49,9 +50,14 @@ class LearnedStepQuantizer(Quantizer):
         axis: as in :class:`Quantizer`.
         learn_step: whether the steps learn; if not, they stay as calibrated.
 
+    Attributes:
+        floor: a step below it acts as it.
+
     Raises:
         RuntimeError: on a forward pass before calibration.
     """
+
+    floor = -math.inf
 
     def __init__(self, bits: int, *, axis: int | tuple[int, ...] | None, learn_step: bool) -> None:
         super().__init__(bits)
@@ -85,6 +91,11 @@ class LearnedStepQuantizer(Quantizer):
                 f"the input {tuple(shape)} has {torch.Size(spread).numel()} there"
             )
         return spread
+
+    def gamma(self, shape: torch.Size) -> float | Tensor:
+        """Return what the gradient of a step is multiplied by: 1/sqrt(largest code * M), M elements sharing a step."""
+        shared = self.parts * shape.numel() / self.scale.numel()  # M
+        return (self.levels()[1] * shared) ** -0.5
 
     @property
     def calibrated(self) -> bool:
@@ -153,6 +164,13 @@ def set_parts(model: nn.Module, parts: int) -> None:
         for name, quantizer in module.named_children():
             if isinstance(quantizer, LearnedStepQuantizer) and name != "weight_quantizer":
                 quantizer.parts = parts
+
+
+def learned_steps(model: nn.Module) -> dict[str, tuple[Tensor, float]]:
+    """Return the vectors of learned steps, perhaps below their floor, and the floors, by names in the state dict."""
+    modules = model.named_modules(remove_duplicate=False)
+    found = [(name, each) for name, each in modules if isinstance(each, LearnedStepQuantizer)]
+    return {f"{name}.scale": (each.scale.detach(), each.floor) for name, each in found}
 
 
 def _no_step() -> RuntimeError:

@@ -55,6 +55,7 @@ class LSQQuantizer(LearnedStepQuantizer):
     Source: tests/golden/README.md sections 3 and 4; LSQ paper (Esser et al. 2020) equations 1-3.
     """
 
+    floor = STEP_FLOOR
     negative_seen: Tensor
 
     def __init__(  # noqa: PLR0913  # the settings that params.yaml may give it
@@ -129,8 +130,7 @@ class LSQQuantizer(LearnedStepQuantizer):
         """
         step_shape = self.step_shape(shape)
         low, high = self.levels()
-        shared = self.parts * shape.numel() / self.scale.numel()  # M
-        return Grid(self, low, high, step_shape, (high * shared) ** -0.5)
+        return Grid(self, low, high, step_shape, self.gamma(shape))
 
     def step(self, w: Tensor) -> Tensor:
         """Return max(scale, 1e-5), the same vector for every ``w``."""
@@ -153,9 +153,7 @@ class LSQQuantizer(LearnedStepQuantizer):
 
     def statistic(self, x: Tensor) -> Tensor:
         """Return mean|x| over the elements that share a step."""
-        axes = () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
-        shared = [axis for axis in range(x.ndim) if axis not in {kept % x.ndim for kept in axes}]
-        return x.abs().mean(shared) if axes else x.abs().mean()
+        return x.abs().mean() if self.axis is None else x.abs().mean(self.shared_axes(x.ndim))
 
     def first_step(self, statistic: Tensor) -> Tensor:
         """Return start times kappa*mean|x|/sqrt(high), or StatsQ's step 2*mean|x|/2^(bits-1) on its grid."""
@@ -209,12 +207,6 @@ class MovedLSQQuantizer(LSQQuantizer):
         self.shape = shape
         self.before = nn.Parameter(torch.zeros(math.prod(shape)))
         self.after = nn.Parameter(torch.zeros(rows * math.prod(shape[1:]))) if rows else None
-
-
-def learned_steps(model: nn.Module) -> dict[str, Tensor]:
-    """Return the vectors of learned steps, perhaps below the floor, by their names in the state dict."""
-    modules = model.named_modules(remove_duplicate=False)
-    return {f"{name}.scale": each.scale.detach() for name, each in modules if isinstance(each, LSQQuantizer)}
 
 
 @dataclass(frozen=True)
