@@ -39,6 +39,7 @@ COMMON: dict[str, Any] = {
     "warmup": 0.0,
     "constant_steps": 0,
     "evaluations": 12,
+    "reestimation_batches": None,
 }
 PLAIN = {"weight_decay": 0.05, "warmup_epochs": 5, "mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "repeats": 1}
 MIXED = {"weight_decay": 0.0, "warmup_epochs": 0, "mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1}
