@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofq.export.deploy import StoredStep, coded_modules, deployed, entry_of
+from ofq.quant import QuantConfig, calibrate, quantize_model
 from ofq.quant.modules.linear import QuantLinear
 from ofq.quant.quantizers.base import Quantizer
 from tests.export.small import MODELS, pictures, prepared
-from tests.quant.small import KINDS, name_of
+from tests.quant.small import KINDS, name_of, small_cnn
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
-@pytest.mark.parametrize("switches", [*KINDS, {"weight": "rms"}], ids=name_of)
+@pytest.mark.parametrize(
+    "switches", [*KINDS, {"weight": "rms"}, {"weight": "nagel", "weight_axis": "tensor"}], ids=name_of
+)
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_a_deployed_model_gives_the_logits_of_the_trained_one(name: str, switches: dict[str, Any], bits: int) -> None:
@@ -31,6 +34,16 @@ def test_a_deployed_model_gives_the_logits_of_the_trained_one(name: str, switche
         torch.testing.assert_close(deployed(model)(images), expected, atol=1e-5, rtol=0)
     else:
         assert torch.equal(deployed(model)(images), expected)
+
+
+@pytest.mark.parametrize("kind", ["mobilenetv2", "mobilenetv3", "resnet"])
+def test_a_convolutional_network_is_refused_whole(kind: str) -> None:
+    model = quantize_model(small_cnn(kind), QuantConfig(weight="lsq"))
+    calibrate(model, [torch.rand(2, 1, 16, 16)])
+    before = {name: type(module) for name, module in model.named_modules()}
+    with pytest.raises(ValueError, match=r"^conv\w* is a convolution, and convolutional networks cannot be exported"):
+        deployed(model)
+    assert before == {name: type(module) for name, module in model.named_modules()}
 
 
 @torch.no_grad()

@@ -52,12 +52,17 @@ def test_a_file_gives_the_same_codes_and_logits(name: str, switches: dict[str, A
     assert not loaded.training and not any(each.requires_grad for each in loaded.parameters())
 
 
+@pytest.mark.parametrize(
+    "switches", [{"weight": "lsq"}, {"weight": "nagel", "weight_axis": "tensor", "qkr": True}], ids=name_of
+)
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_a_file_without_rounded_activations_gives_the_same_logits(tmp_path: Path) -> None:
-    model, about = prepared(weight="statsq", qkr=True, weight_bits=3, input_bits=32)
+def test_a_file_of_weights_only_gives_the_same_logits(name: str, switches: dict[str, Any], tmp_path: Path) -> None:
+    model, about = prepared(name, **switches, weight_bits=3, input_bits=32)
+    expected = model(pictures(16))
     header = write_packed(tmp_path / "a.safetensors", deployed(model), about)
-    assert header.activations == {} and header.quantization.input_bits == 32
-    assert torch.equal(ofq.load(tmp_path / "a.safetensors")(pictures(16)), model(pictures(16)))
+    assert header.activations == {} and header.quantization is not None and header.quantization.input_bits == 32
+    assert torch.equal(ofq.load(tmp_path / "a.safetensors")(pictures(16)), expected)
 
 
 def decoded(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

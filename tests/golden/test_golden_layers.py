@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofq.quant import LSQQuantizer, QuantConfig, StatsQuantizer, quantize_model
-from ofq.quant.modules.conv import QuantConv2d
 from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.modules.patches import QuantPatches
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import MovedLSQQuantizer
 
@@ -54,7 +54,7 @@ def test_head(case: Case) -> None:
 def test_patch_convolution(case: Case) -> None:
     weight_bits, input_bits = weight_and_input_bits(case.prefix)
     out_channels, in_channels, height, width = case["param/weight"].shape
-    conv = QuantConv2d(
+    conv = QuantPatches(
         in_channels,
         out_channels,
         kernel_size=(height, width),

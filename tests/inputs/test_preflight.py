@@ -35,7 +35,7 @@ MODELS: list[tuple[str, dict[str, Any], str]] = [
     ("vit_tiny_patch16_224", FITS | {"patch_size": 0}, "timm cannot build"),
     ("vit_tiny_patch16_224", FITS | {"patch_size": 3}, "patch_size 3 of vit_tiny_patch16_224 does not divide the images of 8x8 pixels"),
     ("vit_tiny_patch16_224", {}, "patch_size 16 of vit_tiny_patch16_224 does not divide the images of 8x8 pixels"),
-    ("vit_tiny_patch16_224", FITS | {"depth": 0}, "has no attention that it can replace"),
+    ("vit_tiny_patch16_224", FITS | {"depth": 0}, "is none of these"),
     ("vit_tiny_patch16_224", FITS | {"qk_norm": True}, "cannot be quantized: attention with qk_norm is not supported"),
     ("vit_tiny_patch16_224", FITS | {"dynamic_img_size": True}, "cannot be quantized: dynamic_img_size is not supported"),
     ("vit_tiny_patch16_224", FITS | {"global_pool": "map"}, "cannot be quantized: attention pooling"),
@@ -49,8 +49,8 @@ MODELS: list[tuple[str, dict[str, Any], str]] = [
     ("swin_tiny_patch4_window7_224", SWIN | {"depths": [1, 1.5]}, "Input should be a list of whole numbers"),
     ("swin_tiny_patch4_window7_224", SWIN | {"patch_size": 3}, "patch_size 3 of swin_tiny_patch4_window7_224 does not divide"),
     ("swin_tiny_patch4_window7_224", SWIN | {"strict_img_size": False}, "cannot be quantized: dynamic_img_size"),
-    ("swinv2_tiny_window8_256", {}, "SwinTransformerV2 has no attention that it can replace"),
-    ("beit_base_patch16_224", {"patch_size": 2}, "Beit has no attention that it can replace"),
+    ("swinv2_tiny_window8_256", {}, "SwinTransformerV2 is none of these"),
+    ("beit_base_patch16_224", {"patch_size": 2}, "Beit is none of these"),
 ]  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_qkr_on_a_model_without_attention_is_one_line(
     _edit(copy, without_attention)
     monkeypatch.setattr("ofq.training.student.load_weights", lambda model, path: None)  # the teacher has attention
     said = refusal(step, "digits/vit_micro/fp/teacher/seed0" if step == "teacher" else RUN)
-    assert said.startswith("vit_tiny_patch16_224 cannot be quantized: ") and "no attention that it can replace" in said
+    assert said.startswith("vit_tiny_patch16_224 cannot be quantized: ") and "is none of these" in said
 
 
 @pytest.mark.parametrize("phase", ["teacher", "qat"])

@@ -14,7 +14,7 @@ from ofq.measure.model import EDGE, FULL, LOW, parts_of
 from ofq.quant import QuantConfig, quantize_model
 from ofq.quant.quantizers.base import Quantizer
 from tests.conftest import ROOT
-from tests.quant.small import small_model, small_swin
+from tests.quant.small import small_cnn, small_model, small_swin
 
 
 @pytest.mark.parametrize("qkr", [False, True])
@@ -65,6 +65,25 @@ def test_nothing_is_counted_twice_or_left_out(make: Any, qkr: bool) -> None:
         name for name, each in model.named_modules() if any(isinstance(child, Quantizer) for child in each.children())
     ]
     assert list(parts["module"]) == [*owners, ""]
+
+
+@pytest.mark.parametrize(("weight", "edge"), [("nagel", "nagel 8"), ("statsq", "lsq 8")])
+def test_layers_of_a_convolutional_network_are_counted(weight: str, edge: str) -> None:
+    plain: Any = small_cnn("mobilenetv3")
+    numbers = sum(each.numel() for each in plain.parameters())
+    model: Any = quantize_model(plain, QuantConfig(weight=weight, weight_bits=3, input_bits=4))
+    parts = parts_of(model, torch.rand(1, 1, 16, 16), weight).set_index("module")
+    columns = ["weight", "activations", "bits of", "weights", "multiply-adds"]
+    rows = {
+        name: tuple(parts.loc[name, columns]) for name in ("conv_stem", "blocks.0.0.conv_dw", "conv_head", "classifier")
+    }
+    assert rows == {
+        "conv_stem": (edge, "", EDGE, 8 * 9, 64 * 8 * 9),
+        "blocks.0.0.conv_dw": (f"{weight} 3", "lsq 4", LOW, 8 * 9, 64 * 8 * 9),
+        "conv_head": (f"{weight} 3", "lsq 4", LOW, 16 * 16, 16 * 16),
+        "classifier": (edge, "lsq 8", EDGE, 5 * 16, 5 * 16),
+    }
+    assert parts["weights"].sum() == numbers
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ofq.oscillation.coupling import CouplingObserver
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.oscillation.thresholds import DISTANCE_BINS, lift, threshold_distance
 from ofq.quant import QuantConfig, StatsQuantizer, block_weights, calibrate, quantize_model
-from tests.quant.small import small_model, train_step
+from tests.quant.small import small_cnn, small_model, train_step
 
 STEPS = 12
 
@@ -87,7 +87,7 @@ def test_boundary_and_band_count_what_every_weight_did(
     gradient_turned = np.zeros_like(bins, dtype=bool)
     gradient_turned[1:] = np.array(signs)[1:] * np.array(signs)[:-1] < 0
     reversed_codes = turned(codes)
-    assert gradient_turned.sum() > 100 and reversed_codes.sum() > 20
+    assert gradient_turned.sum() > 100 and reversed_codes.sum() > 10
     for name, counts in {
         "weight_steps": np.bincount(bins.ravel(), minlength=DISTANCE_BINS),
         "gradient_turns": np.bincount(bins[gradient_turned], minlength=DISTANCE_BINS),
@@ -114,8 +114,8 @@ def test_widths_of_steps_are_recorded_from_before_the_first_update_to_after_the_
         found = []
         for weight in recorder.weights:
             w = weight.layer.latent_weight().detach().numpy()
-            step = np.broadcast_to(weight.quantizer.step(torch.from_numpy(w)).numpy().reshape(-1, 1), w.shape)
-            found.append(float((step[:, 0] / w.std(1))[weight.rows].mean()))
+            step = np.broadcast_to(weight.quantizer.step(torch.from_numpy(w)).numpy(), len(w))
+            found.append(float((step / w.reshape(len(w), -1).std(1))[weight.rows].mean()))
         return found
 
     def look() -> None:
@@ -331,3 +331,16 @@ def test_observers_change_nothing(make: Callable[[], nn.Module], images: Tensor,
     in_window(watched, images, labels, list(observed(watched)))
     for name, value in alone.state_dict().items():
         assert torch.equal(value, watched.state_dict()[name]), name
+
+
+def test_a_model_without_attention_has_no_heads_to_couple(images: Tensor, labels: Tensor) -> None:
+    model = quantize_model(small_cnn("mobilenetv2"), QuantConfig(weight="lsq", input_bits=32))
+    calibrate(model, [images])
+    recorder = OscillationRecorder(model)
+    coupling = CouplingObserver(model, recorder)
+    in_window(model, images, labels, [recorder, coupling])
+    coupling.finish()
+    assert coupling.coupling() == [] and lift([], "same") is None and coupling.codes == "own"
+    again = CouplingObserver(model, recorder)
+    again.load_state_dict(coupling.state_dict())
+    assert again.coupling() == []

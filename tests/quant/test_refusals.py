@@ -125,7 +125,7 @@ def test_a_bias_of_another_dtype_keeps_it(monkeypatch: pytest.MonkeyPatch) -> No
     model.head.bias.data = model.head.bias.data.double()
     model.blocks[0].attn.proj.bias.data = model.blocks[0].attn.proj.bias.data.double()
     before = everything(model)
-    monkeypatch.setattr("ofq.quant.convert.full_precision_layer", lambda *arguments: "anything")
+    monkeypatch.setattr("ofq.quant.convert.full_precision_layers", lambda *arguments: [("anything", nn.Linear(1, 1))])
     with pytest.raises(ValueError, match="anything would stay"):
         quantize_model(model, QuantConfig())
     assert everything(model) == before

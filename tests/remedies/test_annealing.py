@@ -27,6 +27,12 @@ def test_mask_agrees_with_a_loop_over_all_thresholds(bits: int, seed: int, r: fl
     assert torch.equal(confidence_mask(w, bits, r), ~free)
 
 
+def test_the_mask_of_a_convolution_is_that_of_its_channels_as_rows() -> None:
+    w = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    mask = confidence_mask(w, 3, 0.1)
+    assert torch.equal(mask, confidence_mask(w.flatten(1), 3, 0.1).view(w.shape)) and mask.any() and not mask.all()
+
+
 def test_ends_of_the_band_are_free_and_clamped_weights_are_not() -> None:
     # mean|w| = 1, so at two bits the thresholds are w = -1, 0, 1 and the step is 1: the band is w -+ 1/4.
     w = torch.tensor([[0.25, 0.75, 1.25, -0.25, -0.75, -1.25, 0.375, 1.375, 2.75]])
@@ -43,9 +49,10 @@ NAN, INFINITE = torch.tensor([[0.5, float("nan")]]), torch.tensor([[float("inf")
     [
         (NAN, 0.1, "w holds values that are not finite"),
         (INFINITE, 0.1, "w holds values that are not finite"),
-        ([[0.5]], 0.1, "w must be a matrix of floating-point weights, not list"),
+        ([[0.5]], 0.1, "w must be a matrix or a convolution's weight, of floating-point numbers, not list"),
         (torch.ones(0, 3), 0.1, r"not torch\.float32 \(0, 3\)"),
         (torch.ones(3), 0.1, r"not torch\.float32 \(3,\)"),
+        (torch.ones(2, 3, 4), 0.1, r"not torch\.float32 \(2, 3, 4\)"),
         (torch.ones(2, 3, dtype=torch.int8), 0.1, r"not torch\.int8 \(2, 3\)"),
         (torch.ones(2, 3), float("nan"), "not nan"),
         (torch.ones(2, 3), "0.1", "boundary_range must be at least 0 and below 0.5 code steps, not '0.1'"),

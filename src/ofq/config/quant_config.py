@@ -13,16 +13,16 @@ from ofq.runs.registry import Entry, Kind, find, registered
 
 BitWidth = Annotated[int, Field(ge=2, le=8)]
 FLOAT = 32
-"""As bits of activations: none is quantized, nor the input of the first and of the last layer."""
+"""Bits of activations that are not quantized."""
 
 
-def _width(bits: int) -> int:
-    if bits not in (*range(2, 9), FLOAT):
-        raise ValueError(f"Input should be 2 to 8, or {FLOAT} for activations that are not quantized")
+def _input_bits(bits: int) -> int:
+    if not (2 <= bits <= 8 or bits == FLOAT):
+        raise ValueError(f"activations have 2 to 8 bits, or {FLOAT} for none that are quantized, not {bits}")
     return bits
 
 
-InputWidth = Annotated[int, AfterValidator(_width)]
+InputBits = Annotated[int, AfterValidator(_input_bits)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ class Switches(Strict):
         "multiply the gradient of the step of `nagel` weights by 1/sqrt(largest code * weights that share the step), "
         "as LSQ does",
     )
+    weight_axis: Literal["channel", "tensor"] = later(
+        "channel", "weights of the blocks have a step for each output channel (row of a matrix), or one for the tensor"
+    )
     qkr: bool = Field(False, description="query-key reparameterization: quantize W_q^T W_k of each head, not q and k")
 
     @property
@@ -92,6 +95,10 @@ class Switches(Strict):
                 *others, last = owners
                 told = f"{', '.join(others)} and {last}" if others else last
                 raise ValueError(f"{name} is a switch of {told}: leave it out")
+        if self.weight_axis != "channel" and "axis" not in self.entry.arguments:
+            raise ValueError(
+                f"weight_axis: {self.weight} takes no argument `axis`; give it one, or leave weight_axis out"
+            )
 
 
 OF_QUANTIZERS = ("learn_step", "clipped_gradient", "factor", "start", "gradient_mask", "fit", "gradient_scale")
@@ -110,8 +117,9 @@ class QuantConfig(Switches):
     """
 
     weight_bits: BitWidth = Field(2, description="bits of the weights of the blocks")
-    input_bits: InputWidth = Field(
-        2, description="bits of the activations of the blocks; 32: none is quantized, in first and last layer neither"
+    input_bits: InputBits = Field(
+        2,
+        description="bits of the activations of the blocks; 32: no activation is quantized, those of the edges neither",
     )
     dead_biases: bool = Field(
         False,

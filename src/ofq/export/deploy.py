@@ -54,7 +54,7 @@ class StoredStep(Quantizer):
 
     def step_shape(self, shape: torch.Size) -> tuple[int, ...]:
         """Return the shape in which the steps broadcast against codes."""
-        return (-1, *(1,) * (len(shape) - 1))
+        return (self.scale.numel(), *(1,) * (len(shape) - 1))
 
 
 class SettledSign(MovedLSQQuantizer):
@@ -110,6 +110,8 @@ def deployed(model: nn.Module) -> nn.Module:
     if not coded:
         raise ValueError("the model has no quantized weights; call quantize_model first")
     for name, module in model.named_modules():
+        if type(module) is QuantConv2d:
+            raise ValueError(f"{name} is a convolution, and convolutional networks cannot be exported yet")
         holds = any(isinstance(each, Quantizer) for each in module.children())
         if holds and not isinstance(module, Attention | QuantLinear | QuantConv2d):
             raise ValueError(f"{name} is a {type(module).__name__}, whose quantizers cannot be stored")

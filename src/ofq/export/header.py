@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
-from ofq.config.quant_config import BitWidth, InputWidth, Strict
+from ofq.config.quant_config import BitWidth, InputBits, Strict
 from ofq.config.settings import ModelSettings
 
 VERSION = 1
@@ -43,7 +43,7 @@ class Blocks(Strict):
 
     weight: Words
     weight_bits: BitWidth
-    input_bits: InputWidth
+    input_bits: InputBits
     edge_bits: BitWidth = 8
     qkr: bool = False
     dead_biases: bool = False

@@ -14,6 +14,7 @@ from ofq.quant.calibration import calibrate
 from ofq.quant.modules.attention import Attention
 from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.lsq import LSQQuantizer
 from ofq.quant.weights import block_weights
 from ofq.runs.paths import Run
 from ofq.training.preflight import check_fit
@@ -86,7 +87,7 @@ def parts_of(student: nn.Module, image: Tensor, weight: str) -> pd.DataFrame:
         kind = LOW if module in low or isinstance(module, Attention) else EDGE
         weights = low[module] if kind == LOW else numbers["weight"]
         rounds = told.pop("weight_quantizer", "")
-        if kind == LOW:
+        if kind == LOW or not isinstance(getattr(module, "weight_quantizer", None), LSQQuantizer):
             rounds = rounds.replace("lsq", weight)
         left += sum(count for name, count in numbers.items() if name != "weight")
         rows.append([path, rounds, _activations(told), kind, weights, own])

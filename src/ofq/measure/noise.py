@@ -17,8 +17,7 @@ from ofq.errors import UserError
 from ofq.measure.extent import PLACES, RANGES, TRAIN_IMAGES, TRIALS
 from ofq.models.weights import load_weights
 from ofq.oscillation.thresholds import threshold_distance
-from ofq.quant.families.base import BlockWeight
-from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.families.base import BlockWeight, WeightLayer
 from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.quantizers.base import Quantizer, Rounded
 from ofq.quant.weights import block_weights
@@ -33,7 +32,8 @@ from ofq.training.student import make_student
 
 _COLUMNS = ["where", "range", "trial", "injected", "top1", "loss", "train_loss"]
 
-Layer = QuantLinear | QKRAttention
+Layer = WeightLayer | QKRAttention
+_Levels = tuple[float, float] | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class FixedQuantizer(Quantizer):
 
     Args:
         quantizer: the other quantizer.
-        weight: what it quantizes, (rows, columns).
+        weight: what it quantizes.
         codes: in place of its codes, same shape.
     """
 
@@ -185,7 +185,7 @@ def inject(weights: list[BlockWeight], noise: Noise) -> tuple[dict[Layer, Tensor
     for weight in weights:  # the thirds of qkv follow each other, in the order of its rows
         position = weight.position().cpu()  # the same draws on every device
         near = threshold_distance(position) <= noise.range
-        parts.setdefault(weight.layer, []).append(draw(position, near, weight.bits, generator))
+        parts.setdefault(weight.layer, []).append(draw(position, near, weight.quantizer.levels(), generator))
         injected += int(near.sum())
     return {layer: torch.cat(codes) for layer, codes in parts.items()}, injected
 
@@ -219,20 +219,20 @@ def _spread(values: pd.Series) -> str:
     return f"{values.mean():.3f}" if len(values) == 1 else f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
 
 
-def _near_thresholds(position: Tensor, near: Tensor, bits: int, generator: torch.Generator) -> Tensor:
+def _near_thresholds(position: Tensor, near: Tensor, levels: _Levels, generator: torch.Generator) -> Tensor:
     codes = position.round()
     above = torch.randint(2, (int(near.sum()),), generator=generator)
     codes[near] = position[near].floor() + above
     return codes
 
 
-def _anywhere(position: Tensor, near: Tensor, bits: int, generator: torch.Generator) -> Tensor:
+def _anywhere(position: Tensor, near: Tensor, levels: _Levels, generator: torch.Generator) -> Tensor:
     codes = position.round()
-    flat = codes.view(-1)  # (rows*columns,), a view of the codes
+    flat = codes.view(-1)  # (weights,), a view of the codes
     chosen = torch.randperm(flat.numel(), generator=generator)[: int(near.sum())]
     changes = torch.randint(2, chosen.shape, generator=generator)
     up = 2 * torch.randint(2, chosen.shape, generator=generator) - 1
-    half = 2 ** (bits - 1)
-    outside = (flat[chosen] + up < -half) | (flat[chosen] + up > half - 1)
+    low, high = (float(level) for level in levels)
+    outside = (flat[chosen] + up < low) | (flat[chosen] + up > high)
     flat[chosen] += changes * torch.where(outside, -up, up)
     return codes

@@ -8,7 +8,7 @@ from torch import Tensor
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.oscillation.thresholds import DISTANCE_BINS, threshold_distance
 from ofq.quant.hook import Hook
-from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.modules.qkr import QKRAttention
 
 BAND = 0.005  # code steps: the boundary range of confidence-guided annealing
 _STATE = ("counts", "bins", "signs", "reversals", "first", "last")  # attributes that a resumed window needs
@@ -42,7 +42,7 @@ class BoundaryObserver(Hook):
 
     def __init__(self, recorder: OscillationRecorder) -> None:
         self._recorder = recorder
-        self._weights = [weight for weight in recorder.weights if isinstance(weight.layer, QuantLinear)]
+        self._weights = [weight for weight in recorder.weights if not isinstance(weight.layer, QKRAttention)]
         here = self._weights[0].latent().device
         # Pairs, gradient turns, reversals.
         self._counts = torch.zeros(3, DISTANCE_BINS, dtype=torch.int64, device=here)
@@ -57,7 +57,7 @@ class BoundaryObserver(Hook):
     def before_update(self, lr: float) -> None:
         """Sort the weights by their distance, and count which gradients turned."""
         self._count_reversals()
-        # (weights,), all matrices one after the other
+        # (weights,), all layers one after the other
         distance = torch.cat([threshold_distance(weight.position()).flatten() for weight in self._weights])
         bins = (distance * (2 * DISTANCE_BINS)).to(torch.uint8).clamp_(max=DISTANCE_BINS - 1)
         signs = self._gradients().sign().to(torch.int8)
@@ -115,7 +115,7 @@ class BoundaryObserver(Hook):
         for weight in self._weights:
             gradient = weight.layer.weight.grad
             assert isinstance(gradient, Tensor), f"{weight.name} has no gradient"
-            parts.append(gradient[weight.rows].flatten())  # (rows, columns) to (weights,)
+            parts.append(gradient[weight.rows].flatten())  # to (weights,)
         return torch.cat(parts)
 
     def _count_reversals(self) -> None:

@@ -33,7 +33,8 @@ class CouplingObserver(Hook):
     those that a fresh StatsQ of the same bits would give to ``q.weight`` and ``k.weight``. It is StatsQ also where the
     run's weights are quantized with LSQ, because no step was learned for these two. Nothing was trained with shadow
     codes; they show what the latent weights do. They are followed from the start of the window, so the first change of
-    each has no direction to turn against. The model's own codes go on from the run.
+    each has no direction to turn against. The model's own codes go on from the run. A model without attention has no
+    heads, and nothing is counted.
 
     Args:
         model: quantized and calibrated.
@@ -70,6 +71,8 @@ class CouplingObserver(Hook):
     @torch.no_grad()
     def before_update(self, lr: float) -> None:
         """Count what the last update turned round."""
+        if not self._heads:
+            return
         if self._shadows:
             weights = {
                 f"{name}.{side}": quantizer.codes(getattr(attention, side).weight)
@@ -91,12 +94,12 @@ class CouplingObserver(Hook):
     def coupling(self) -> list[dict[str, Any]]:
         """List for each head ``block``, ``head``, ``steps``, mean ``q`` and ``k``, ``same``, ``other`` and ``chance``.
 
-        ``other`` is None for the only head of a model.
+        ``other`` is None for the only head of a model; a model without attention has none.
 
         Raises:
             RuntimeError: no step was seen.
         """
-        if not self._steps:
+        if self._heads and not self._steps:
             raise RuntimeError("no step was observed")
         places = [(block, head) for _, block, count in self._heads for head in range(count)]
         others = len(places) - 1

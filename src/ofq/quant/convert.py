@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ofq.config.quant_config import QuantConfig
-from ofq.quant.families.base import Family, full_precision_layer
+from ofq.quant.families.base import Family, full_precision_layers
 from ofq.quant.quantizers.base import Quantizer
 from ofq.runs.registry import registered
 
@@ -44,8 +44,9 @@ def quantize_model(model: nn.Module, config: QuantConfig) -> nn.Module:
     family = family_of(model)
     family.check(model)
     made = family.convert(model, config)
-    if name := full_precision_layer(model, made):
-        raise ValueError(f"{name} would stay in full precision; supported are {family.supported}")
+    if left := list(full_precision_layers(model, made)):
+        share = _share(model, [layer for _, layer in left])
+        raise ValueError(f"{left[0][0]} would stay in full precision ({share}); supported are {family.supported}")
     for (parent, name), layer in made.items():
         setattr(parent, name, layer)
     # timm's forward_features does not enter the model as such, but its first child.
@@ -64,8 +65,8 @@ def family_of(model: nn.Module) -> Family:
         if family.fits(model):
             return family
     supported = "; ".join(family.supported for family in families())
-    name = type(model).__name__
-    raise ValueError(f"quantize_model supports {supported}; {name} has no attention that it can replace")
+    share = _share(model, [layer for _, layer in full_precision_layers(model)])
+    raise ValueError(f"quantize_model supports {supported}; {type(model).__name__} is none of these ({share})")
 
 
 def families() -> list[Family]:
@@ -73,10 +74,17 @@ def families() -> list[Family]:
     return [entry.load()() for entry in registered("family").values()]
 
 
+def _share(model: nn.Module, layers: list[nn.Module]) -> str:
+    """Say how many layers of a model in full precision these are, and which share of its weights they have."""
+    held = sum(sum(p.numel() for p in layer.parameters(recurse=False) if p.ndim > 1) for layer in layers)
+    share = 100 * held / max(sum(parameter.numel() for parameter in model.parameters()), 1)
+    return f"{len(layers)} layer{'s' * (len(layers) != 1)} with {share:.1f} % of the model's weights"
+
+
 def _refuse_full_precision(model: nn.Module, entered: nn.Module, inputs: Any) -> None:
     """Raise ValueError if a layer of a quantized model was replaced by one in full precision."""
-    if not torch.compiler.is_compiling() and (name := full_precision_layer(model)):
+    if not torch.compiler.is_compiling() and (left := next(full_precision_layers(model), None)):
         raise ValueError(
-            f"{name} would compute in full precision: it is not one of the layers that quantize_model made; change "
+            f"{left[0]} would compute in full precision: it is not one of the layers that quantize_model made; change "
             "the model first, then quantize it"
         )

@@ -4,8 +4,9 @@ import math
 
 from torch import nn
 
+from ofq.quant.families.base import WeightLayer
 from ofq.quant.hook import Hook
-from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.modules.qkr import QKRAttention
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.weights import block_weights
 
@@ -19,22 +20,22 @@ class Remedy(Hook):
     """
 
 
-def governed_layers(model: nn.Module) -> dict[str, QuantLinear]:
-    """Return the low-bit linear layers of the blocks by name, in the order of their use.
+def governed_layers(model: nn.Module) -> dict[str, WeightLayer]:
+    """Return the low-bit layers of the blocks by name, in the order of their use.
 
-    These are ``qkv``, ``proj``, ``fc1`` and ``fc2``. Under query-key reparameterization ``v`` takes the place of
-    ``qkv``: the product of the query and key weights is quantized there, and no latent weight of its own could hold the
-    product's codes.
+    Of a vision transformer these are ``qkv``, ``proj``, ``fc1`` and ``fc2``, of a CNN its convolutions but the stem.
+    Under query-key reparameterization ``v`` takes the place of ``qkv``: the product of the query and key weights is
+    quantized there, and no latent weight of its own could hold the product's codes.
 
     Raises:
         ValueError: the model is not quantized.
     """
     names = {id(module): name for name, module in model.named_modules()}
     layers = [weight.layer for weight in block_weights(model)]  # the thirds of qkv share one
-    return {names[id(layer)]: layer for layer in layers if isinstance(layer, QuantLinear)}
+    return {names[id(layer)]: layer for layer in layers if not isinstance(layer, QKRAttention)}
 
 
-def weight_quantizer(layer: QuantLinear) -> Quantizer:
+def weight_quantizer(layer: WeightLayer) -> Quantizer:
     """Return the quantizer of a governed layer's weight."""
     assert layer.weight_quantizer is not None
     return layer.weight_quantizer

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.oscillation.thresholds import threshold_distance
-from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.families.base import WeightLayer
 from ofq.quant.quantizers.base import wide
 from ofq.remedies.annealing import Annealing, query_key_weights
 from ofq.remedies.base import weight_quantizer
@@ -20,8 +20,7 @@ class ConfidenceGuidedAnnealing(Annealing):
     optimizer steps with its momentum and weight decay, and frozen weights are put back. The quantizers' steps follow
     the free weights, so the quantized value of a frozen weight may change; its latent value does not.
 
-    It governs ``qkv``, ``proj``, ``fc1`` and ``fc2`` of the blocks (``v`` in place of ``qkv`` under query-key
-    reparameterization), whatever their weight quantizer.
+    It governs the layers of :func:`ofq.remedies.base.governed_layers`, whatever their weight quantizer.
 
     Args:
         model: a quantized and calibrated model.
@@ -48,9 +47,9 @@ class ConfidenceGuidedAnnealing(Annealing):
     @torch.no_grad()
     def before_update(self, lr: float) -> None:
         """Take the masks, zero the gradients of frozen weights, and remember the values of all."""
-        found: dict[QuantLinear, tuple[Tensor, Tensor]] = {}
+        found: dict[WeightLayer, tuple[Tensor, Tensor]] = {}
         for layers in self._stacks:
-            before = torch.stack([layer.weight for layer in layers])  # (layers, rows, columns)
+            before = torch.stack([layer.weight for layer in layers])  # (layers, *shape)
             frozen = far_from_thresholds(_positions(layers, before), self.boundary_range)
             found |= dict(zip(layers, zip(frozen, before, strict=True), strict=True))
         self._frozen, self._before = [], []
@@ -93,18 +92,19 @@ def far_from_thresholds(u: Tensor, boundary_range: float) -> Tensor:
     """Return True where no threshold between occurring codes is within the range of the unrounded code u.
 
     Args:
-        u: of a matrix (rows, columns), or of several (matrices, rows, columns).
+        u: of several weights of one shape, (weights, *shape).
         boundary_range: in code steps.
     """
-    smallest, largest = u.amin((-2, -1), keepdim=True), u.amax((-2, -1), keepdim=True)  # one of each matrix
+    inside_of_one = list(range(1, u.ndim))
+    smallest, largest = u.amin(inside_of_one, keepdim=True), u.amax(inside_of_one, keepdim=True)  # one of each weight
     # Beyond the extreme codes that occur no threshold counts: clamped to those codes, u has the largest distance, 1/2.
     inside = u.clamp(smallest.round(), largest.round())
     return threshold_distance(inside) > boundary_range
 
 
-def stacks(layers: Iterable[QuantLinear], *, together: bool) -> list[list[QuantLinear]]:
+def stacks(layers: Iterable[WeightLayer], *, together: bool) -> list[list[WeightLayer]]:
     """Part layers into those whose weights are stacked: ``together``, all that are alike, else each alone."""
-    alike: dict[object, list[QuantLinear]] = {}
+    alike: dict[object, list[WeightLayer]] = {}
     for layer in layers:
         quantizer = weight_quantizer(layer)
         kind = layer.weight.shape, type(quantizer), quantizer.extra_repr()
@@ -112,12 +112,14 @@ def stacks(layers: Iterable[QuantLinear], *, together: bool) -> list[list[QuantL
     return list(alike.values())
 
 
-def _positions(layers: list[QuantLinear], weights: Tensor) -> Tensor:
-    """Return the unrounded codes of stacked weights (layers, rows, columns), in their shape."""
+def _positions(layers: list[WeightLayer], weights: Tensor) -> Tensor:
+    """Return the unrounded codes of stacked weights (layers, *shape), in their shape."""
     first, wide_weights = weight_quantizer(layers[0]), wide(weights)
+    ones = (1,) * (weights.ndim - 2)
     if first.rowwise:
-        step = first.step(wide_weights.flatten(0, 1)).view(len(layers), -1, 1)  # (layers, rows, 1)
+        step = first.step(wide_weights.flatten(0, 1)).view(len(layers), -1, *ones)  # (layers, rows, 1, ...)
     else:
         steps = (weight_quantizer(layer).spread_step(w) for layer, w in zip(layers, wide_weights, strict=True))
-        step = torch.stack([torch.atleast_2d(each) for each in steps])  # (layers, rows or 1, columns or 1)
+        # A single step (1,) to (1, 1, ...); then (layers, rows or 1, ...).
+        step = torch.stack([each.view(1, *ones) if each.numel() == 1 else each for each in steps])
     return first.placed(wide_weights, step)

@@ -5,9 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ofq.quant.modules.conv import QuantConv2d
-from ofq.quant.modules.linear import QuantLinear
-from ofq.remedies.base import Remedy, annealed, check_steps, governed_layers
+from ofq.quant.families.base import WeightLayer
+from ofq.remedies.base import Remedy, annealed, check_steps, governed_layers, weight_quantizer
 from ofq.runs.registry import register
 
 
@@ -33,12 +32,13 @@ class Dampening(Remedy):
 
     Let Q(W) be the quantized weight of a layer and E its :func:`dampening_errors`:
 
-        loss = lambda(t) * sum over layers of (sum over output rows, mean over inputs) of E
+        loss = lambda(t) * sum over layers of (sum over output rows, mean over what one row has) of E
 
-    Q(W) and the steps are constants in it, so only latent weights get a gradient, 2*lambda*(w - Q(w))/inputs inside
-    the grid. The outermost levels are step*(code + offset) of the smallest and the largest code. On a mid-rise grid
-    (StatsQ, lsq-midrise) offset is 1/2, so the bin centres lie between the multiples of the step. StatsQ's step is that
-    of the weights as they are. lambda(t) is 0 in the first part of the training, then rises along half a cosine, see
+    Q(W) and the steps are constants in it, so only latent weights get a gradient, 2*lambda*(w - Q(w))/M inside the
+    grid, M weights in a row; of a convolution (O, I, h, w) a row is an output channel, and M = I*h*w. The outermost
+    levels are step*(code + offset) of the smallest and the largest code. On a mid-rise grid (StatsQ, lsq-midrise)
+    offset is 1/2, so the bin centres lie between the multiples of the step. StatsQ's step is that of the weights as
+    they are. lambda(t) is 0 in the first part of the training, then rises along half a cosine, see
     :func:`ofq.remedies.base.annealed`.
 
     It governs the layers of :func:`ofq.remedies.base.governed_layers`, and more if asked.
@@ -75,9 +75,9 @@ class Dampening(Remedy):
         if not 0 <= start < 1:
             raise ValueError(f"start must be at least 0 and below 1, not {start}")
         self.weight, self.first_weight, self.start, self.steps = weight, first_weight, start, steps
-        self._layers: list[QuantLinear | QuantConv2d] = list(governed_layers(model).values())
+        self._layers = list(governed_layers(model).values())
         if everywhere:
-            every = (each for each in model.modules() if isinstance(each, QuantLinear | QuantConv2d))
+            every = (each for each in model.modules() if isinstance(each, WeightLayer))
             self._layers = [each for each in every if each.weight_quantizer is not None]
         self._step = 0
         self._errors: Tensor | None = None  # of the last step, not yet weighted
@@ -87,7 +87,7 @@ class Dampening(Remedy):
         weight = self._weight(self._step + 1)
         if weight == 0:
             return None
-        # Per layer (rows, columns) to (columns,) to (); then (layers,) to ()
+        # Per layer (rows, columns), or (O, I, h, w), to one row to (); then (layers,) to ()
         errors = torch.stack([self._layer_errors(layer).sum(0).mean() for layer in self._layers]).sum()
         self._errors = errors.detach()
         return weight * errors
@@ -114,9 +114,8 @@ class Dampening(Remedy):
         return annealed(step, self.steps, start=self.start, first=self.first_weight, last=self.weight)
 
     @staticmethod
-    def _layer_errors(layer: QuantLinear | QuantConv2d) -> Tensor:
-        quantizer = layer.weight_quantizer
-        assert quantizer is not None
+    def _layer_errors(layer: WeightLayer) -> Tensor:
+        quantizer = weight_quantizer(layer)
         with torch.no_grad():
             values, _, step, shift = quantizer.rounded(layer.weight)
             low, high = (step * (code + shift) for code in quantizer.levels())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.oscillation.meter import OscillationMeter
-from ofq.quant.modules.linear import QuantLinear
+from ofq.quant.families.base import WeightLayer
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.remedies.base import Remedy, annealed, check_steps, governed_layers, weight_quantizer
 from ofq.runs.registry import register
@@ -105,7 +105,8 @@ class IterativeFreezing(Remedy):
     It gets no gradient, and neither momentum nor weight decay moves it. Its code is held, not its value:
 
     * A learned step moves, and frozen weights follow it. Their values step*(code + offset) still pull on the step:
-      dL/dscale += gamma*g*(code + offset) with gamma = 1/sqrt(largest code * M), where M weights share the step.
+      dL/dscale += gamma*g*(code + offset) with the quantizer's gamma, of LSQ 1/sqrt(largest code * M), where M weights
+      share the step.
     * StatsQ's step is a mean over the row, frozen weights included. There a frozen weight stays where it is. It is put
       at the centre of its bin again only if the step has moved so far that the weight would round to another code.
       (Weights that followed the step would move it in turn, and a wholly frozen row would shrink at every step.)
@@ -235,7 +236,7 @@ class IterativeFreezing(Remedy):
         return annealed(step, self.steps, start=self.start, first=self.first_threshold, last=self.threshold)
 
 
-def _place(layer: QuantLinear, codes: Tensor, frozen: Tensor, new: Tensor | None) -> None:
+def _place(layer: WeightLayer, codes: Tensor, frozen: Tensor, new: Tensor | None) -> None:
     """Put frozen weights at the centres of their bins: all with a learned step, else only new and misplaced ones."""
     quantizer = weight_quantizer(layer)
     centre = (codes + quantizer.offset) * _INWARD
@@ -251,9 +252,9 @@ def _place(layer: QuantLinear, codes: Tensor, frozen: Tensor, new: Tensor | None
         _put(layer, centre, misplaced)
 
 
-def _put(layer: QuantLinear, position: Tensor, where: Tensor) -> None:
-    """Set weights to positions, which are in steps of their rows, (rows, columns)."""
-    step = weight_quantizer(layer).step(layer.weight).view(-1, 1)  # (rows, 1), or (1, 1) for a single step
+def _put(layer: WeightLayer, position: Tensor, where: Tensor) -> None:
+    """Set weights to positions, which are in their steps and in the weight's shape."""
+    step = weight_quantizer(layer).spread_step(layer.weight)
     torch.where(where, position * step, layer.weight, out=layer.weight)
 
 
@@ -265,8 +266,6 @@ def _pull(quantizer: LearnedStepQuantizer, weight: Tensor, frozen: Tensor) -> No
     scale = quantizer.scale
     if weight.grad is None or scale.grad is None:
         return
-    step = quantizer.step(weight).view(-1, 1)  # (rows, 1), or (1, 1) for a single step
+    step = quantizer.spread_step(weight)
     pull = (weight.grad * weight / step).masked_fill_(~frozen, 0.0)
-    largest = 2.0 ** (quantizer.bits - 1) - 1
-    gamma = (largest * weight.numel() / scale.numel()) ** -0.5
-    scale.grad.add_(pull.sum(1) if scale.numel() > 1 else pull.sum(), alpha=gamma)
+    scale.grad.add_(pull.sum_to_size(step.shape).flatten(), alpha=float(quantizer.gamma(weight.shape)))  # (steps,)

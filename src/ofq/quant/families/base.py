@@ -1,7 +1,9 @@
 """What a family of models says of its members, and what families share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +18,28 @@ from ofq.quant.quantizers.base import Quantizer
 Replacements = dict[tuple[nn.Module, str], nn.Module]
 """What takes the place of a module's child, by the module and the child's name."""
 
+WeightLayer = QuantLinear | QuantConv2d
+"""Layers whose quantized weight is a parameter of theirs."""
 _ROUNDED = (QuantLinear, QuantConv2d, Quantizer)
 _PRODUCT = ("q", "k")  # of which only the product is quantized
 
 
 @dataclass(frozen=True)
 class BlockWeight:
-    """One low-bit weight matrix of a block, or one third of a joint one.
+    """One low-bit weight of a block, a matrix or a convolution's, or one third of a joint matrix.
 
     Attributes:
         name: such as ``blocks.0.attn.q``.
         group: kind of layer, such as ``q`` or ``fc1``; each family has its own.
         block: number of the block, from 0.
         layer: the layer whose weight it is; under query-key reparameterization of the product, the attention.
-        rows: which output rows of the layer's weight.
+        rows: which output rows, or output channels, of the layer's weight.
     """
 
     name: str
     group: str
     block: int
-    layer: QuantLinear | QKRAttention
+    layer: WeightLayer | QKRAttention
     rows: slice
 
     @property
@@ -51,7 +55,10 @@ class BlockWeight:
         return self.quantizer.bits
 
     def latent(self) -> Tensor:
-        """Return full-precision values (rows, columns), for ``qk`` the products W_q^T W_k (H*C, C); no gradient."""
+        """Return full-precision values, (rows, columns), of a convolution (O, I, h, w); no gradient.
+
+        For ``qk`` they are the products W_q^T W_k (H*C, C).
+        """
         return self._whole()[self.rows]
 
     def codes(self) -> Tensor:
@@ -74,13 +81,14 @@ class BlockWeight:
 
     @torch.no_grad()
     def step_widths(self) -> Tensor:
-        """Return step/sd of each weight, sd that of its row, in the shape of :meth:`latent`.
+        """Return step/sd of each weight, sd that of its row or output channel, in the shape of :meth:`latent`.
 
         Not finite in rows whose weights are all equal.
         """
         whole = self._whole()
+        inside = list(range(1, whole.ndim))
         # (rows, columns) and (rows, 1)
-        step, sd = self.quantizer.spread_step(whole).expand_as(whole), whole.std(-1, correction=0, keepdim=True)
+        step, sd = self.quantizer.spread_step(whole).expand_as(whole), whole.std(inside, correction=0, keepdim=True)
         return (step / sd)[self.rows]
 
     def step_width(self) -> float:
@@ -122,8 +130,8 @@ class Family(ABC):
         """List every low-bit weight of the blocks of a quantized model, in the order in which the blocks use them."""
 
 
-def full_precision_layer(model: nn.Module, instead: Replacements | None = None) -> str | None:
-    """Return the name of a layer whose weight is multiplied in full precision, or None if there is none.
+def full_precision_layers(model: nn.Module, instead: Replacements | None = None) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers whose weights are multiplied in full precision, with their names.
 
     Vectors, norms and embeddings do not count, nor W_q and W_k, whose product is quantized.
 
@@ -138,7 +146,7 @@ def full_precision_layer(model: nn.Module, instead: Replacements | None = None) 
         if not (module._parameters or module._modules) or isinstance(module, _ROUNDED):
             continue
         if _multiplies(module):
-            return name[1:] or type(module).__name__
+            yield name[1:] or type(module).__name__, module
         left = _PRODUCT if isinstance(module, QKRAttention) else ()
         children = [(f"{name}.{part}", child, part) for part, child in module._modules.items() if child is not None]
         waiting += [
@@ -146,7 +154,6 @@ def full_precision_layer(model: nn.Module, instead: Replacements | None = None) 
             for path, child, part in reversed(children)
             if part not in left
         ]
-    return None
 
 
 def _multiplies(module: nn.Module) -> bool:
@@ -156,17 +163,23 @@ def _multiplies(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or any(weight.ndim > 1 for weight in weights)
 
 
-def weight_quantizer(config: QuantConfig) -> Quantizer:
+def weight_quantizer(config: QuantConfig, bits: int | None = None) -> Quantizer:
     """Make a weight quantizer of the blocks: the class that the name stands for, with those switches that it takes.
+
+    Args:
+        config: what to quantize to.
+        bits: in place of the blocks'.
 
     Raises:
         UserError: a class of the user's cannot be imported, is no quantizer, or cannot be made.
     """
     entry = config.entry
-    switches = {name: getattr(config, name) for name in OF_QUANTIZERS if name in entry.arguments}
+    switches: dict[str, Any] = {name: getattr(config, name) for name in OF_QUANTIZERS if name in entry.arguments}
+    if config.weight_axis == "tensor":
+        switches["axis"] = None
     entry.load(Quantizer, "ofq.quant.Quantizer")
     try:
-        quantizer: Quantizer = entry.make(config.weight_bits, **switches)
+        quantizer: Quantizer = entry.make(bits or config.weight_bits, **switches)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"weight quantizer {entry.name}: {error}; mend {entry.attribute}(bits), or name another"

@@ -8,8 +8,8 @@ from torch import nn
 from ofq.config.quant_config import FLOAT, QuantConfig
 from ofq.quant.families.base import BlockWeight, Replacements, weight_quantizer
 from ofq.quant.modules.attention import AttentionQuantizers, QuantAttention
-from ofq.quant.modules.conv import QuantConv2d, check_patches
 from ofq.quant.modules.linear import QuantLinear, check_plain
+from ofq.quant.modules.patches import QuantPatches, check_patches
 from ofq.quant.modules.qkr import Projections, QKRAttention, QKRQuantizers
 from ofq.quant.quantizers.base import Quantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer, MovedLSQQuantizer
@@ -52,11 +52,6 @@ def check_embedding(inside: str, embedding: Any) -> None:
     check_patches(f"{inside}proj", embedding.proj)
 
 
-def rounds_inputs(config: QuantConfig) -> bool:
-    """Return whether activations are quantized."""
-    return config.input_bits != FLOAT
-
-
 def convert_mlp(mlp: Any, config: QuantConfig, make: Callable[..., QuantLinear]) -> Replacements:
     """Make the layers of timm's ``Mlp`` by ``make(layer, config, signed=...)``, which :func:`linear` may be."""
     rectified = _is_rectifying(mlp.act) and isinstance(mlp.norm, nn.Identity)
@@ -66,10 +61,11 @@ def convert_mlp(mlp: Any, config: QuantConfig, make: Callable[..., QuantLinear])
 
 def convert_embedding(embedding: Any, config: QuantConfig) -> Replacements:
     """Make the convolution of timm's ``PatchEmbed``."""
-    bits = config.edge_bits
-    quantizer = MovedLSQQuantizer(bits, embedding.img_size, signed="detect", axis=1) if rounds_inputs(config) else None
-    weight = LSQQuantizer(bits, axis=0)
-    made = QuantConv2d.from_conv(embedding.proj, weight_quantizer=weight, input_quantizer=quantizer)
+    image = None
+    if config.input_bits != FLOAT:
+        image = MovedLSQQuantizer(config.edge_bits, embedding.img_size, signed="detect", axis=1)
+    weight = LSQQuantizer(config.edge_bits, axis=0)
+    made = QuantPatches.from_conv(embedding.proj, weight_quantizer=weight, input_quantizer=image)
     return {(embedding, "proj"): made}
 
 
@@ -98,15 +94,16 @@ def linear(
 ) -> QuantLinear:
     """Make a linear layer of a block, whose input has a step for each index of ``axis``, for each token by default."""
     quantizer = None
-    if rounds_inputs(config):
+    if config.input_bits != FLOAT:
         quantizer = MovedLSQQuantizer(config.input_bits, (source.in_features,), signed=signed, axis=axis)
     return kind.from_linear(source, weight_quantizer=weight_quantizer(config), input_quantizer=quantizer)
 
 
 def head(source: nn.Linear, config: QuantConfig) -> QuantLinear:
     """Make a classifier."""
-    bits = config.edge_bits
-    quantizer = MovedLSQQuantizer(bits, (source.in_features,), axis=None) if rounds_inputs(config) else None
+    bits, quantizer = config.edge_bits, None
+    if config.input_bits != FLOAT:
+        quantizer = MovedLSQQuantizer(bits, (source.in_features,), axis=None)
     return QuantLinear.from_linear(source, weight_quantizer=LSQQuantizer(bits, axis=0), input_quantizer=quantizer)
 
 
@@ -117,7 +114,7 @@ def attention(source: Any, config: QuantConfig, kind: type[QuantAttention] = Qua
     # gradient into a random walk.
     after_rows = 2 if config.dead_biases else 1
     quantizers = AttentionQuantizers()
-    if rounds_inputs(config):
+    if bits != FLOAT:
         quantizers = AttentionQuantizers(
             qk=MovedLSQQuantizer(bits, (2, width), axis=(-3, -2), after_rows=after_rows),
             v=MovedLSQQuantizer(bits, (width,), axis=-1),
@@ -134,15 +131,16 @@ def qkr_attention(source: Any, config: QuantConfig, kind: type[QKRAttention] = Q
     channels, width = source.qkv.in_features, source.qkv.out_features // 3
     # An "after" bias of u adds the same number to every key's score, which softmax cancels.
     after_rows = None if config.dead_biases else 0
-    quantizers = QKRQuantizers(weight=weight_quantizer(config))
-    if rounds_inputs(config):
+    inside, image = AttentionQuantizers(), None
+    if bits != FLOAT:
         inside = AttentionQuantizers(
             qk=MovedLSQQuantizer(bits, (heads, channels), axis=(-3, -2), after_rows=after_rows),
             v=MovedLSQQuantizer(bits, (width,), axis=-1),
             probability=LSQQuantizer(bits, signed=False, axis=-2),
         )
-        quantizers = QKRQuantizers(MovedLSQQuantizer(bits, (channels,), axis=-2), quantizers.weight, inside)
-    _move((quantizers.input, quantizers.weight, *quantizers.inside), source)
+        image = MovedLSQQuantizer(bits, (channels,), axis=-2)
+    quantizers = QKRQuantizers(image, weight_quantizer(config), inside)
+    _move((quantizers.input, quantizers.weight, *inside), source)
     q, k, v = (_rows(source.qkv, part * width, width, bias=part == 2) for part in range(3))
     quantized_v = QuantLinear.from_linear(v, weight_quantizer=weight_quantizer(config), input_quantizer=None)
     layers = Projections(q, k, quantized_v, linear(source.proj, config))
@@ -181,8 +179,9 @@ def low_bit_weights(model: nn.Module, others: Callable[[nn.Module], Layers] = la
 
 def _move(quantizers: Iterable[Quantizer | None], source: Any) -> None:
     """Move quantizers to where an attention's weights are."""
-    for quantizer in filter(None, quantizers):
-        quantizer.to(source.qkv.weight)
+    for quantizer in quantizers:
+        if quantizer is not None:
+            quantizer.to(source.qkv.weight)
 
 
 def _rows(source: nn.Linear, start: int, count: int, *, bias: bool) -> nn.Linear:

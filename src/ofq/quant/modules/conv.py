@@ -1,85 +1,111 @@
-"""The convolution of patches that quantizes its weight and its input."""
+"""The convolution that quantizes its weight and its input."""
 
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ofq.quant.modules.linear import check_plain, take_over
 from ofq.quant.quantizers.base import Quantizer
+from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.quant.quantizers.lsq import LSQQuantizer
 
 
 class QuantConv2d(nn.Conv2d):
-    """Convolution of patches that do not overlap (kernel = stride, no padding), as one matrix product.
+    """Convolution with a quantized weight and input, each quantizer optional; any groups, stride, padding, dilation.
 
-    The input quantizer's parameters need the backward pass to the image. On a CPU that of the product is much cheaper
-    than that of the convolution; the forward pass costs the same.
+        y = Q_x(x) * Q_w(W) + b
+
+    Zeros of the padding are added behind the rounding of x.
 
     Args:
         in_channels: as in :class:`torch.nn.Conv2d`.
         out_channels: as in :class:`torch.nn.Conv2d`.
-        kernel_size: height and width of a patch, also the stride.
-        bias: as in :class:`torch.nn.Conv2d`.
-        weight_quantizer: of the weight (out_channels, in_channels, height, width), or None.
-        input_quantizer: of the image (B, in_channels, H, W), or None.
+        kernel_size: as in :class:`torch.nn.Conv2d`.
+        same: pad as TensorFlow's "same" does, by the size of the input, as timm's ``Conv2dSame``.
+        weight_quantizer: of the weight (out_channels, in_channels/groups, height, width), or None. It has a step for
+            each output channel (axis 0), or one for all (axis None).
+        input_quantizer: of the input (B, in_channels, H, W), or None.
+        others: as in :class:`torch.nn.Conv2d`.
 
     Raises:
-        ValueError: the converted convolution is not one of patches, or the image is no multiple of the patch.
-
-    Source: tests/golden/README.md section 4.
+        ValueError: the weight quantizer has steps along another axis.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        *,
         kernel_size: tuple[int, int],
-        bias: bool = True,
+        *,
+        same: bool = False,
         weight_quantizer: Quantizer | None = None,
         input_quantizer: LSQQuantizer | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=kernel_size, bias=bias)
+        super().__init__(in_channels, out_channels, kernel_size, **others)
+        self.same = same
         self.weight_quantizer = weight_quantizer
         self.input_quantizer = input_quantizer
+        check_steps(weight_quantizer, self.weight)
 
     @classmethod
     def from_conv(
         cls, conv: nn.Conv2d, *, weight_quantizer: Quantizer | None, input_quantizer: LSQQuantizer | None
     ) -> Self:
-        """Make a quantized convolution that takes over the weight and bias parameters themselves, not copies."""
-        check_patches("the layer", conv)
+        """Make a quantized convolution that takes over the weight and bias parameters themselves, not copies.
+
+        Raises:
+            ValueError: the convolution is neither a plain one nor timm's ``Conv2dSame``, or as in the constructor.
+        """
+        from timm.layers import Conv2dSame  # here, because timm takes seconds to import
+
+        same = type(conv).forward is Conv2dSame.forward
+        check_plain("the layer", conv, Conv2dSame if same else nn.Conv2d)
+        check_steps(weight_quantizer, conv.weight)
         height, width = conv.kernel_size
+        options = {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")}
         with torch.device("meta"):  # draws no random numbers
-            layer = cls(conv.in_channels, conv.out_channels, kernel_size=(height, width), bias=conv.bias is not None)
+            bias = conv.bias is not None
+            layer = cls(conv.in_channels, conv.out_channels, (height, width), same=same, bias=bias, **options)
         layer.weight_quantizer, layer.input_quantizer = weight_quantizer, input_quantizer
         return take_over(layer, conv)
 
+    def latent_weight(self) -> Tensor:
+        """Return what the weight quantizer rounds, (out_channels, in_channels/groups, height, width)."""
+        return self.weight
+
     def quantized_weight(self) -> Tensor:
-        """Return Q_w(W), shape (out_channels, in_channels, height, width)."""
+        """Return Q_w(W), in the weight's shape."""
         return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map an image (B, in_channels, H, W) to (B, out_channels, H/height, W/width)."""
+        """Map an image (B, in_channels, H, W) to (B, out_channels, H', W')."""
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
-        height, width = self.kernel_size
-        if x.shape[-2] % height or x.shape[-1] % width:
-            raise ValueError(f"image {tuple(x.shape[-2:])} is no multiple of the patch {(height, width)}")
-        x = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))  # (B, K, H/h, h, W/w, w)
-        patches = x.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, H/h, W/w, K*h*w)
-        y = F.linear(patches, self.quantized_weight().flatten(1), self.bias)  # weight (O, K*h*w), y (B, H/h, W/w, O)
-        return y.permute(0, 3, 1, 2)  # (B, O, H/h, W/w); timm's PatchEmbed permutes back without copying
+        if self.same:
+            x = nn.functional.pad(x, self._same_padding(x))
+        return self._conv_forward(x, self.quantized_weight(), self.bias)
+
+    def _same_padding(self, x: Tensor) -> list[int]:
+        """Return how many zeros stand left and right, above and below; an odd one is right and below."""
+        found = []
+        for axis in (1, 0):
+            stride, reach = self.stride[axis], (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+            size = x.shape[2 + axis]
+            missing = max((-(-size // stride) - 1) * stride + reach - size, 0)
+            found += [missing // 2, missing - missing // 2]
+        return found
 
 
-def check_patches(name: str, conv: Any) -> None:
-    """Raise ValueError for a layer of a model that :class:`QuantConv2d` cannot take the place of."""
-    check_plain(name, conv, nn.Conv2d)
-    plain = conv.padding in ((0, 0), "valid") and conv.dilation == (1, 1) and conv.groups == 1
-    if conv.kernel_size != conv.stride or not plain:
+def check_steps(quantizer: Quantizer | None, weight: Tensor) -> None:
+    """Raise ValueError unless a quantizer has a step for each output channel of a convolution's weight, or one."""
+    if quantizer is None:
+        return
+    if quantizer.axis not in (0, None):
         raise ValueError(
-            "only a convolution of patches (stride = kernel_size, no padding, dilation or groups) can be quantized, "
-            f"not {name}, {conv}"
+            "the weight of a convolution has a step for each output channel (axis 0) or one for all (axis None), not "
+            f"along axis {quantizer.axis}"
         )
+    if not isinstance(quantizer, LearnedStepQuantizer):  # those have no steps yet
+        quantizer.spread_step(weight.detach())

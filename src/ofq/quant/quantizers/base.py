@@ -1,5 +1,6 @@
 """The base class of all quantizers, what they return, and the precision in which they compute."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -156,8 +157,18 @@ class Quantizer(nn.Module, ABC):
         return (*shape[axes[0] : axes[-1] + 1], *(1,) * (len(shape) - 1 - axes[-1]))
 
     def spread_step(self, w: Tensor) -> Tensor:
-        """Return the steps in the shape in which they broadcast against ``w``."""
-        return self.step(w).view(self.step_shape(w.shape))  # step_shape
+        """Return the steps in the shape in which they broadcast against ``w``.
+
+        Raises:
+            ValueError: there are not as many as the axis has indices.
+        """
+        step, spread = self.step(w), self.step_shape(w.shape)
+        if step.numel() != math.prod(spread):
+            raise ValueError(
+                f"{type(self).__name__} gives {step.numel()} steps for {tuple(w.shape)}, which has {math.prod(spread)} "
+                f"along axis {self.axis}"
+            )
+        return step.view(spread)  # step_shape
 
     def recorded(self, w: Tensor | None) -> None:
         """Keep the codes of each forward pass from now on, before the first those of ``w``; or no longer (None).

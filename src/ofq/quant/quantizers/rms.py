@@ -1,5 +1,7 @@
 """A step that is best for a Gaussian row: the control for the width of StatsQ's."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ class RMSQuantizer(Quantizer):
     Args:
         bits: 2 to 8.
         gradient_mask: whether weights clipped by more than half a step get no gradient, as in QuEST.
+        axis: 0 for a step for each output row or channel, None for one step.
 
     Raises:
         ValueError: ``bits`` out of range.
@@ -30,19 +33,19 @@ class RMSQuantizer(Quantizer):
     Source: tests/golden/README.md section 13; QuEST (Panferov et al. 2025).
     """
 
-    axis = -2  # as StatsQ's
     offset = 0.5
-    rowwise = True
 
-    def __init__(self, bits: int, *, gradient_mask: bool = False) -> None:
+    def __init__(self, bits: int, *, gradient_mask: bool = False, axis: Literal[0] | None = 0) -> None:
         super().__init__(bits)
         self.gradient_mask = gradient_mask
+        self.axis = axis
+        self.rowwise = axis == 0
 
     @torch.no_grad()
     def step(self, w: Tensor) -> Tensor:
-        """Return the step of each output row, shape (rows,)."""
-        shared = [axis for axis in range(w.ndim) if axis != w.ndim - 2]
-        return wide(w).square().mean(shared).sqrt_().mul_(2 * BEST[self.bits] / (2**self.bits - 1))
+        """Return the step of each output row, shape (rows,), or of the whole weight, shape (1,)."""
+        mean = wide(w).square().mean(self.shared_axes(w.ndim)).flatten()  # (rows,) or () to (1,)
+        return mean.sqrt_().mul_(2 * BEST[self.bits] / (2**self.bits - 1))
 
     def rounded(self, x: Tensor) -> Rounded:
         """Fake-quantize a weight, and return its codes and steps too."""
@@ -53,4 +56,4 @@ class RMSQuantizer(Quantizer):
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
-        return f"{super().extra_repr()}, gradient_mask={self.gradient_mask}"
+        return f"{super().extra_repr()}, gradient_mask={self.gradient_mask}{'' if self.axis == 0 else ', axis=None'}"

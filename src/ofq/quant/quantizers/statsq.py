@@ -1,7 +1,7 @@
 """StatsQ: the step is a statistic of the weight."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class StatsQuantizer(Quantizer):
     Args:
         bits: 2 to 8. Above 4 the clip at 2*mean|w| dominates the error.
         factor: clip in units of mean|w|; 2 is the paper's. At the same bits the step is proportional to it.
+        axis: 0 for a step for each output row, which of a convolution (O, I, h, w) is an output channel, and of a 3-D
+            weight an index of the middle axis, as in the released code; None for one step.
 
     Raises:
         ValueError: ``bits`` or ``factor`` out of range.
@@ -31,19 +33,23 @@ class StatsQuantizer(Quantizer):
     Source: tests/golden/README.md section 2; OFQ paper equation 7.
     """
 
-    axis = -2  # the rows of a matrix (rows, columns); of a 3-D weight each index of the last axis but one
     offset = 0.5
-    rowwise = True
 
-    def __init__(self, bits: int, factor: float = 2.0) -> None:
+    def __init__(self, bits: int, factor: float = 2.0, *, axis: Literal[0] | None = 0) -> None:
         super().__init__(bits)
         if not 0 < factor < math.inf:
             raise ValueError(f"factor must be positive, not {factor}")
         self.factor = factor
+        self.axis = axis
+        self.rowwise = axis == 0
+
+    def own_axes(self, dimensions: int) -> list[int]:
+        """Return the axis that has a step for each index."""
+        return [1] if dimensions == 3 and self.axis == 0 else super().own_axes(dimensions)
 
     @torch.no_grad()
     def step(self, w: Tensor) -> Tensor:
-        """Return sigma/n of each output row, shape (rows,)."""
+        """Return sigma/n of each output row, shape (rows,), or of the whole weight, shape (1,)."""
         return _steps(w, self).flatten()  # (rows, 1) to (rows,)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +64,7 @@ class StatsQuantizer(Quantizer):
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
-        return f"{super().extra_repr()}, factor={self.factor:g}"
+        return f"{super().extra_repr()}, factor={self.factor:g}{'' if self.axis == 0 else ', axis=None'}"
 
 
 class _StatsQ(torch.autograd.Function):
@@ -90,5 +96,9 @@ class _StatsQ(torch.autograd.Function):
 
 def _steps(w: Tensor, quantizer: StatsQuantizer) -> Tensor:
     """Return sigma/n = factor*mean|w|/2^(bits-1); axes that share it keep size one, (rows, 1) for a matrix."""
-    shared = [axis for axis in range(w.ndim) if axis != w.ndim - 2]
-    return wide(w).abs().mean(shared, keepdim=True).mul_(quantizer.factor * 2.0 ** (1 - quantizer.bits))
+    return (
+        wide(w)
+        .abs()
+        .mean(quantizer.shared_axes(w.ndim), keepdim=True)
+        .mul_(quantizer.factor * 2.0 ** (1 - quantizer.bits))
+    )
