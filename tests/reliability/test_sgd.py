@@ -35,6 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content = yaml.safe_load(Path("params.yaml").read_text())
         qat = SGD | {"steps": STEPS, "quantizer_lr": 1e-3}
         content["recipes"] = {"digits": RECIPE | {"teacher": SGD | {"steps": STEPS}, "qat": qat, "distillation": False}}
+        content["variants"]["lsq-held"] = {"weight": "lsq", "remedy": {"name": "holding"}}
         content["variants"]["lsq-cga"] = {"parent": "lsq", "cga": {"boundary_range": 0.1}}
         content["studies"]["digits"]["variants"] = list(KINDS[1:])
         Path("params.yaml").write_text(yaml.safe_dump(content))
