@@ -92,6 +92,15 @@ def test_fidelity_is_one_switch_each_and_two_presets(tmp_path: Path) -> None:
     assert resolve(spelled, run) == plain
 
 
+def test_weights_alone_are_quantized_where_the_bits_say_so(tmp_path: Path) -> None:
+    known = params.load(edited(tmp_path, "bits: [w2a2, w3a3, w4a4]", "bits: [w2a2, w3a32]"))
+    config = resolve(known, Run("digits", "vit_micro", "w3a32", "statsq", 0))
+    assert isinstance(config, QatConfig)
+    assert (config.quantization.weight_bits, config.quantization.input_bits) == (3, 32)
+    with pytest.raises(UserError, match="unknown bits of study 'digits': 'w32a3'"):
+        check_run(known, Run("digits", "vit_micro", "w32a3", "statsq", 0))
+
+
 def test_a_variants_own_learning_rate_lowers_what_its_annealing_runs_at(tmp_path: Path) -> None:
     changed = params.load(edited(tmp_path, "statsq: {weight: statsq}", "statsq: {weight: statsq, lr: 8.0e-3}"))
     run = Run("digits", "vit_micro", "w2a2", "statsq", 0)

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from ofq.config import params
-from ofq.config.grid import Grid
+from ofq.config.grid import Grid, all_runs
 from ofq.config.recipes import Pretrained, TrainingRecipe
-from ofq.config.resolve import AnnealConfig, TeacherConfig, given_weights, resolve
+from ofq.config.resolve import AnnealConfig, QatConfig, TeacherConfig, given_weights, resolve
 from ofq.runs.paths import Run
 from ofq.workflow.dvc_file import stages
 from tests.conftest import ROOT
@@ -18,6 +18,9 @@ PARAMS = params.load(ROOT / "params.yaml")
 
 # train_scripts/ and configs/ of the released code, commit 7ed37d1: what all have in common, and the table of the rest.
 COMMON: dict[str, Any] = {
+    "optimizer": "adamw",
+    "momentum": 0.9,  # of no account
+    "quantizer_lr": 1e-5,
     "min_lr": 1e-5,
     "epochs": 300 + 10,
     "constant_epochs": 10,
@@ -115,3 +118,47 @@ def test_a_teacher_that_is_not_trained_has_weights_in_place_of_a_recipe(by_place
     assert given_weights(config) == [Path("weights/deit_tiny.safetensors")]
     assert config.shown()["pretrained"] == "weights/deit_tiny.safetensors" and "train" not in config.shown()
     assert TeacherConfig.model_validate_json(config.canonical()) == config
+
+
+# bash/train_mobilenetv2.sh and the defaults of main.py in the released code of Nagel et al. 2022
+MOBILENETS = {("w4a4", 3.3e-3, 90), ("w3a3", 1e-2, 90), ("w4a32", 3.3e-3, 20), ("w3a32", 1e-2, 20)}
+SCRIPT: dict[str, Any] = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "quantizer_lr": 1e-5,
+    "weight_decay": 2.5e-5,
+    "min_lr": 0.0,
+    "batch_size": 128,
+    "reestimation_batches": 50,
+    "warmup_epochs": 0,
+    "constant_epochs": 0,
+}
+
+
+def test_mobilenets_are_trained_as_the_scripts_of_nagel_et_al_do() -> None:
+    found = set()
+    for run in all_runs(PARAMS, "imagenet-mobilenet"):
+        config = resolve(PARAMS, run)
+        assert isinstance(config, QatConfig) and not config.distillation and not config.teacher_once
+        assert config.quantization.weight == "nagel" and config.quantization.weight_axis == "tensor"
+        assert {name: getattr(config.train, name) for name in SCRIPT} == SCRIPT
+        assert config.augment.scale == (0.08, 1.0) and config.augment.flip and config.augment.policy is None
+        found.add((run.bits, config.train.lr, config.train.epochs))
+        if config.remedy and config.remedy.name == "freezing":
+            last = {"w4a4": 0.01, "w3a3": 0.011}[run.bits]
+            assert config.remedy.arguments == {"threshold": last, "momentum": 0.001}
+    assert found == MOBILENETS
+
+
+@pytest.mark.parametrize("study", ["digits-cnn", "fashion-cnn", "cifar10-cnn"])
+def test_five_evaluations_at_least_lie_where_the_rate_is_constant(study: str) -> None:
+    runs = all_runs(PARAMS, study)
+    assert {run.bits for run in runs} >= {"w2a32", "w8a32"}
+    for run in runs:
+        config = resolve(PARAMS, run)
+        assert config.train is not None and config.train.lr == config.train.min_lr
+        assert config.train.lr == (0.01 if run.variant.endswith("-lr0.01") else 0.03)
+        assert config.train.warmup == 0 and config.train.length // config.train.interval >= 5
+        assert config.train.reestimation_batches > 0
+    if study == "fashion-cnn":
+        assert len(runs) == 6 * (2 * 2 * 4 + 2 * 3)

@@ -173,6 +173,21 @@ def test_validation_images_are_files_of_training(here: Path, stream: bool) -> No
     assert [name.split("/")[1] for name in held] == ["abc"[label] for label in batch.labels.tolist()]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_part_of_the_images_is_spread_over_all_classes(here: Path, stream: bool) -> None:
+    plain_folders(ROOT)
+    prepare("own", study(ROOT, stream=stream))
+    train, evaluated = names("train"), names("eval")
+    prepare("own", study(ROOT, stream=stream, train_images=6, evaluation_images=len(evaluated)))
+    assert names("train") == train[::4] and names("eval") == evaluated
+    assert [name.split("/")[1] for name in names("train")] == list("aabbcc")
+    data = batches.load("own", workers=0)
+    assert data.count == 6
+    with pytest.raises(UserError, match=r"data\.train_images 25 is more than the 24 images that there are; lower it"):
+        prepare("own", study(ROOT, stream=stream, train_images=25))
+    assert names("train") == train[::4], "nothing was written"
+
+
 def test_variables_and_homes_in_the_root_are_replaced(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain_folders(here / "scratch/photos")
     monkeypatch.setenv("HOME", str(here / "scratch"))

@@ -20,10 +20,10 @@ from ofq.remedies.dampening import dampening_errors
 from ofq.remedies.freezing import FrozenCodes
 
 
-def _freeze(case: Case, codes: Tensor, thresholds: list[float]) -> None:
+def _freeze(case: Case, codes: Tensor, thresholds: list[float], *, anew: bool) -> None:
     """Run the rule over a walk of codes; the released one may differ only where it chooses a frozen code anew."""
     hyper = [round(value, 6) for value in case["hyper"].tolist()]
-    rule = FrozenCodes(hyper[0], average=bool(hyper[-1]))
+    rule = FrozenCodes(hyper[0], average=bool(hyper[-1]), anew=anew)
     released = case["out"]
     held = torch.zeros_like(codes)
     before = 0
@@ -38,6 +38,7 @@ def _freeze(case: Case, codes: Tensor, thresholds: list[float]) -> None:
     # A frozen weight that still changes is one whose frozen code the released rule has chosen anew.
     chosen_anew = (held != released).any(0)
     same = ~chosen_anew
+    assert same.all() or not anew
     assert chosen_anew.sum() <= 0.02 * chosen_anew.numel() and case["frozen"].bool()[chosen_anew].all()
     assert torch.equal(held[:, same], released[:, same])
     assert torch.equal(rule.frozen["w"], case["frozen"].bool())
@@ -57,12 +58,14 @@ def _freeze(case: Case, codes: Tensor, thresholds: list[float]) -> None:
 @pytest.mark.parametrize("case", cases("oscillation", "freeze_[^/]+", extra="x_int"), ids=str)
 def test_freezing(case: Case) -> None:
     codes = case["x_int"]
-    _freeze(case, codes, [round(case["hyper"][1].item(), 6)] * len(codes))
+    for anew in (False, True):
+        _freeze(case, codes, [round(case["hyper"][1].item(), 6)] * len(codes), anew=anew)
 
 
 @pytest.mark.parametrize("case", cases("nagel", r"osc/\w+_(?:ema|last)", extra="x_int|threshold"), ids=str)
 def test_freezing_under_a_falling_threshold(case: Case) -> None:
-    _freeze(case, case["x_int"], case["threshold"].tolist())
+    for anew in (False, True):
+        _freeze(case, case["x_int"], case["threshold"].tolist(), anew=anew)
 
 
 def test_the_threshold_of_the_walk_is_the_schedule_over_its_steps() -> None:

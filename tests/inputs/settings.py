@@ -65,6 +65,7 @@ BASE: dict[str, Any] = {
         "vit": {
             "timm": "vit_tiny_patch16_224",
             "arguments": {"patch_size": 2, "embed_dim": 32, "depth": 1, "num_heads": 2},
+            "set": {"norm.eps": 1e-5},
         }
     },
     "variants": {

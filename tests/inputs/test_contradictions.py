@@ -27,10 +27,11 @@ MODEL: dict[str, Any] = {"timm": "vit_tiny_patch16_224"}
 
 CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     # bits, ranges
-    ({(*PLAIN, "bits"): ["w0a2"]}, "studies.plain.bits.0: String should match pattern '^w[2-8]a[2-8]$', not 'w0a2'"),
+    ({(*PLAIN, "bits"): ["w0a2"]}, "studies.plain.bits.0: String should match pattern '^w[2-8]a([2-8]|32)$', not 'w0a2'"),
     ({(*PLAIN, "bits"): ["w2a9"]}, "studies.plain.bits.0: String should match"),
     ({(*PLAIN, "bits"): ["w2a2", "w1a1"]}, "studies.plain.bits.1: String should match"),
-    ({(*PLAIN, "bits"): ["w3a32"]}, "studies.plain.bits.0: String should match pattern '^w[2-8]a[2-8]$', not 'w3a32'"),
+    ({(*PLAIN, "bits"): ["w32a2"]}, "studies.plain.bits.0: String should match"),
+    ({(*PLAIN, "bits"): ["w3a16"]}, "studies.plain.bits.0: String should match"),
     ({(*PLAIN, "bits"): ["fp"]}, "studies.plain.bits.0: String should match"),
     ({(*PLAIN, "bits"): [2]}, "studies.plain.bits.0: Input should be a valid string, not 2"),
     ({(*CGA, "cga"): {"boundary_range": 0.7}}, "variants.statsq-cga.cga.boundary_range: Input should be less than 0.5"),
@@ -74,6 +75,13 @@ CONTRADICTIONS: list[tuple[dict[Place, Any], str]] = [
     ({(*QAT, "mixup"): 0.8, (*QAT, "batch_size"): 15}, "recipes.short.qat: batch_size 15 should be even"),
     # schedules
     ({(*QAT, "min_lr"): 0.5}, "recipes.short.qat: min_lr 0.5 is above lr"),
+    ({(*QAT, "momentum"): 0.9}, "recipes.short.qat: momentum should be left out: it belongs to optimizer: sgd"),
+    ({(*QAT, "quantizer_lr"): 1e-5}, "recipes.short.qat: quantizer_lr should be left out: it belongs to optimizer: sgd"),
+    ({(*QAT, "optimizer"): "sgd"}, "recipes.short.qat: weight_decay is missing: sgd has no default; 2.5e-5 is that of"),
+    ({(*QAT, "optimizer"): "adam"}, "recipes.short.qat.optimizer: Input should be 'adamw' or 'sgd', not 'adam'"),
+    ({(*QAT, "min_lr"): 0.0}, "recipes.short: cga.lr is missing: qat ends at a rate of 0"),
+    ({(*QAT, "min_lr"): 0.0, (*QAT, "constant_steps"): 1}, "recipes.short.qat: min_lr 0 leaves constant steps in which"),
+    ({(*RECIPE, "distillation"): False}, "recipes.short: teacher_once should be left out: without distillation the"),
     ({(*TEACHER, "warmup"): 0.9, (*TEACHER, "constant_steps"): 1}, "recipes.short.teacher: constant_steps and warmup leave no step"),
     ({(*QAT, "constant_steps"): 4}, "recipes.short.qat: constant_steps and warmup leave no step"),
     ({(*QAT, "constant_steps"): 5}, "leave no step"),

@@ -34,6 +34,48 @@ def test_a_wrong_argument_of_a_convolutional_network_is_one_line() -> None:
         build(ModelSettings(timm="resnet18", arguments={"no_such": 1}), **SIZES)
 
 
+VIT: dict[str, Any] = {"timm": "vit_tiny_patch16_224", "arguments": {"patch_size": 4, "embed_dim": 9, "depth": 1}}
+
+
+def test_attributes_of_its_modules_are_set_and_its_weights_stay() -> None:
+    changes: dict[str, Any] = {"patch_embed.proj.padding": [1, 0], "blocks.0.attn.fused_attn": False, "norm.eps": 1}
+    changed, plain = build(ModelSettings(**VIT, set=changes), **SIZES), build(ModelSettings(**VIT), **SIZES)
+    assert changed.patch_embed.proj.padding == (1, 0) and changed.patch_embed.proj.stride == (4, 4)
+    assert changed.blocks[0].attn.fused_attn is False and changed.norm.eps == 1.0
+    pairs = zip(changed.state_dict().items(), plain.state_dict().items(), strict=True)
+    assert all(one[0] == other[0] and torch.equal(one[1], other[1]) for one, other in pairs)
+    assert ModelSettings(**VIT).model_dump(exclude_none=True) == VIT
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("patch_embd.proj.stride", 1, "unknown module of vit_tiny_patch16_224 'patch_embd.proj'; did you mean 'patch_embed.proj'"),
+        ("patch_embed.proj.strid", 1, "unknown attribute of a Conv2d that can be set: 'strid'; did you mean 'stride'?"),
+        ("patch_embed.proj.kernel_size", 2, "unknown attribute of a Conv2d that can be set: 'kernel_size'"),
+        ("patch_embed.proj.groups", 1, "unknown attribute of a Conv2d that can be set: 'groups'"),
+        ("patch_embed.proj.weight", 1, "unknown attribute of a Conv2d"),
+        ("patch_embed.proj.stride", 4, r"set.patch_embed.proj.stride of a model: is 4 already; leave it out"),
+        ("patch_embed.proj.stride", 0, "should be a whole number from 1 on, or 2 of them, not 0"),
+        ("patch_embed.proj.stride", True, "should be a whole number from 1 on, or 2 of them, not True"),
+        ("patch_embed.proj.stride", [1, 1, 1], r"or 2 of them, not \[1, 1, 1\]"),
+        ("patch_embed.proj.padding", "same", "or 2 of them, not same"),
+        ("head.in_features", 9, "unknown attribute of a Linear that can be set: 'in_features'; known: none"),
+        ("norm.training", False, "unknown attribute of a LayerNorm that can be set: 'training'; known: "),
+        ("norm._parameters", 1, "unknown attribute of a LayerNorm"),
+        ("norm.elementwise_affine", False, "unknown attribute of a LayerNorm"),
+        ("num_classes", 1, "unknown module of vit_tiny_patch16_224 ''"),
+        ("norm.forward", 1, "unknown attribute of a LayerNorm"),
+        ("norm.eps", "small", "is 1e-06 and should be of type float, not small"),
+        ("blocks.0.attn.num_heads", 1.5, "is 3 and should be of type int, not 1.5"),
+    ],
+)  # fmt: skip
+def test_an_attribute_that_cannot_be_set_is_one_line(path: str, value: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        build(ModelSettings(**VIT, set={path: value}), **SIZES)
+    assert "mend it under models in params.yaml" in str(caught.value)
+
+
 def quantized() -> Any:
     model = quantize_model(small_model(), QuantConfig(weight="lsq"))
     calibrate(model, torch.rand(2, 1, 8, 8))

@@ -57,6 +57,26 @@ def test_conversion_keeps_a_missing_bias_missing() -> None:
         assert attention.proj.bias is not None
 
 
+@pytest.mark.parametrize("switches", KINDS, ids=name_of)
+def test_with_inputs_of_32_bits_weights_alone_are_quantized(switches: dict[str, Any]) -> None:
+    model = quantize_model(small_model(), QuantConfig(**switches, weight_bits=3, input_bits=32))
+    names = [name for name, module in model.named_modules() if isinstance(module, Quantizer)]
+    assert names and all(name.endswith("weight_quantizer") for name in names)
+    images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    calibrate(model, images)
+    if switches.get("qkr"):
+        return  # W_q and W_k are in full precision there, and only their product is rounded
+    plain = small_model().eval()
+    quantized = {
+        f"{name}.weight": module.quantized_weight().detach()
+        for name, module in model.named_modules()
+        if isinstance(module, QuantLinear | QuantConv2d)
+    }
+    assert len(quantized) == 2 * 4 + 2
+    plain.load_state_dict(plain.state_dict() | quantized)
+    torch.testing.assert_close(model.eval()(images), plain(images))
+
+
 def test_conversion_draws_no_random_numbers() -> None:
     model = small_model()
     state = torch.get_rng_state()
@@ -198,6 +218,8 @@ def test_a_model_without_attention_is_one_line_that_says_what_is_supported(model
         ("weight_bits", 1),
         ("weight_bits", 9),
         ("input_bits", 2.5),
+        ("input_bits", 1),
+        ("input_bits", 16),
         ("input_bits", "2"),
         ("qkr", "yes"),
         ("edge_bits", 0),

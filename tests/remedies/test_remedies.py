@@ -14,6 +14,7 @@ from ofq.config.settings import RemedySettings
 from ofq.errors import UserError
 from ofq.oscillation.recorder import OscillationRecorder
 from ofq.quant import QuantConfig, calibrate, quantize_model
+from ofq.quant.families.base import WeightLayer
 from ofq.quant.hook import Hook
 from ofq.remedies import Dampening, IterativeFreezing, Remedy, governed_layers
 from ofq.remedies.base import annealed, weight_quantizer
@@ -223,6 +224,50 @@ def test_a_state_that_lacks_a_part_changes_nothing(make: Callable[[], nn.Module]
         assert repr(fresh.state_dict()) == repr(state) != before
 
 
+def test_batches_of_an_evaluation_count_as_steps_if_the_released_code_is_followed(
+    make: Callable[[], nn.Module], images: Tensor, labels: Tensor
+) -> None:
+    model = make()
+    plain, counting, resumed = (
+        IterativeFreezing(model, 4 * STEPS, momentum=0.1, evaluated=count) for count in (0, 5, 5)
+    )
+    training = Training(model, plain, images, labels)
+    for _ in range(STEPS // 2):
+        training.step()
+    plain.before_update(0.0)  # after it the codes stay
+    plain.after_update(0.0)
+    counting.load_state_dict(plain.state_dict())
+    name = max(governed_layers(model), key=lambda name: plain.rule.meter.frequency(name).max().item())
+    before = plain.rule.meter.frequency(name).clone()
+    assert before.max() > 0.05
+    assert "waiting" not in plain.state_dict()
+    for remedy in (plain, counting):
+        remedy.metrics()
+    saved = io.BytesIO()
+    torch.save(counting.state_dict(), saved)
+    resumed.load_state_dict(torch.load(io.BytesIO(saved.getvalue())))
+    for remedy, steps in ((plain, 1), (counting, 6), (resumed, 6)):
+        remedy.before_update(0.0)
+        torch.testing.assert_close(remedy.rule.meter.frequency(name), before * 0.9**steps)
+
+
+def test_dampening_may_begin_with_a_weight_and_reach_the_first_and_the_last_layer(
+    make: Callable[[], nn.Module],
+) -> None:
+    model = make()
+    everywhere = Dampening(model, 8, weight=0.1, first_weight=0.1, start=0.0, everywhere=True)
+    assert [everywhere._weight(step) for step in (1, 4, 8)] == pytest.approx([0.1] * 3)
+    term, own = everywhere.loss(), Dampening(model, 8, weight=0.1, first_weight=0.1).loss()
+    assert term is not None and own is not None and term > own
+    own.backward()
+    own_layers = {id(layer) for layer in governed_layers(model).values()}
+    layers = [each for each in model.modules() if isinstance(each, WeightLayer) and each.weight_quantizer is not None]
+    edges = [layer.weight for layer in layers if id(layer) not in own_layers]
+    assert len(edges) == 2 and all(weight.grad is None for weight in edges)
+    term.backward()
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in edges)
+
+
 def test_query_and_key_weights_are_left_alone() -> None:
     governed = governed_layers(quantize_model(small_model(), QuantConfig(qkr=True)))
     assert {name.rsplit(".", 1)[1] for name in governed} == {"v", "proj", "fc1", "fc2"}
@@ -234,6 +279,9 @@ def test_query_and_key_weights_are_left_alone() -> None:
         (Dampening, {"weight": -0.1}, "weight must be at least 0"),
         (Dampening, {"weight": float("nan")}, "weight must be at least 0 and finite, not nan"),
         (Dampening, {"weight": float("inf")}, "weight must be at least 0 and finite, not inf"),
+        (Dampening, {"first_weight": -1.0}, "first_weight must be at least 0"),
+        (IterativeFreezing, {"evaluated": -1}, "evaluated must be a whole number from 0 on, not -1"),
+        (IterativeFreezing, {"evaluated": 0.5}, "evaluated must be a whole number from 0 on, not 0.5"),
         (Dampening, {"start": float("nan")}, "start must be"),
         (Dampening, {"steps": 0}, "steps must be a whole number above 0, not 0"),
         (IterativeFreezing, {"steps": 10.5}, "steps must be a whole number above 0, not 10.5"),

@@ -140,6 +140,15 @@ def test_runs_take_as_long_where_only_seed_rate_width_or_bits_differ(other: str,
     assert (kinds[0] == kinds[1]) == alike
 
 
+def test_a_run_whose_activations_are_not_quantized_takes_another_time() -> None:
+    kinds = []
+    for bits in (2, 6, 32):
+        shown = resolve(PARAMS, STATSQ).shown()
+        shown["quantization"]["input_bits"] = bits
+        kinds.append(kind_of(shown))
+    assert kinds[0] == kinds[1] != kinds[2]
+
+
 def test_a_run_is_evaluated_as_often_as_the_loop_does() -> None:
     recipe = resolve(PARAMS, STATSQ).train
     for steps, first in ((1200, 0), (1200, 250), (1201, 0), (1200, 1200), (7, 3)):

@@ -160,6 +160,11 @@ class Recipe(Strict):
     calibration_batches: Annotated[int, Field(gt=0, le=10_000)] = Field(
         1, description="training batches that set the learned steps"
     )
+    distillation: bool = later(
+        True,
+        description="students learn from the teacher's output and from the labels; false: from the labels alone, and "
+        "only start from the teacher's weights",
+    )
     teacher_once: bool = Field(
         True,
         description="the teacher's output on every training image is computed once and shared by all students of its "
@@ -177,10 +182,16 @@ class Recipe(Strict):
         unit, other = ("steps", "epochs") if self.qat.epochs is None else ("epochs", "steps")
         if getattr(self.cga, unit) is None or getattr(self.cga, other) is not None:
             raise ValueError(f"cga should be given in {unit} alone, as qat is")
+        if not self.qat.min_lr and self.cga.lr is None:
+            raise ValueError("cga.lr is missing: qat ends at a rate of 0, at which nothing is annealed")
         return self
 
     @model_validator(mode="after")
     def _stored_output_fits(self) -> "Recipe":
+        if not self.distillation:
+            if "teacher_once" in self.model_fields_set:
+                raise ValueError("teacher_once should be left out: without distillation the teacher has no output")
+            return self
         changing = {name: getattr(self.qat, name) for name in ("mixup", "cutmix")}
         changing["augment"] = self.qat.augment != UNCHANGED
         for name in (name for name, changes in changing.items() if self.teacher_once and changes):

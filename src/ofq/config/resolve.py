@@ -10,9 +10,9 @@ from pydantic import Field, PlainSerializer
 
 from ofq.config.grid import check_run
 from ofq.config.params import Params
-from ofq.config.quant_config import QuantConfig, Switches
+from ofq.config.quant_config import FLOAT, QuantConfig, Switches
 from ofq.config.recipes import UNCHANGED, Augmentation, Pretrained, TrainingRecipe
-from ofq.config.section import Strict
+from ofq.config.section import Strict, later
 from ofq.config.settings import PROCESSOR, Cga, Data, Fidelity, Hardware, ModelSettings, RemedySettings
 from ofq.runs.paths import TEACHER, Run
 from ofq.runs.registry import family_of
@@ -113,6 +113,7 @@ class QatConfig(_Run):
     calibration_batches: int
     teacher_once: bool
     teacher_mode: Literal["train"] | None = None
+    distillation: bool = later(True, "whether the teacher's output is learned from")
     attention_init: Literal["random"] | None = None
     quantization: _Quantization
     remedy: RemedySettings | None = None
@@ -126,6 +127,7 @@ class AnnealConfig(_Run):
     train: TrainingRecipe
     teacher_once: bool
     teacher_mode: Literal["train"] | None = None
+    distillation: bool = later(True, "whether the teacher's output is learned from")
     quantization: _Quantization
     cga: Cga
     parent: str
@@ -172,20 +174,21 @@ def resolve(params: Params, run: Run) -> RunConfig:
         rate = float(run.variant.rsplit("-lr", 1)[1]) if run.variant != TEACHER else None
         return TeacherConfig(train=_with_lr(recipe.teacher, rate), **common)
     variant, source = params.variant(run.variant), params.source(run.variant)
-    weight_bits, input_bits = run.widths.weights, run.widths.inputs
-    assert weight_bits is not None and input_bits is not None  # no study lists other bits
+    widths = run.widths
+    assert widths.weights is not None  # no study lists other bits
     quantization = QuantConfig(
         **source.model_dump(include=source.model_fields_set & set(Switches.model_fields) | {"qkr"}),
-        weight_bits=weight_bits,
-        input_bits=input_bits,
+        weight_bits=widths.weights,
+        input_bits=widths.inputs or FLOAT,
         dead_biases=source.fidelity.dead_biases,
         **_of_family(common["model"].timm, source.fidelity),
     )
     qat = _with_lr(recipe.qat, source.lr)
     taught: dict[str, Any] = {
         # The stored output is that of evaluation mode.
-        "teacher_once": recipe.teacher_once and source.fidelity.teacher_mode == "eval",
-        "teacher_mode": "train" if source.fidelity.teacher_mode == "train" else None,
+        "teacher_once": recipe.distillation and recipe.teacher_once and source.fidelity.teacher_mode == "eval",
+        "teacher_mode": "train" if recipe.distillation and source.fidelity.teacher_mode == "train" else None,
+        "distillation": recipe.distillation,
     }
     if variant.parent is None:
         return QatConfig(

@@ -3,7 +3,7 @@
 This is code that a run executes, unlike the sections beside it: it turns epochs into steps.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,7 @@ from ofq.config.settings import LearningRate
 PositiveInt = Annotated[int, Field(gt=0, le=10**9)]
 Epochs = Annotated[int, Field(gt=0, le=10**6)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+LowestRate = Annotated[float, Field(ge=0, le=1)]
 _EVALUATIONS, _WARMUP_LR = 12, 1e-6
 
 
@@ -22,9 +23,20 @@ class Schedule(Strict):
     In steps the rate changes at every step; in epochs it changes after each, as in timm's scripts.
     """
 
-    lr: LearningRate = Field(description="peak learning rate of AdamW")
-    min_lr: LearningRate = Field(description="learning rate at the end of the cosine")
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="of AdamW; none on vectors and biases")
+    optimizer: Literal["adamw", "sgd"] = later(
+        "adamw",
+        description="of the weights. `adamw` has the quantizers' parameters too; beside `sgd` these have an Adam of "
+        "their own, at a constant rate and without weight decay, as in Nagel et al.",
+    )
+    lr: LearningRate = Field(description="peak learning rate")
+    min_lr: LowestRate = Field(description="learning rate at the end of the cosine; that of `lr` holds it constant")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.05,
+        description="of adamw none on vectors and biases; of sgd, where it must be given, on all but quantizers, as in "
+        "the released code of Nagel et al.",
+    )
+    momentum: Fraction = later(0.9, description="of sgd")
+    quantizer_lr: LearningRate = later(1e-5, description="learning rate of the quantizers' own Adam, beside sgd")
     batch_size: PositiveInt = Field(description="images a step")
     steps: PositiveInt | None = Field(
         None, description="optimizer steps, warm-up and constant tail included; or epochs, one of the two"
@@ -67,8 +79,15 @@ class Schedule(Strict):
         unit, strange = ("steps", in_epochs) if self.epochs is None else ("epochs", in_steps)
         for name in (name for name, default in strange.items() if getattr(self, name) != default):
             raise ValueError(f"{name} should be left out of a recipe in {unit}")
+        if self.optimizer == "sgd" and "weight_decay" not in self.model_fields_set:
+            raise ValueError("weight_decay is missing: sgd has no default; 2.5e-5 is that of Nagel et al.")
+        for name in ("momentum", "quantizer_lr") if self.optimizer != "sgd" else ():
+            if name in self.model_fields_set:
+                raise ValueError(f"{name} should be left out: it belongs to optimizer: sgd")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if not self.min_lr and (self.constant_steps or self.constant_epochs):
+            raise ValueError(f"min_lr 0 leaves constant {unit} in which nothing is trained: leave them out")
         if self.steps is not None and self.constant_steps + self.warmup * self.steps >= self.steps:
             raise ValueError("constant_steps and warmup leave no step for the cosine")
         if self.epochs is not None and self.constant_epochs + self.warmup_epochs >= self.epochs:

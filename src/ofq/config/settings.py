@@ -19,6 +19,7 @@ from ofq.runs.registry import Entry, find
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
 Bits = Annotated[str, Field(pattern=LOW_BITS)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+ImageCount = Annotated[int, Field(gt=0, le=10**9)]
 
 FROM_FOLDERS = ("imagefolder", "imagenet")
 """Data sets of image files, one folder a class."""
@@ -79,6 +80,10 @@ class Data(Strict):
         description="'validation' holds out a sixth of the training images and never touches the test set: "
         "the split on which hyper-parameters are chosen",
     )
+    train_images: ImageCount | None = later(
+        None, description="how many of the training images are taken, evenly spread over all; null: all of them"
+    )
+    evaluation_images: ImageCount | None = later(None, description="how many of the evaluation images are taken")
     image_size: Annotated[int, Field(gt=0, le=4096)] | None = later(
         None,
         description="height and width in pixels to which images from folders are resized and cropped; imagefolder "
@@ -168,6 +173,11 @@ class ModelSettings(Strict):
     arguments: ModelArguments = Field(
         default_factory=dict,
         description="keyword arguments of the constructor, such as embed_dim, or depths of the stages",
+    )
+    set: ModelArguments = later(
+        {},
+        description="attributes of its modules that no argument says, by their paths, such as `conv_stem.stride: 1`; "
+        "those that change no weight's shape",
     )
     paper_model: Text | None = Field(
         None, description="the paper's model whose published numbers stand beside this one"
@@ -267,7 +277,8 @@ class RemedySettings(Strict):
     """What calms oscillation during quantization-aware training."""
 
     name: Annotated[Text, ClassName("remedy")] = Field(
-        description="`dampening`, `freezing`, or `module:Class` for a class of your own in a file beside params.yaml"
+        description="`dampening`, `freezing`, `holding`, or `module:Class` for a class of your own in a file beside "
+        "params.yaml"
     )
     arguments: Arguments = Field(
         default_factory=dict, description="keyword arguments of the class's constructor, such as `weight`"

@@ -31,12 +31,13 @@ def prepare(study: str, data: Data) -> None:
     Images are uint8 (n, channels, height, width), labels int64 (n,). The manifest holds sha256 and size of each
     file and of its sources, counts by class, and mean and standard deviation of the training pixels in [0, 1], by
     channel. ``prepared.json`` says what made them: versions, machine, digest of the code. The evaluation images are the
-    test images, or a held-out sixth of the training images (``evaluate: validation``). Of images that are files in
-    folders the files hold the names, sizes and digests as well, and of streamed ones no pixels; ``prepared.json`` then
-    says in which folder they are.
+    test images, or a held-out sixth of the training images (``evaluate: validation``); of either split there may be a
+    part. Of images that are files in folders the files hold the names, sizes and digests as well, and of streamed ones
+    no pixels; ``prepared.json`` then says in which folder they are.
 
     Raises:
-        UserError: the source is missing or damaged, its images and labels do not fit together, or its images are blank.
+        UserError: the source is missing or damaged or has fewer images than asked for, its images and labels do not fit
+            together, or its images are blank.
     """
     reader = reader_of(data)
     source = reader.read()
@@ -46,6 +47,14 @@ def prepare(study: str, data: Data) -> None:
         parts = _hold_out(data.name, source.train[1], classes=source.classes)
         train, evaluation = ((source.train[0][part], source.train[1][part]) for part in parts)
         listed = listed and (listed[0].taken(parts[0]), listed[0].taken(parts[1]))
+    if data.train_images or data.evaluation_images:
+        parts = (
+            _spread("train_images", data.train_images, len(train[1])),
+            _spread("evaluation_images", data.evaluation_images, len(evaluation[1])),
+        )
+        pairs = zip((train, evaluation), parts, strict=True)
+        train, evaluation = ((images[part], labels[part]) for (images, labels), part in pairs)
+        listed = listed and (listed[0].taken(parts[0]), listed[1].taken(parts[1]))
     more = reader.augmented(*train)
     _check_images(f"the training images of {data.name}, augmented,", more, source)
     splits = {"train": _with_channels(*more), "eval": _with_channels(*evaluation)}
@@ -165,6 +174,19 @@ def _packed(
         images_by_class=np.bincount(labels, minlength=classes).tolist(),
     )
     return stored, content
+
+
+def _spread(asked: str, count: int | None, there: int) -> Labels:
+    """Return the positions of so many images, evenly spread over a split, which may be sorted by class.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if count and count > there:
+        raise UserError(
+            f"data.{asked} {count} is more than the {there} images that there are; lower it, or leave it out"
+        )
+    return np.arange(count or there) * there // (count or there)
 
 
 def _hold_out(name: str, labels: Labels, *, classes: int) -> tuple[Labels, Labels]:

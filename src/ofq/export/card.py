@@ -123,8 +123,8 @@ def _metadata(about: About) -> dict[str, Any]:
 
 
 def _architecture(header: Header) -> str:
-    """Return timm's name of a model, with the arguments that make it another one."""
-    told = ", ".join(f"{name} {value}" for name, value in sorted(header.model.arguments.items()))
+    """Return timm's name of a model, with the arguments and attributes that make it another one."""
+    told = ", ".join(f"{name} {value}" for name, value in sorted((header.model.arguments | header.model.set).items()))
     return f"timm's {header.model.timm}{f' with {told}' if told else ''}"
 
 
@@ -133,10 +133,13 @@ def _recipe(info: Info) -> str:
     config = info["config"]
     train = config["train"]
     length = f"{train['epochs']} epochs" if "epochs" in train else f"{train['steps']:,} steps"
+    optimizer = "SGD" if train.get("optimizer") == "sgd" else "AdamW"
     told = [
         f"{length} of {train['batch_size']} images",
-        f"AdamW at {train['lr']:g} to {train['min_lr']:g}, weight decay {train['weight_decay']:g}",
-        "distilled from its full-precision teacher",
+        f"{optimizer} at {train['lr']:g} to {train['min_lr']:g}, weight decay {train['weight_decay']:g}",
+        "distilled from its full-precision teacher"
+        if config.get("distillation", True)
+        else "from the weights of its full-precision teacher, without distillation",
     ]
     if config["phase"] == "cga":
         told.append(f"annealed after `{config['parent']}`")

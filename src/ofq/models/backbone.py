@@ -9,6 +9,7 @@ from torch import nn
 from ofq.config.resolve import RunConfig
 from ofq.config.settings import ModelSettings
 from ofq.errors import UserError, shortened, unknown
+from ofq.models.attributes import set_attributes
 
 
 class Shape(Protocol):
@@ -47,7 +48,7 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
         seed: seed of the initial weights.
 
     Raises:
-        UserError: timm does not know the name, or the constructor refuses an argument.
+        UserError: timm does not know the name, the constructor refuses an argument, or an attribute cannot be set.
     """
     # An "hf-hub:" name would be downloaded. A suffix after a dot chooses weights, and none are loaded.
     if not timm.is_model(model.timm):
@@ -57,12 +58,12 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
         torch.manual_seed(seed)
         try:
             try:
-                return timm.create_model(model.timm, img_size=image_size, **arguments)
+                made: nn.Module = timm.create_model(model.timm, img_size=image_size, **arguments)
             except TypeError as error:
                 if "'img_size'" not in str(error):
                     raise
-            torch.manual_seed(seed)
-            return timm.create_model(model.timm, **arguments)
+                torch.manual_seed(seed)
+                made = timm.create_model(model.timm, **arguments)
         # The constructors check little: a wrong argument can raise any exception in them.
         except Exception as error:
             reason = f"{type(error).__name__}: {shortened(str(error), 200)}"
@@ -70,6 +71,8 @@ def build(model: ModelSettings, *, image_size: tuple[int, int], channels: int, c
                 f"timm cannot build {model.timm} with {shortened(str(model.arguments), 200)} ({reason}); "
                 "mend its arguments under models in params.yaml"
             ) from None
+    set_attributes(made, model.timm, model.set)
+    return made
 
 
 def train_both_heads(model: nn.Module) -> None:

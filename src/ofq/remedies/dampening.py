@@ -41,13 +41,15 @@ class Dampening(Remedy):
     they are. lambda(t) is 0 in the first part of the training, then rises along half a cosine, see
     :func:`ofq.remedies.base.annealed`.
 
-    It governs the layers of :func:`ofq.remedies.base.governed_layers`.
+    It governs the layers of :func:`ofq.remedies.base.governed_layers`, and more if asked.
 
     Args:
         model: a quantized and calibrated model.
         steps: optimizer steps of the whole training.
         weight: lambda at the last step.
-        start: share of the steps before lambda begins to rise.
+        start: share of the steps before lambda begins to change.
+        first_weight: lambda until then.
+        everywhere: whether the loss has terms of the first and the last layer too, as in the released code.
 
     Raises:
         ValueError: an argument out of range, or the model is not quantized.
@@ -56,14 +58,27 @@ class Dampening(Remedy):
     (tests/golden/README.md section 11).
     """
 
-    def __init__(self, model: nn.Module, steps: int, *, weight: float = 0.1, start: float = 0.25) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        steps: int,
+        *,
+        weight: float = 0.1,
+        start: float = 0.25,
+        first_weight: float = 0.0,
+        everywhere: bool = False,
+    ) -> None:
         check_steps(steps)
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be at least 0 and finite, not {weight}")
+        for name, value in (("weight", weight), ("first_weight", first_weight)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, not {value}")
         if not 0 <= start < 1:
             raise ValueError(f"start must be at least 0 and below 1, not {start}")
-        self.weight, self.start, self.steps = weight, start, steps
+        self.weight, self.first_weight, self.start, self.steps = weight, first_weight, start, steps
         self._layers = list(governed_layers(model).values())
+        if everywhere:
+            every = (each for each in model.modules() if isinstance(each, WeightLayer))
+            self._layers = [each for each in every if each.weight_quantizer is not None]
         self._step = 0
         self._errors: Tensor | None = None  # of the last step, not yet weighted
 
@@ -96,7 +111,7 @@ class Dampening(Remedy):
         self._step = state["step"]
 
     def _weight(self, step: int) -> float:
-        return annealed(step, self.steps, start=self.start, first=0.0, last=self.weight)
+        return annealed(step, self.steps, start=self.start, first=self.first_weight, last=self.weight)
 
     @staticmethod
     def _layer_errors(layer: WeightLayer) -> Tensor:

@@ -35,6 +35,7 @@ class FrozenCodes:
     Args:
         momentum: m of frequencies and means.
         average: freeze at the rounded mean of the codes, not at the last code.
+        anew: choose frozen codes as the released code does.
 
     Raises:
         ValueError: ``momentum`` is not in (0, 1].
@@ -42,9 +43,9 @@ class FrozenCodes:
     Source: tests/golden/README.md section 7; Nagel et al. 2022, algorithm 1.
     """
 
-    def __init__(self, momentum: float = 0.01, *, average: bool = True) -> None:
+    def __init__(self, momentum: float = 0.01, *, average: bool = True, anew: bool = False) -> None:
         self.meter = OscillationMeter(momentum)
-        self.average = average
+        self.average, self.anew = average, anew
         self.frozen: dict[str, Tensor] = {}
         """Which weights are frozen (bool), by name; empty while no threshold was above 0."""
         self.codes: dict[str, Tensor] = {}
@@ -60,7 +61,7 @@ class FrozenCodes:
             threshold: frequency above which a weight is frozen; 0 freezes nothing.
 
         Returns:
-            Which weights this step froze (bool, in the codes' shape), by name; empty if the threshold is 0.
+            Whose frozen codes this step chose (bool, in the codes' shape), by name; empty if the threshold is 0.
         """
         self.meter.update(codes)
         if threshold <= 0:
@@ -71,7 +72,9 @@ class FrozenCodes:
             self.codes = {name: torch.zeros_like(code, dtype=torch.int8) for name, code in codes.items()}
         new = {}
         for name, code in codes.items():
-            new[name] = (self.meter.frequency(name) > threshold).logical_and_(~self.frozen[name])
+            new[name] = self.meter.frequency(name) > threshold
+            if not self.anew:
+                new[name].logical_and_(~self.frozen[name])
             at = self._means[name].round() if self.average else code
             self.codes[name] = torch.where(new[name], at.to(torch.int8), self.codes[name])
             self.frozen[name] |= new[name]
@@ -118,6 +121,10 @@ class IterativeFreezing(Remedy):
         start: share of the steps in which nothing is frozen.
         momentum: of the frequencies and of the mean codes.
         average: freeze at the rounded mean of the codes, not at the last code.
+        anew: choose a frozen code anew at each step at which the weight's frequency is above the threshold, as the
+            released code does.
+        evaluated: batches of each evaluation, and of the re-estimation before it, that frequencies and mean codes take
+            as if they were steps, as the released code does; 0 for none.
 
     Raises:
         ValueError: an argument out of range, the model is not quantized, or its weights have more than 4 bits.
@@ -136,6 +143,8 @@ class IterativeFreezing(Remedy):
         start: float = 0.25,
         momentum: float = 0.01,
         average: bool = True,
+        anew: bool = False,
+        evaluated: int = 0,
     ) -> None:
         check_steps(steps)
         for name, value in (("threshold", threshold), ("first_threshold", first_threshold)):
@@ -143,12 +152,16 @@ class IterativeFreezing(Remedy):
                 raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
         if not 0 <= start < 1:
             raise ValueError(f"start must be at least 0 and below 1, not {start}")
+        if not isinstance(evaluated, int) or evaluated < 0:
+            raise ValueError(f"evaluated must be a whole number from 0 on, not {evaluated!r}")
         self.threshold, self.first_threshold, self.start, self.steps = threshold, first_threshold, start, steps
         governed = governed_layers(model)
         self._layers = {name: layer for name, layer in governed.items() if weight_quantizer(layer).bits <= MOST_BITS}
         if not self._layers:
             raise ValueError(f"only weights of at most {MOST_BITS} bits are frozen, and this model's have more")
-        self.rule = FrozenCodes(momentum, average=average)
+        self.rule = FrozenCodes(momentum, average=average, anew=anew)
+        self.evaluated = evaluated
+        self._waiting = 0  # batches of the last evaluation, which the rule has not taken yet
         self._step = 0
         self._new: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
@@ -162,7 +175,7 @@ class IterativeFreezing(Remedy):
             codes[name] = quantizer.codes(layer.weight)
             if self.rule.frozen and isinstance(quantizer, LearnedStepQuantizer):
                 _pull(quantizer, layer.weight, self.rule.frozen[name])
-        self._new = self.rule.update(codes, self._threshold(self._step + 1))
+        self._new = self._take(codes)
         self._before = {}
         for name, frozen in self.rule.frozen.items():
             weight = self._layers[name].weight
@@ -183,8 +196,10 @@ class IterativeFreezing(Remedy):
     def metrics(self) -> dict[str, float]:
         """Return ``freezing/share``, the percentage of governed weights that are frozen, and ``freezing/threshold``.
 
-        The threshold is 0 while nothing may be frozen.
+        The threshold is 0 while nothing may be frozen. They are asked for after each evaluation, whose batches the rule
+        takes before the next step if they count.
         """
+        self._waiting = self.evaluated
         frozen = [mask.sum() for mask in self.rule.frozen.values()]
         total = sum(layer.weight.numel() for layer in self._layers.values())
         # (layers,) to ()
@@ -193,13 +208,27 @@ class IterativeFreezing(Remedy):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps done and the state of the rule."""
-        return {"step": self._step, "rule": self.rule.state_dict()}
+        waiting = {"waiting": self._waiting} if self.evaluated else {}
+        return {"step": self._step, "rule": self.rule.state_dict(), **waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the step at which :meth:`state_dict` was taken."""
         step = state["step"]
         self.rule.load_state_dict(state["rule"])
-        self._step = step
+        self._step, self._waiting = step, state.get("waiting", 0)
+
+    def _take(self, codes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Give the rule the codes of a step, before it those of an evaluation, which are the same weights'."""
+        chosen: dict[str, Tensor] = {}
+        for step in [self._step] * self._waiting + [self._step + 1]:
+            new = self.rule.update(codes, self._threshold(step))
+            chosen = {name: each | chosen[name] if name in chosen else each for name, each in new.items()}
+            codes = {
+                name: torch.where(self.rule.frozen[name], self.rule.codes[name], code) if name in new else code
+                for name, code in codes.items()
+            }
+        self._waiting = 0
+        return chosen
 
     def _threshold(self, step: int) -> float:
         if step < self.start * self.steps:

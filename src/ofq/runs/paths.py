@@ -34,7 +34,7 @@ SEEDS = 2**31
 """Upper bound of the seeds, itself excluded."""
 
 _WIDTH = "[2-8]"
-LOW_BITS = f"^w{_WIDTH}a{_WIDTH}$"
+LOW_BITS = f"^w{_WIDTH}a({_WIDTH}|32)$"
 """Regular expression of the bit widths that ``params.yaml`` may list."""
 _BITS = re.compile(f"w({_WIDTH})a({_WIDTH}|32)")
 

@@ -1,7 +1,6 @@
 """Continue a finished student where its run ended."""
 
 from torch import nn
-from torch.optim import AdamW
 
 from ofq.config.resolve import StudentConfig
 from ofq.errors import UserError
@@ -11,11 +10,11 @@ from ofq.runs import checkpoint
 from ofq.runs.paths import Run
 from ofq.runs.published import check
 from ofq.training.job import Job
-from ofq.training.optim import make_optimizer
+from ofq.training.optim import Optimizer, make_optimizer
 from ofq.training.student import make_student
 
 
-def last_state(job: Job[StudentConfig], run: Run) -> tuple[nn.Module, AdamW, OscillationRecorder]:
+def last_state(job: Job[StudentConfig], run: Run) -> tuple[nn.Module, Optimizer, OscillationRecorder]:
     """Load a finished run's student, its optimizer with its moments, and its recorder, which counts reversals anew.
 
     They are copies: no change to them reaches the run's files.
@@ -44,7 +43,7 @@ def last_state(job: Job[StudentConfig], run: Run) -> tuple[nn.Module, AdamW, Osc
     return student, optimizer, recorder
 
 
-def hold_rate(optimizer: AdamW, lr: float) -> None:
+def hold_rate(optimizer: Optimizer, lr: float) -> None:
     """Set the optimizer to a constant learning rate; its moments stay, the earlier run's schedule does not."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = lr

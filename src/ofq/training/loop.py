@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from ofq.config.resolve import RunConfig
 from ofq.data.batch import Batch, Batches
@@ -21,7 +20,7 @@ from ofq.runs.progress import Progress
 from ofq.training.device import CPU, Device
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Job
-from ofq.training.optim import make_schedule
+from ofq.training.optim import Optimizer, make_schedule
 from ofq.training.signals import Stop
 
 _log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ _SAVED = (bool, int, float, str, Tensor, nn.Parameter)
 def train(
     job: Job[RunConfig],
     model: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     loss_of: Callable[[Batch], Tensor],
     hooks: Sequence[Hook] = (),
 ) -> None:

@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,6 +44,21 @@ def soft_cross_entropy(
         logits, teacher_logits = logits / temperature, teacher_logits / temperature
     # F.cross_entropy takes probabilities as targets: one fused call.
     return F.cross_entropy(logits, teacher_logits.softmax(-1), reduction=reduction)
+
+
+def label_loss(logits: Logits, labels: Tensor) -> Tensor:
+    """Compute the cross-entropy on the labels, for two heads the mean over both, so that each can teach alone.
+
+    Args:
+        logits: (B, classes), or the pair of two heads.
+        labels: class numbers (B,), or probabilities (B, classes).
+
+    Returns:
+        Scalar, mean over the batch.
+    """
+    if isinstance(logits, Tensor):
+        return F.cross_entropy(logits, labels)
+    return torch.stack([F.cross_entropy(one, labels) for one in logits]).mean()  # (heads,) to ()
 
 
 def distillation_loss(student: Logits, teacher_logits: Logits, labels: Tensor) -> Tensor:

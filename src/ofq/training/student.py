@@ -29,7 +29,8 @@ from ofq.runs.files import replacing
 from ofq.runs.published import check
 from ofq.training.job import Job
 from ofq.training.loop import evaluate
-from ofq.training.losses import Logits, distillation_loss
+from ofq.training.losses import Logits, distillation_loss, label_loss
+from ofq.training.optim import Optimizer
 from ofq.training.publish import publish
 
 _log = logging.getLogger(__name__)
@@ -105,14 +106,17 @@ def make_student(job: Job[StudentConfig]) -> nn.Module:
 
 
 def loss_from(job: Job[StudentConfig], student: nn.Module) -> Callable[[Batch], Tensor]:
-    """Make the function that gives the distillation loss of a batch.
+    """Make the function that gives the loss of a batch.
 
     It is cross-entropy on the labels plus soft cross-entropy on the teacher's output, which is stored or computed as
-    the recipe says. If the teacher gives a pair (class, distillation), only the first is used.
+    the recipe says. If the teacher gives a pair (class, distillation), only the first is used. Without distillation it
+    is cross-entropy on the labels alone.
 
     Raises:
         UserError: the stored output is missing, damaged, not finite, or belongs to other images.
     """
+    if not job.config.distillation:
+        return lambda batch: label_loss(student(batch.images), batch.labels)
     taught = _stored_output(job) if job.config.teacher_once else _computed_output(job)
 
     def loss_of(batch: Batch) -> Tensor:
@@ -169,7 +173,7 @@ def reestimations(job: Job[StudentConfig], student: nn.Module) -> list[Reestimat
 def publish_student(
     job: Job[StudentConfig],
     student: nn.Module,
-    optimizer: torch.optim.AdamW,
+    optimizer: Optimizer,
     recorder: OscillationRecorder,
     more: dict[Path, pd.DataFrame] | None = None,
     reestimated: Sequence[Reestimation] = (),

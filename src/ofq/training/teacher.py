@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ofq.config.resolve import KEEPING, Keeping, TeacherConfig, given_weights
 from ofq.data.manifest import read_manifest
@@ -20,7 +19,7 @@ from ofq.runs.provenance import file_digest
 from ofq.training.distributed import ALONE, Rank
 from ofq.training.job import Job, Step, started
 from ofq.training.loop import evaluate, train
-from ofq.training.losses import Logits
+from ofq.training.losses import label_loss
 from ofq.training.optim import make_optimizer
 from ofq.training.publish import publish
 
@@ -47,7 +46,7 @@ def run_teacher(run: Run, config: TeacherConfig, keeping: Keeping = KEEPING, ran
         job.device.place(model)
         if not given:
             optimizer = make_optimizer(model, job.recipe)
-            train(job, model, optimizer, lambda batch: _loss(model(batch.images), batch.labels))
+            train(job, model, optimizer, lambda batch: label_loss(model(batch.images), batch.labels))
         top1, loss = evaluate(model, job.data, job.device, job.rank)
         job = job.with_others()
         if job.rank.leads:
@@ -74,13 +73,6 @@ def _load(job: Job[TeacherConfig], model: nn.Module, path: Path, name: str) -> d
     if job.rank.leads:
         job.events.restore()
     return {"pretrained": {"name": name, "sha256": file_digest(path)}}
-
-
-def _loss(logits: Logits, labels: Tensor) -> Tensor:
-    """Return the cross-entropy on the labels, for two heads the mean over both, so that each can teach alone."""
-    if isinstance(logits, Tensor):
-        return cross_entropy(logits, labels)
-    return torch.stack([cross_entropy(one, labels) for one in logits]).mean()  # (heads,) to ()
 
 
 @torch.no_grad()
