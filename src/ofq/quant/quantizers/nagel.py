@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ofq.quant.quantizers.base import Rounded, wide
+from ofq.quant.quantizers.base import Rounded, in_dtype, wide
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
 from ofq.runs.registry import register
 
@@ -141,7 +141,7 @@ class _Nagel(torch.autograd.Function):
         ctx.quantizer = quantizer
         ctx.mark_non_differentiable(codes)
         ctx.set_materialize_grads(False)
-        return (codes * step).to(w.dtype), codes
+        return in_dtype(codes * step, w.dtype), codes
 
     @staticmethod
     @once_differentiable
