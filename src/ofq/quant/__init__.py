@@ -1,4 +1,4 @@
-"""Fake quantization of vision transformers: quantizers, modules, conversion, calibration."""
+"""Fake quantization of vision transformers and convolutional networks: quantizers, modules, conversion, calibration."""
 
 from typing import TYPE_CHECKING
 

@@ -16,7 +16,8 @@ def calibrate(model: nn.Module, batches: Tensor | Iterable[Tensor | tuple[Tensor
     Each batch takes one forward pass, in evaluation mode and without gradients. In it every quantizer first sets its
     step from the mean over the batches so far, then quantizes; with one batch this is exactly the rule of the
     semantics. A batch without images is passed over. The modules' training and evaluation modes are restored. If
-    anything fails, no step is set, and the model is as it was.
+    anything fails, no step is set, and the model is as it was. Batch norms normalise with their running statistics,
+    those with which the teacher was evaluated, and keep them: a step fits what evaluation sees, whatever the batch.
 
     Args:
         model: a quantized model, or one quantizer.
