@@ -112,6 +112,9 @@ class Contestant:
             first = _clock(card, self.step)
             for _ in range(2):
                 self.step()
+        weights = [weight for name, weight in self.model.named_parameters() if name.endswith("weight")]
+        if not any(weight.grad is not None and weight.grad.any() for weight in weights if weight.ndim > 1):
+            raise SystemExit("no weight has a gradient: what is timed would not be training")
         self.compiling = first - _clock(card, self.step)
         counted = torch._dynamo.utils.counters
         self.graphs = f"{counted['stats']['unique_graphs']}/{sum(counted['graph_break'].values())}"
