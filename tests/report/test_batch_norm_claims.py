@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from ofq.config import params
-from ofq.config.grid import Grid
+from ofq.config.grid import Grid, all_runs
+from ofq.report.claims.pairs import pair
+from ofq.report.claims.quantities import Records
 from ofq.report.claims.terms import load
 from ofq.report.parts.claims import write_claims
 from ofq.runs.files import write_json
@@ -147,3 +149,21 @@ def test_studies_that_re_estimate_have_those_on_batch_norms_alone(study: str) ->
     found = file.about(Grid(PARAMS, study))
     assert {claim.topic for claim in found.values()} == set(file.batch_norms)
     assert len(found) + len(file.about(Grid(PARAMS, "digits"))) == len(file.claims)
+
+
+def test_each_of_these_claims_has_its_runs_in_a_shipped_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned: dict[str, set[str]] = {}
+    for study in (STUDY, "imagenet-mobilenet"):
+        grid = Grid(PARAMS, study)
+        runs = [run for run in all_runs(PARAMS, study) if not run.full_precision]
+        claims = load(PARAMS, ROOT / "claims.yaml").about(grid)
+        planned[study] = {name for name, claim in claims.items() if pair(claim, runs, grid.models, Records()).bits}
+    only_there = {
+        "reestimation-fewer-bits",
+        "dampening-accuracy-inputs-too",
+        "freezing-accuracy-inputs-too-at-3",
+        "freezing-accuracy-inputs-too-at-4",
+    }
+    assert planned["imagenet-mobilenet"] == only_there
+    assert planned[STUDY] == set(claims) - only_there
