@@ -109,6 +109,13 @@ def test_a_claim_that_makes_no_sense_is_one_line(tmp_path: Path, change: dict[st
     assert refusal(tmp_path, claim(**change)).startswith(said)
 
 
+def test_a_topic_of_batch_norms_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump({"topics": TOPICS, "batch_norms": ["acuracy"], "claims": {"one": claim()}}))
+    with pytest.raises(UserError, match=r"batch_norms: unknown topic 'acuracy'; did you mean 'accuracy'\?"):
+        load(plain(), path)
+
+
 def test_a_missing_file_and_an_id_given_twice_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"claims\.yaml not found in .*; run from the project's root"):
         load(plain(), tmp_path / "claims.yaml")

@@ -94,6 +94,12 @@ class Grid:
         return {name: cga.boundary_range for name, cga in annealed.items() if cga and cga.boundary_range is not None}
 
     @property
+    def reestimates(self) -> bool:
+        """Whether its students are evaluated with re-estimated statistics of batch norms too, at every place."""
+        recipes = [self.params.recipes[self.settings.recipe_of(*place)] for place in self.places]
+        return all(recipe.qat.reestimation_batches is not None for recipe in recipes)
+
+    @property
     def published(self) -> list[Path]:
         """Every file of its runs and of their teachers."""
         runs = {*self.runs, *(run.teacher for run in self.runs)}

@@ -1,8 +1,8 @@
 """The parts of a report, listed once: what each is made from, what it makes, when it is made, and what writes it.
 
 Rules, targets, reserved names, the command ``report`` and the page docs/report.md are derived from :data:`ARTEFACTS`. A
-new table or figure is one entry here and one file in ``report/parts``: ``NAME.py``, with a function ``write_NAME`` that
-takes the grid.
+new table or figure is one entry here and one file in ``report/parts`` or a room of it: ``NAME.py``, with a function
+``write_NAME`` that takes the grid.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,6 +31,7 @@ class Artefact:
         tables: titles of the tables by name, with their number in the paper, by which the report sorts them.
         figures: titles of the figures by name, likewise.
         files: other files that it makes, below the report's directory.
+        room: package of the module that writes it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Artefact:
     tables: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    room: str = "ofq.report.parts"
 
     @property
     def part(self) -> str:
@@ -51,7 +53,7 @@ class Artefact:
     @property
     def module(self) -> str:
         """Full name of the module that writes it."""
-        return f"ofq.report.parts.{self.name}"
+        return f"{self.room}.{self.name}"
 
     @property
     def makes(self) -> list[str]:
@@ -125,6 +127,7 @@ KINDS: Mapping[str, Callable[[Grid], list[Path]]] = {
     "metrics": lambda grid: [run.files.metrics for run in grid.runs],
     "teachers": lambda grid: [run.files.metrics for run in grid.teachers],
     "oscillation": lambda grid: [run.files.oscillation for run in grid.students],
+    "events": lambda grid: [run.files.events for run in grid.students],
     "weights": lambda grid: [run.files.weights for run in grid.students],
     "annealing": lambda grid: [run.files.annealing for run in grid.students if grid.params.variant(run.variant).cga],
     "noise": lambda grid: [run.files.noise for run in grid.trained],
@@ -136,6 +139,13 @@ KINDS: Mapping[str, Callable[[Grid], list[Path]]] = {
     "object": _object,
 }
 """The kinds of files that parts are made from; each returns those of a grid."""
+
+_REESTIMATED = "grids whose recipes have `reestimation_batches`"
+
+
+def _reestimates(grid: Grid) -> bool:
+    return grid.settings.sweep_lr is None and grid.reestimates
+
 
 ARTEFACTS = (
     Artefact(
@@ -220,6 +230,26 @@ ARTEFACTS = (
         made=lambda grid: "probe" in grid.measure,
         tables={"coupling": "coupling of query and key"},
         figures={"boundary": "Fig. 4: what weights do near thresholds"},
+    ),
+    Artefact(
+        name="reestimation",
+        reads=("manifest", "metrics", "events"),
+        summary="write and draw accuracy with running and with re-estimated statistics of batch norms",
+        when=_REESTIMATED,
+        made=_reestimates,
+        room="ofq.report.parts.batch_norms",
+        tables={"reestimation": "Nagel et al.: before and after re-estimation"},
+        figures={"reestimation": "before and after re-estimation"},
+    ),
+    Artefact(
+        name="divergence",
+        reads=("metrics", "oscillation"),
+        summary="write and draw how far running statistics of batch norms are from re-estimated ones",
+        when=_REESTIMATED,
+        made=_reestimates,
+        room="ofq.report.parts.batch_norms",
+        tables={"divergence": "statistics by layer group"},
+        figures={"divergence": "statistics by layer"},
     ),
     Artefact(
         name="learning_rates",

@@ -82,18 +82,19 @@ def metrics(runs: Sequence[Run], *further: str) -> pd.DataFrame:
     return pd.DataFrame(coordinates(run) | read_metrics(run.files.metrics, "top1", "loss", *further) for run in runs)
 
 
-def records(runs: Sequence[Run], file: str) -> pd.DataFrame:
+def records(runs: Sequence[Run], file: str, *further: str) -> pd.DataFrame:
     """Return one Parquet record of every run, concatenated, with the coordinates of the runs.
 
     Args:
         runs: the runs whose record is read.
         file: ``oscillation``, ``weights``, ``annealing`` or ``noise``.
+        further: columns that it must have beside those that tables and figures of every study show.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or lacks a column.
     """
     paths = [getattr(run.files, file) for run in runs]
-    frames = [read_record(path, *_SHOWN[file]) for path in paths]
+    frames = [read_record(path, *_SHOWN[file], *further) for path in paths]
     named = [frame.assign(**coordinates(run), seed=run.seed) for run, frame in zip(runs, frames, strict=True)]
     return pd.concat(named, ignore_index=True)
 

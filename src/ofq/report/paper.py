@@ -18,10 +18,12 @@ class PaperNumber:
     Attributes:
         text: the number with the digits and the sign that were published.
         mark: ``implied``, ``second-hand``, or empty if the authors published it themselves.
+        sd: deviation over seeds as it was printed, or empty if none was.
     """
 
     text: str
     mark: str = ""
+    sd: str = ""
 
     @property
     def value(self) -> float:
@@ -30,8 +32,9 @@ class PaperNumber:
 
     @property
     def shown(self) -> str:
-        """The number and its mark as tables show them: ``68.00 (implied)``."""
-        return f"{self.text} ({self.mark})" if self.mark else self.text
+        """The number with deviation and mark as tables show them: ``68.00 (implied)``."""
+        text = f"{self.text} ± {self.sd}" if self.sd else self.text
+        return f"{text} ({self.mark})" if self.mark else text
 
 
 OFQ = "statsq-qkr-cga"
@@ -52,6 +55,8 @@ _TOP1 = {
     ("deit_small", "w2a2", "lsq"): PaperNumber("68.00", IMPLIED),
     ("swin_tiny", "w2a2", "lsq"): PaperNumber("73.88", IMPLIED),
 }
+OFQ_MODELS = {model for model, _, _ in _TOP1}
+"""Models that OFQ has results of."""
 IMPLIED_SOURCE = (
     "implied: the method's number less its stated gain over the best result before it, which for DeiT-S is said "
     "to be LSQ (second-hand)"
@@ -65,6 +70,31 @@ _GAINS = {
     ("deit_small", "w4a4", "statsq"): PaperNumber("+1.0", SECOND_HAND),
 }
 GAINS_SOURCE = "OFQ, Table 3, from a reading note of the paper (second-hand)"
+
+# Top-1 in percent of Nagel et al. with running statistics of batch norms and with re-estimated ones, the weights alone
+# quantized; then with inputs quantized too, re-estimated.
+_RUNNING = {
+    ("mobilenet_v2", "w4a32", "nagel"): PaperNumber("68.99", SECOND_HAND, "0.44"),
+    ("mobilenet_v2", "w3a32", "nagel"): PaperNumber("64.97", SECOND_HAND, "1.23"),
+}
+_REESTIMATED = {
+    ("mobilenet_v2", "w4a32", "nagel"): PaperNumber("71.01", SECOND_HAND, "0.05"),
+    ("mobilenet_v2", "w3a32", "nagel"): PaperNumber("69.50", SECOND_HAND, "0.04"),
+    ("mobilenet_v2", "w3a32", "nagel-dampening"): PaperNumber("70.37", SECOND_HAND),
+    ("mobilenet_v2", "w3a32", "nagel-freezing"): PaperNumber("70.33", SECOND_HAND),
+} | {
+    (model, bits, variant): PaperNumber(text, SECOND_HAND)
+    for model, bits, texts in (
+        ("mobilenet_v2", "w4a4", ("69.5", "70.5", "70.6")),
+        ("mobilenet_v2", "w3a3", ("65.3", "67.8", "67.6")),
+        ("mobilenet_v3_small", "w4a4", ("61.0", "63.7", "63.6")),
+        ("mobilenet_v3_small", "w3a3", ("52.0", "59.0", "58.9")),
+        ("efficientnet_lite", "w4a4", ("72.3", "73.5", "73.5")),
+        ("efficientnet_lite", "w3a3", ("69.7", "71.1", "71.0")),
+    )
+    for variant, text in zip(("nagel", "nagel-dampening", f"nagel-freezing-w{bits[-1]}"), texts, strict=True)
+}
+NAGEL_SOURCE = "Nagel et al. 2022, from an excerpt of its tables (second-hand)"
 
 NOISE = (
     "The paper's Table 1 does this with a quantized DeiT-T, ten trials each; of it the caption is known (second-hand, "
@@ -83,6 +113,16 @@ REMEDIES = (
 def top1(paper_model: str | None, bits: str, variant: str) -> PaperNumber | None:
     """Return published or implied top-1 in percent with its mark, or None if there is none."""
     return _TOP1.get((paper_model or "", bits, variant))
+
+
+def running(paper_model: str | None, bits: str, variant: str) -> PaperNumber | None:
+    """Return what Nagel et al. published of top-1 in percent with running statistics of batch norms, or None."""
+    return _RUNNING.get((paper_model or "", bits, variant))
+
+
+def reestimated(paper_model: str | None, bits: str, variant: str) -> PaperNumber | None:
+    """Return what Nagel et al. published of top-1 in percent with re-estimated statistics of batch norms, or None."""
+    return _REESTIMATED.get((paper_model or "", bits, variant))
 
 
 def gain(paper_model: str | None, bits: str, variant: str) -> PaperNumber | None:

@@ -166,6 +166,21 @@ def _oscillation(key: str, column: str) -> Read:
     return read
 
 
+def _reestimation_gain(metrics: dict[str, float], side: Side) -> float | None:
+    """Return by how much re-estimated statistics of batch norms raise accuracy, mean over the last evaluations."""
+    restored, running = metrics.get("top1_reestimated_last"), metrics.get("top1_last")
+    return None if restored is None or running is None else restored - running
+
+
+def _divergence(record: pd.DataFrame, side: Side) -> float | None:
+    """Return the mean over channels of what running statistics diverge from re-estimated ones at the last step."""
+    if "kl_mean" not in record:
+        return None
+    rows = record[(record["step"] == record["step"].max()) & record["kl_mean"].notna()]
+    rows = rows[rows["group"].isin(side.layers)] if side.layers else rows
+    return None if rows.empty else float(np.average(rows["kl_mean"], weights=rows["channels"]))
+
+
 def _step_width(when: str) -> Read:
     def read(record: pd.DataFrame, side: Side) -> float | None:
         return step_width(record[record["group"].isin(side.layers)] if side.layers else record, when)
@@ -227,6 +242,13 @@ def _step_travel(annealing: pd.DataFrame, side: Side) -> float | None:
 MEASURES: dict[str, Measure] = {
     "top1": Measure("points", "metrics", _metric("top1"), width="run"),
     "top1_best": Measure("points", "metrics", _metric("top1_best")),
+    **{
+        f"{name}{part}": Measure("points", "metrics", _metric(f"{name}{part}"))
+        for name, parts in {"top1": ("_last", "_last_sd"), "top1_reestimated": ("", "_last", "_last_sd")}.items()
+        for part in parts
+    },
+    "reestimation_gain": Measure("points", "metrics", _reestimation_gain),
+    "kl": Measure("nats", "oscillation", _divergence, takes="layers"),
     "loss": Measure("nats", "metrics", _metric("loss"), width="run"),
     "osc_share": Measure("points", "metrics", _oscillation("osc_share", "share"), takes="layers", width="end"),
     "reversals": Measure(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ofq.config.grid import Grid
 from ofq.config.params import Params
 from ofq.config.section import Strict
 from ofq.config.settings import Bits, Name, Text
@@ -148,7 +149,17 @@ class ClaimsFile(Strict):
         default_factory=dict, description="how much a verdict says: a word, and the studies that it fits"
     )
     topics: dict[Name, Text] = Field(description="headings of the page, in its order")
+    batch_norms: list[Name] = Field(
+        default_factory=list,
+        description="topics of the studies that re-estimate statistics of batch norms; all other topics are for others",
+    )
     claims: dict[Name, Claim] = Field(description="claims by their id")
+
+    def about(self, grid: Grid) -> dict[str, Claim]:
+        """Return the claims by their id that speak of the networks of a study, whose main grid is given."""
+        return {
+            name: claim for name, claim in self.claims.items() if (claim.topic in self.batch_norms) == grid.reestimates
+        }
 
     def scope(self, study: str) -> str | None:
         """Return the word for how much a verdict on a study says, or None if the file has none for it."""
@@ -159,6 +170,9 @@ class ClaimsFile(Strict):
         for name, claim in self.claims.items():
             if claim.topic not in self.topics:
                 raise ValueError(f"claims.{name}.topic: {unknown('topic', claim.topic, self.topics)}")
+        for topic in self.batch_norms:
+            if topic not in self.topics:
+                raise ValueError(f"batch_norms: {unknown('topic', topic, self.topics)}")
         return self
 
 

@@ -25,14 +25,15 @@ def write_claims(grid: Grid) -> None:
         UserError: ``claims.yaml`` is missing or wrong; a file of a run is damaged.
     """
     file = load(grid.params)
+    claims = file.about(grid)
     records = Records()
     planned = [run for run in all_runs(grid.params, grid.study) if not run.full_precision]
-    pairs = [pair(claim, planned, grid.models, records) for claim in file.claims.values()]
+    pairs = [pair(claim, planned, grid.models, records) for claim in claims.values()]
     outcomes = judge(
         [list(one.differences.values()) for one in pairs],
-        [(claim.expect, claim.margin) for claim in file.claims.values()],
+        [(claim.expect, claim.margin) for claim in claims.values()],
     )
-    rows = [Row(*row) for row in zip(file.claims, file.claims.values(), pairs, outcomes, strict=True)]
+    rows = [Row(*row) for row in zip(claims, claims.values(), pairs, outcomes, strict=True)]
     scope = file.scope(grid.study)
     write_json(grid.directory / "claims.json", [_record(row, scope) for row in rows])
     write_text(grid.directory / "claims.md", page(grid, file, rows))

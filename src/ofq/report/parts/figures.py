@@ -78,7 +78,8 @@ def _layer_groups(grid: Grid, record: pd.DataFrame) -> None:
         ax.set_ylabel("oscillating, %")
         if place < len(in_panels(grid)):
             _beside(ax)
-    axes[-1, 0].set_xlabel("layer group (qk: product of query and key weights, under QKR)")
+    qk = "" if grid.reestimates else " (qk: product of query and key weights, under QKR)"
+    axes[-1, 0].set_xlabel(f"layer group{qk}")
     figure.suptitle(
         f"{grid}: weights with reversal frequency {collect.OFTEN} at the end, by layer group\n"
         f"mean with its 95 % interval, a dot for each seed; {seeds(grid)}"

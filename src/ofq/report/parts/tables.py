@@ -18,6 +18,10 @@ from ofq.runs.files import write_json
 BASELINE = "lsq"
 STATSQ = "factor"  # the switch of StatsQ's step, by which quantizers are known to be it
 METRICS = ["top1", "osc_share", "reversals"]
+_SCOPE = {
+    False: "qk is the product of the query and key weights, which takes their place under QKR.",
+    True: "First layer and classifier have 8 bits and are not among them.",
+}
 _NESTED = ["top1_mean", "top1_sd", "osc_share_mean", "osc_share_sd"]  # for `dvc metrics`
 
 
@@ -43,7 +47,8 @@ def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
     paper_models = {name: grid.params.models[name].paper_model for name in grid.models}
     numbers = [paper.top1(paper_models[model], *place) for model, *place in _rows(data)]
     data = data.assign(**_columns("paper_top1", numbers))
-    beside = ", ".join(f"{name} beside {model}" for model, name in paper_models.items() if name) or "none"
+    listed = {model: name for model, name in paper_models.items() if name in paper.OFQ_MODELS}
+    beside = ", ".join(f"{name} beside {model}" for model, name in listed.items()) or "none"
     implied = any(each is not None and each.mark for each in numbers)
     source = f"{paper.SOURCE}; {paper.IMPLIED_SOURCE}" if implied else paper.SOURCE
     shown = {
@@ -68,11 +73,12 @@ def _write_main(grid: Grid, frame: pd.DataFrame) -> None:
 
 
 def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
+    base = grid.quantized[0] if grid.reestimates else BASELINE
     others = frame.set_index(["model", "bits", "seed"])
-    baseline = others[others["variant"] == BASELINE]["top1"].reindex(others.index).to_numpy()
-    gain = (frame["top1"] - baseline).mask(frame["variant"] == BASELINE, 0.0)
+    baseline = others[others["variant"] == base]["top1"].reindex(others.index).to_numpy()
+    gain = (frame["top1"] - baseline).mask(frame["variant"] == base, 0.0)
     data = collect.spread(frame.assign(gain=gain), ["top1", "gain", "loss"])
-    compared = compared_by_seed(frame.assign(gain=gain.mask(frame["variant"] == BASELINE)), ["gain"], by=collect.KEYS)
+    compared = compared_by_seed(frame.assign(gain=gain.mask(frame["variant"] == base)), ["gain"], by=collect.KEYS)
     most, least = decided(frame, "top1"), decided(frame, "loss", lowest=True)
     numbers = [paper.gain(grid.params.models[model].paper_model, *place) for model, *place in _rows(data)]
     sources = [grid.params.source(name) for name in data["variant"]]
@@ -86,15 +92,15 @@ def _write_ablation(grid: Grid, frame: pd.DataFrame) -> None:
         **{name: data[name.lower()].map({True: "✓", False: ""}) for name in ("StatsQ", "QKR", "CGA")},
         "seeds": data["n"],
         "top-1 %": marked(data, cells(data, "top1"), most),
-        f"Δ to {BASELINE}, points": differences(compared, "gain"),
+        f"Δ to {base}, points": differences(compared, "gain"),
         "cross-entropy": marked(data, cells(data, "loss", digits=3), least),
-        f"paper, Δ to {BASELINE}": _as_printed(numbers),
+        f"paper, Δ to {base}": _as_printed(numbers),
     }
     source = f" The paper's are ImageNet results at another scale: {paper.GAINS_SOURCE}." if any(numbers) else ""
-    remedies = f" {paper.REMEDIES}" if _has_remedies(grid) else ""
+    remedies = f" {paper.REMEDIES}" if _has_remedies(grid) and not grid.reestimates else ""
     caption = (
         f"As the paper's Table 3. Study {grid}: what each component adds; mean ± standard deviation over "
-        f"{grid.seeds_in_words}, {_evaluated(grid)}. Differences to {BASELINE} are paired by seed. "
+        f"{grid.seeds_in_words}, {_evaluated(grid)}. Differences to {base} are paired by seed. "
         f"{how_tested(compared, ['gain'])} {how_marked(most, least)}{source}{remedies}"
     )
     write_table(grid.directory / "tables", "ablation", data, shown, list(data["runs"]), caption)
@@ -114,8 +120,7 @@ def _write_oscillation(grid: Grid, record: pd.DataFrame) -> None:
     shown = text.reindex(rows.index)[groups].fillna("–").reset_index()
     caption = (
         f"Study {grid}: percent of weights with reversal frequency {collect.OFTEN} at the end, by layer group; "
-        f"mean ± standard deviation over {grid.seeds_in_words}. "
-        "qk is the product of the query and key weights, which takes their place under QKR."
+        f"mean ± standard deviation over {grid.seeds_in_words}. {_SCOPE[grid.reestimates]}"
     )
     write_table(grid.directory / "tables", "oscillation", data, shown, list(rows["runs"]), caption)
 

@@ -1,0 +1,1 @@
+"""What oscillating weights do to the statistics of batch norms, and what these cost."""
