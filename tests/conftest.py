@@ -2,6 +2,10 @@
 
 import copy
 import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,6 +87,20 @@ class Project:
     def ofq(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ``python -m ofq``."""
         return self.run("python", "-m", "ofq", *arguments)
+
+    @contextmanager
+    def served(self, address: Path) -> Iterator[dict[str, str]]:
+        """Run a warm process at an address and give the environment that leads jobs to it; it must end well."""
+        server = subprocess.Popen([sys.executable, "-m", "ofq", "warm", str(address)], cwd=self.root, env=self.env)
+        try:
+            while not address.exists():
+                assert server.poll() is None
+                time.sleep(0.01)
+            yield {"OFQ_WARM_SOCKET": str(address)}
+        finally:
+            server.terminate()
+            code = server.wait(timeout=30)
+        assert code == 0 and not address.exists()
 
 
 @pytest.fixture

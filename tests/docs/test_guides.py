@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,17 @@ def run(project: Project, command: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def said_of_a_mistake(project: Project, file: str, old: str | None, new: str | None, of_run: str) -> str:
+Env = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def warm(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Env]:
+    """What leads jobs to a warm process, as Snakemake's are led: each is a fork of one that has torch and timm."""
+    with finished.served(tmp_path_factory.mktemp("s") / "socket") as env:
+        yield env
+
+
+def said_of_a_mistake(project: Project, env: Env, file: str, old: str | None, new: str | None, of_run: str) -> str:
     """What a run says, with exit code 2, of a file in which ``old`` is ``new``, or of its lack; the file is put back."""
     path = project.root / file
     whole = path.read_text()
@@ -51,7 +62,7 @@ def said_of_a_mistake(project: Project, file: str, old: str | None, new: str | N
     else:
         assert old in whole
         path.write_text(whole.replace(old, new, 1))
-    done = project.ofq("qat", of_run)
+    done = project.run("python", "-m", "ofq", "qat", of_run, env=env)
     path.write_text(whole)
     assert done.returncode == 2
     return done.stderr
@@ -187,8 +198,10 @@ def _loss(returned: str) -> tuple[str, str]:
         (None, None, "no module 'calm' here; it should be the file calm.py beside params.yaml"),
     ],
 )
-def test_a_mistake_in_a_remedy_is_one_line(with_remedy: Project, old: str | None, new: str, message: str) -> None:
-    said = said_of_a_mistake(with_remedy, "calm.py", old, new, "digits/vit_micro/w2a2/lsq-calm/seed0")
+def test_a_mistake_in_a_remedy_is_one_line(
+    with_remedy: Project, warm: Env, old: str | None, new: str, message: str
+) -> None:
+    said = said_of_a_mistake(with_remedy, warm, "calm.py", old, new, "digits/vit_micro/w2a2/lsq-calm/seed0")
     assert said.count("\n") == 1 and message in said
 
 
@@ -227,8 +240,10 @@ def test_a_new_quantizer_is_one_class_and_one_line(with_quantizer: Project) -> N
         (None, None, "no module 'widest' here; it should be the file widest.py beside params.yaml"),
     ],
 )
-def test_a_mistake_in_a_quantizer_is_one_line(with_quantizer: Project, old: str | None, new: str, message: str) -> None:
-    said = said_of_a_mistake(with_quantizer, "widest.py", old, new, "digits/vit_micro/w2a2/widest/seed0")
+def test_a_mistake_in_a_quantizer_is_one_line(
+    with_quantizer: Project, warm: Env, old: str | None, new: str, message: str
+) -> None:
+    said = said_of_a_mistake(with_quantizer, warm, "widest.py", old, new, "digits/vit_micro/w2a2/widest/seed0")
     assert said.count("\n") == 1 and message in said
 
 

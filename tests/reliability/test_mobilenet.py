@@ -1,18 +1,22 @@
 """A small cut of the study digits-cnn: convolutions under SGD and every remedy, an exact resume, both accuracies."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save, save_file
 
+from ofq.cli.main import main
 from ofq.config import params
 from ofq.data.prepare import prepare
 from ofq.runs.files import read_json
 from ofq.runs.paths import Run
 from tests.conftest import ROOT
 from tests.reliability.conftest import shrink_data, train
+from tests.reliability.test_foreign_files import Malicious, damages
 from tests.reliability.test_resume import check_killed
 
 STEPS = 12
@@ -74,3 +78,89 @@ def test_what_each_remedy_does_is_seen(here: Path) -> None:
     weights = {name for name, each in before.items() if each.ndim == 4}
     assert weights & moved == {"conv_stem.weight"}, "the stem is no low-bit layer"
     assert {"bn1.weight", "bn1.running_mean", "classifier.weight", "blocks.1.0.bn2.bias"} <= moved
+
+
+Told = Callable[..., str]
+
+
+@pytest.fixture
+def told(here: Path, capsys: pytest.CaptureFixture[str]) -> Told:
+    """What a step says that is refused: one line, exit code 2."""
+
+    def told(*argv: str) -> str:
+        capsys.readouterr()
+        assert main(list(argv)) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("ofq: error: ") and said.count("\n") == 1
+        return said
+
+    return told
+
+
+def changed(**tensors: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda content: content | {name.replace("__", "."): change(content) for name, change in tensors.items()}
+
+
+def without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda content: {each: value for each, value in content.items() if each != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            changed(conv_head__weight=lambda each: each["conv_head.weight"].transpose(0, 1)),
+            "another model: conv_head.weight does not",
+        ),
+        (changed(conv_head__weight=lambda each: each["conv_head.weight"][..., 0]), "conv_head.weight does not match"),
+        (without("bn1.running_mean"), "another model: bn1.running_mean does not match"),
+        (without("conv_head.weight_quantizer.scale"), "was changed since it was published"),
+        (changed(conv_head__input_quantizer__scale=lambda each: torch.ones(1)), "input_quantizer.scale does not match"),
+        (changed(bn1__running_var=lambda each: each["bn1.running_var"] / 0), "bn1.running_var that are not finite"),
+        (changed(bn1__running_var=lambda each: -each["bn1.running_var"]), "was changed since it was published"),
+        (changed(conv_head__weight_quantizer__scale=lambda each: torch.ones(7)), "was changed since it was published"),
+    ],
+    ids=range(8),
+)
+def test_another_content_of_a_students_file_is_named(
+    told: Told, change: Callable[[dict[str, Any]], dict[str, Any]], said: str
+) -> None:
+    path = run_of("nagel").files.model
+    whole = path.read_bytes()
+    content = {name: each.contiguous() for name, each in change(load_file(path)).items()}
+    before = run_of("nagel-cga").files.model.read_bytes()
+    try:
+        save_file(content, path)
+        assert said in told("cga", str(run_of("nagel-cga")))
+        assert said in told("noise", str(run_of("nagel")))
+    finally:
+        path.write_bytes(whole)
+    assert run_of("nagel-cga").files.model.read_bytes() == before
+
+
+def test_a_damaged_or_malicious_file_of_a_student_is_one_line(told: Told) -> None:
+    path = run_of("nagel").files.model
+    whole = path.read_bytes()
+    try:
+        for content in list(damages(whole))[::12]:
+            path.write_bytes(content)
+            assert f"{path} is damaged" in told("noise", str(run_of("nagel")))
+        path.write_bytes(save({}))
+        assert "belongs to another model: conv_stem.weight does not match" in told("noise", str(run_of("nagel")))
+        torch.save({"conv_stem.weight": Malicious()}, path)
+        assert f"{path} is damaged" in told("cga", str(run_of("nagel-cga")))
+    finally:
+        path.write_bytes(whole)
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize("form", ["packed", "onnx", "hub", "all"])
+def test_a_finished_network_is_evaluated_and_not_exported(
+    told: Told, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    run = run_of("nagel-freezing")
+    said = "conv_stem is a convolution, and convolutional networks cannot be exported yet"
+    assert f"{run.files.root} cannot be exported: {said}" in told("export", str(run), "--format", form)
+    assert not run.files.packed.parent.exists()
+    assert main(["evaluate", str(run.files.root)]) == 0
+    assert f"top1: {read_json(run.files.metrics)['top1']}\n" in capsys.readouterr().out

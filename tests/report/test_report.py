@@ -10,10 +10,12 @@ from ofq.config.grid import Grid
 from ofq.errors import UserError
 from ofq.report import collect
 from ofq.report.parts.learning_rates import write_learning_rates
+from ofq.report.parts.tables import write_tables
 from ofq.report.render import markdown, number, signed, write_table
 from ofq.runs.files import write_json, write_text
 from ofq.runs.paths import Run
 from tests.conftest import ROOT
+from tests.report.conftest import Made
 
 
 def test_a_number_shows_its_spread_or_says_that_it_has_none() -> None:
@@ -136,3 +138,14 @@ def test_metrics_that_lack_a_number_are_one_line_and_no_mean_of_the_others(
         write_text(run.files.metrics, found)
         with pytest.raises(UserError, match=rf"metrics\.json {said}; delete it and run snakemake again"):
             collect.metrics([run], "reversals")
+
+
+def test_a_study_that_lists_its_teacher_has_the_tables_of_one_that_does_not(made: Made) -> None:
+    students = ["lsq", "statsq", "lsq-dampening"]
+    written = []
+    for variants in (students, ["teacher", *students]):
+        grid = Grid(made(variants=variants, groups={}), "digits")
+        write_tables(grid)
+        written.append({path.name: path.read_bytes() for path in grid.directory.rglob("*") if path.is_file()})
+    assert {"main.csv", "best.csv", "ablation.csv", "oscillation.csv", "main.json"} <= written[0].keys()
+    assert written[0] == written[1]

@@ -26,16 +26,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, 
     project.params["recipes"]["digits"]["teacher"]["steps"] = 240
     project.write_params()
     assert project.ofq("data", "digits").returncode == 0
-    address = str(tmp_path_factory.mktemp("s") / "socket")
-    command = [sys.executable, "-m", "ofq", "warm", address]
-    server = subprocess.Popen(command, cwd=project.root, env=project.env)
-    while not Path(address).exists():
-        assert server.poll() is None
-        time.sleep(0.01)
-    yield project, {"OFQ_WARM_SOCKET": address}
-    server.terminate()
-    assert server.wait(timeout=30) == 0
-    assert not Path(address).exists()
+    with project.served(tmp_path_factory.mktemp("s") / "socket") as env:
+        yield project, env
 
 
 def test_a_warm_job_gives_the_same_bits_as_a_process_of_its_own(served: tuple[Project, dict[str, str]]) -> None:

@@ -9,6 +9,7 @@ from ofq.config.params import Params
 from ofq.errors import UserError, shortened, unknown
 from ofq.report.artefacts import ARTEFACTS, CLAIMS, RO_CRATE, SIZES, files_of
 from ofq.runs.paths import CRATE, EVERYTHING, EXPORTS, PARAMS, RESULTS, TOY, Run, report_dir
+from ofq.runs.registry import family_of
 from ofq.tracking.mirror import stamp
 
 PROBE = ["probe.json", "probe.parquet"]
@@ -183,6 +184,19 @@ def _check_word(params: Params, name: str) -> None:
         raise UserError(f"'{name}' is a step of many jobs; ask for a file, or: snakemake STUDY --until {name}")
     if name not in known and not Path(name).exists():
         raise unknown("target", name, known)
+    study, group = named(params).get(name, (params.study, None))
+    if group == EXPORTS:
+        _check_exported(params, Grid(params, study).models)
+
+
+def _check_exported(params: Params, models: list[str]) -> None:
+    """Raise :class:`UserError` for a model that no export takes, before its runs are trained for one."""
+    for model in models:
+        if family_of(params.models[model].timm).name == "cnn":
+            raise UserError(
+                f"{model} ({params.models[model].timm}) is a convolutional network, and those cannot be exported yet; "
+                "ask for its study"
+            )
 
 
 def _check_result(params: Params, target: str, parts: list[str]) -> None:
@@ -203,6 +217,8 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
             raise UserError(f"{target} is the directory of a run; ask for {run.files.metrics}")
         if "/".join(parts[6:]) not in known:
             raise unknown("file of a run:", "/".join(parts[6:]), known)
+        if Path(target) in run.files.exported:
+            _check_exported(params, [run.model])
         return
     params.study_named(study)
     if len(parts) > 5 and parts[2] != "report":
@@ -212,6 +228,8 @@ def _check_result(params: Params, target: str, parts: list[str]) -> None:
     name = "/".join(parts[2:])
     if name not in (known := _files_of_a_study(params, study)):
         raise unknown(f"file of study '{study}':", name, known)
+    if name in {f"report/{each}" for each in SIZES.makes}:
+        _check_exported(params, Grid(params, study).models)
 
 
 def _files_of_a_study(params: Params, study: str) -> list[str]:

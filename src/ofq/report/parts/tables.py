@@ -143,7 +143,7 @@ def _as_printed(numbers: Sequence[PaperNumber | None]) -> list[str]:
 
 
 def _has_remedies(grid: Grid) -> bool:
-    remedies = [grid.params.variant(name).remedy for name in grid.variants]
+    remedies = [grid.params.variant(name).remedy for name in grid.quantized]
     return any(remedy is not None and remedy.name in ("dampening", "freezing") for remedy in remedies)
 
 
