@@ -19,6 +19,8 @@ OF_A_STUDY = [
     "comparison",
     "annealing",
     "boundary-range",
+    "divergence",
+    "reestimation",
     "noise-table",
     "step-width",
     "sizes",
