@@ -41,10 +41,12 @@ def weight_quantizer(layer: WeightLayer) -> Quantizer:
     return layer.weight_quantizer
 
 
-def check_steps(steps: int) -> None:
-    """Raise ValueError unless the number of optimizer steps is a whole one above 0."""
+def check_schedule(steps: int, start: float) -> None:
+    """Raise ValueError unless :func:`annealed` takes these: steps whole and above 0, a start from 0 on and below 1."""
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a whole number above 0, not {steps!r}")
+    if not 0 <= start < 1:
+        raise ValueError(f"start must be at least 0 and below 1, not {start}")
 
 
 def annealed(step: int, steps: int, *, start: float, first: float, last: float) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ofq.quant.families.base import WeightLayer
-from ofq.remedies.base import Remedy, annealed, check_steps, governed_layers, weight_quantizer
+from ofq.remedies.base import Remedy, annealed, check_schedule, governed_layers, weight_quantizer
 from ofq.runs.registry import register
 
 
@@ -68,12 +68,10 @@ class Dampening(Remedy):
         first_weight: float = 0.0,
         everywhere: bool = False,
     ) -> None:
-        check_steps(steps)
+        check_schedule(steps, start)
         for name, value in (("weight", weight), ("first_weight", first_weight)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, not {value}")
-        if not 0 <= start < 1:
-            raise ValueError(f"start must be at least 0 and below 1, not {start}")
         self.weight, self.first_weight, self.start, self.steps = weight, first_weight, start, steps
         self._layers = list(governed_layers(model).values())
         if everywhere:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ofq.oscillation.meter import OscillationMeter
 from ofq.quant.families.base import WeightLayer
 from ofq.quant.quantizers.learned import LearnedStepQuantizer
-from ofq.remedies.base import Remedy, annealed, check_steps, governed_layers, weight_quantizer
+from ofq.remedies.base import Remedy, annealed, check_schedule, governed_layers, weight_quantizer
 from ofq.runs.registry import register
 
 MOST_BITS = 4
@@ -146,12 +146,10 @@ class IterativeFreezing(Remedy):
         anew: bool = False,
         evaluated: int = 0,
     ) -> None:
-        check_steps(steps)
+        check_schedule(steps, start)
         for name, value in (("threshold", threshold), ("first_threshold", first_threshold)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
-        if not 0 <= start < 1:
-            raise ValueError(f"start must be at least 0 and below 1, not {start}")
         if not isinstance(evaluated, int) or evaluated < 0:
             raise ValueError(f"evaluated must be a whole number from 0 on, not {evaluated!r}")
         self.threshold, self.first_threshold, self.start, self.steps = threshold, first_threshold, start, steps
