@@ -52,7 +52,7 @@ def _write_table(grid: Grid, layers: pd.DataFrame) -> None:
         f"Study {grid}: Kullback-Leibler divergence of re-estimated statistics of batch norms from running ones at the "
         f"end, by the group of the layers before them: mean over channels, and over those of the layer where it is "
         f"largest; mean ± standard deviation over {grid.seeds_in_words}. Dead: channels whose weights are all rounded "
-        "to 0. At 8 bits, and where codes are held, statistics are off without oscillation too."
+        "to 0. Where codes are held statistics are off without oscillation too; at 8 bits codes change, by little."
     )
     write_table(grid.directory / "tables", "divergence", data, shown, list(data["runs"]), caption)
 
